@@ -1,1 +1,24 @@
-//! placeholder
+//! The protocol, pure: identifiers, keys, documents, rounds and decisions. No clock, no randomness, no I/O and no logging: `now` and new
+//! ids are arguments, and what shall happen comes back as a value.
+//!
+//! Rules are cited by number (S safety, F fences, G garbage, L liveness, R race); they stand in `docs/protocol.md`.
+//!
+//! - [`id`], [`host`], [`location`], [`digest`], [`key`]: what things are called; impossible values can't be built
+//! - [`problem`]: the one error table
+//! - [`manifest`], [`commit`], [`fence`]: the documents in S3, parsed strictly because their bytes may be hostile
+//! - [`order`]: what an agent checks before it touches S3 or its disk
+//! - [`selection`]: the newest step that all hosts share
+//! - [`round`]: push and pull as `decide(round, event) -> Decision`
+
+pub mod commit;
+pub mod digest;
+pub mod document;
+pub mod fence;
+pub mod host;
+pub mod id;
+pub mod key;
+pub mod location;
+pub mod manifest;
+pub mod order;
+pub mod problem;
+pub mod selection;
