@@ -22,3 +22,5 @@ pub mod manifest;
 pub mod order;
 pub mod problem;
 pub mod selection;
+pub mod spec;
+pub mod unit;
