@@ -8,7 +8,9 @@ use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
@@ -142,7 +144,7 @@ impl TelemetryGuard {
 /// An invalid log filter or OTLP endpoint; nothing is installed then.
 pub fn init(options: TelemetryOptions) -> Result<TelemetryGuard, TelemetryError> {
     let log_filter = log_filter(options.log_filter.as_deref(), |name| std::env::var(name).ok())?;
-    let traces = Traces::new(options.service_name)?;
+    let traces = Traces::from_environment(options.service_name)?;
     let (prometheus, upkeep) = prometheus::install()?;
     opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
 
@@ -153,17 +155,19 @@ pub fn init(options: TelemetryOptions) -> Result<TelemetryGuard, TelemetryError>
     }
     // Threads and source lines would be more than half of each exported span.
     let spans = tracing_opentelemetry::layer().with_tracer(tracer).with_threads(false).with_location(false);
-    let subscriber =
-        Registry::default().with(spans.with_filter(traced)).with(log_layer(options.log_format).with_filter(log_filter));
+    let subscriber = Registry::default()
+        .with(spans.with_filter(traced))
+        .with(log_layer(options.log_format, std::io::stderr).with_filter(log_filter));
     let traces = subscriber.try_init().is_ok().then_some(traces);
     Ok(TelemetryGuard { prometheus, traces, _upkeep: upkeep })
 }
 
-fn log_layer<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
+fn log_layer<S, W>(format: LogFormat, writer: W) -> Box<dyn Layer<S> + Send + Sync>
 where
-    S: tracing::Subscriber + for<'span> tracing_subscriber::registry::LookupSpan<'span>,
+    S: tracing::Subscriber + for<'span> LookupSpan<'span>,
+    W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
     match format {
         LogFormat::Text => layer.with_ansi(std::io::stderr().is_terminal()).boxed(),
         LogFormat::Json => layer.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed(),
@@ -212,6 +216,20 @@ mod tests {
         let wrong = |name: &'static str| (name == "RUST_LOG").then(|| "lockstep=loudly".to_owned());
         let message = log_filter(None, wrong).unwrap_err().to_string();
         assert!(message.starts_with("log filter 'lockstep=loudly' from RUST_LOG is invalid: "), "{message}");
+    }
+
+    #[test]
+    fn a_json_line_has_the_fields_of_the_event_and_of_its_span() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let subscriber = Registry::default().with(log_layer(LogFormat::Json, std::sync::Mutex::new(writer)));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info_span!("rpc", trace_id = "abc").in_scope(|| tracing::info!(round.id = 7, "committed"));
+        });
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(reader), &mut line).unwrap();
+        for part in [r#""message":"committed""#, r#""round.id":7"#, r#""trace_id":"abc""#, r#""level":"INFO""#] {
+            assert!(line.contains(part), "{part} in {line}");
+        }
     }
 
     #[test]

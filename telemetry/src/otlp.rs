@@ -21,8 +21,11 @@ pub(crate) struct Traces {
 }
 
 impl Traces {
-    pub(crate) fn new(service_name: &'static str) -> Result<Self, TelemetryError> {
-        let endpoint = std::env::var(ENDPOINT_VARIABLE).ok().filter(|endpoint| !endpoint.trim().is_empty());
+    pub(crate) fn from_environment(service_name: &'static str) -> Result<Self, TelemetryError> {
+        Self::new(service_name, std::env::var(ENDPOINT_VARIABLE).ok().filter(|endpoint| !endpoint.trim().is_empty()))
+    }
+
+    fn new(service_name: &'static str, endpoint: Option<String>) -> Result<Self, TelemetryError> {
         let resource = Resource::builder().with_service_name(service_name).build();
         let builder = SdkTracerProvider::builder().with_resource(resource);
         let Some(endpoint) = endpoint else {
@@ -68,5 +71,82 @@ impl Drop for Traces {
             // A plain drop panics inside of async code.
             runtime.shutdown_background();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use opentelemetry::trace::TracerProvider as _;
+    use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
+    use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+    use opentelemetry_proto::tonic::common::v1::any_value::Value;
+    use tokio::sync::mpsc;
+    use tonic::transport::server::TcpIncoming;
+    use tonic::{Request, Response, Status};
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+
+    struct Collector(mpsc::UnboundedSender<ExportTraceServiceRequest>);
+
+    #[tonic::async_trait]
+    impl TraceService for Collector {
+        async fn export(
+            &self,
+            request: Request<ExportTraceServiceRequest>,
+        ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+            self.0.send(request.into_inner()).unwrap();
+            Ok(Response::new(ExportTraceServiceResponse::default()))
+        }
+    }
+
+    fn start_collector() -> (SocketAddr, mpsc::UnboundedReceiver<ExportTraceServiceRequest>) {
+        let (exported, received) = mpsc::unbounded_channel();
+        let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let addr = incoming.local_addr().unwrap();
+        let service = TraceServiceServer::new(Collector(exported));
+        tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+        (addr, received)
+    }
+
+    /// On one thread: the drop blocks it, and the exporter must get its spans out nevertheless. The collector runs on
+    /// another.
+    #[test]
+    fn spans_reach_the_collector_when_the_guard_is_dropped_inside_of_a_single_threaded_runtime() {
+        let outside = Runtime::new().unwrap();
+        let (addr, mut received) = outside.block_on(async { start_collector() });
+        let inside = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        inside.block_on(async {
+            let traces = Traces::new("lockstep-test", Some(format!("http://{addr}"))).unwrap();
+            let layer = tracing_opentelemetry::layer().with_tracer(traces.provider().tracer("test"));
+            tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+                tracing::info_span!("work", round.id = 7).in_scope(|| ());
+            });
+        });
+        let export = received.blocking_recv().unwrap();
+        let resource = &export.resource_spans[0];
+        let service = resource.resource.as_ref().unwrap().attributes.iter().find(|pair| pair.key == "service.name");
+        let service = service.unwrap().value.as_ref().unwrap().value.as_ref().unwrap();
+        assert_eq!(*service, Value::StringValue("lockstep-test".to_owned()));
+        let span = &resource.scope_spans[0].spans[0];
+        assert_eq!(span.name, "work");
+        assert!(span.attributes.iter().any(|pair| pair.key == "round.id"));
+    }
+
+    #[test]
+    fn an_endpoint_that_is_no_url_is_an_error_that_shows_it() {
+        let error = Traces::new("lockstep-test", Some("not a url".to_owned())).unwrap_err().to_string();
+        assert!(error.starts_with("cannot export traces to not a url: "), "{error}");
+    }
+
+    #[test]
+    fn without_an_endpoint_spans_still_have_ids() {
+        let traces = Traces::new("lockstep-test", None).unwrap();
+        let layer = tracing_opentelemetry::layer().with_tracer(traces.provider().tracer("test"));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            tracing::info_span!("work").in_scope(|| assert!(crate::current_trace_id().is_some()));
+        });
     }
 }
