@@ -112,6 +112,10 @@ fn callers_timeout(headers: &HeaderMap) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use tower::ServiceExt;
+
     use super::*;
 
     fn timeout(text: &'static str) -> Option<Duration> {
@@ -154,5 +158,16 @@ mod tests {
         assert_eq!(request(path, Some("1S")), Some(Duration::from_secs(1)));
         assert_eq!(request("/lockstep.v1.Agent/Describe", None), Some(Duration::from_secs(60)));
         assert_eq!(request("/lockstep.v1.Agent/Describe", Some("2M")), Some(Duration::from_secs(120)));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_late_becomes_deadline_exceeded() {
+        let never = tower::service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, Infallible>>());
+        let layer = DeadlineLayer::new(Duration::from_secs(3600), HashSet::new());
+        let request = Request::builder().uri("/lockstep.v1.Agent/Describe").header(GRPC_TIMEOUT, "10m");
+        let response = layer.layer(never).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let status = tonic::Status::from_header_map(response.headers()).unwrap();
+        assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
+        assert!(status.message().contains("within its caller's deadline of 10ms"), "{status:?}");
     }
 }

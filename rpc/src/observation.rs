@@ -104,23 +104,34 @@ pub(crate) struct Observation {
     span: Span,
     started: Instant,
     known: Option<KnownMethods>,
+    /// Whether there is an answer, if only its head.
+    answered: bool,
     ended: bool,
 }
 
 impl Observation {
     pub(crate) fn server(rpc: Rpc, span: Span, known: KnownMethods) -> Self {
-        Self { side: Side::Server, rpc, span, started: Instant::now(), known: Some(known), ended: false }
+        Self {
+            side: Side::Server,
+            rpc,
+            span,
+            started: Instant::now(),
+            known: Some(known),
+            answered: false,
+            ended: false,
+        }
     }
 
     pub(crate) fn client(rpc: Rpc, span: Span) -> Self {
-        Self { side: Side::Client, rpc, span, started: Instant::now(), known: None, ended: false }
+        Self { side: Side::Client, rpc, span, started: Instant::now(), known: None, answered: false, ended: false }
     }
 
     /// Watches the answer to its end. An answer that is only headers ends here.
     pub(crate) fn response(mut self, response: http::Response<Body>) -> http::Response<Body> {
+        self.answered = true;
         match code_in(response.headers()) {
             Some(code) => {
-                self.end(code, true);
+                self.end(code);
                 response
             }
             None => response.map(|body| Body::new(ObservedBody { body, observation: self })),
@@ -129,10 +140,10 @@ impl Observation {
 
     /// The call failed before there was an answer.
     pub(crate) fn failed(mut self, code: Code) {
-        self.end(code, true);
+        self.end(code);
     }
 
-    fn end(&mut self, code: Code, answered: bool) {
+    fn end(&mut self, code: Code) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
@@ -140,7 +151,7 @@ impl Observation {
         if self.side.is_failure(code) {
             self.span.record("otel.status_code", "ERROR");
         }
-        let shown = self.known.as_ref().is_none_or(|known| known.admit(&self.rpc, code, answered));
+        let shown = self.known.as_ref().is_none_or(|known| known.admit(&self.rpc, code, self.answered));
         let Rpc { service, method } = if shown { self.rpc.clone() } else { Rpc::unknown() };
         let (requests, duration) = self.side.metrics();
         let labels = [("service", service), ("method", method), ("code", code_name(code).to_owned())];
@@ -151,7 +162,7 @@ impl Observation {
 
 impl Drop for Observation {
     fn drop(&mut self) {
-        self.end(Code::Cancelled, false);
+        self.end(Code::Cancelled);
     }
 }
 
@@ -181,11 +192,11 @@ impl http_body::Body for ObservedBody {
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(trailers) = frame.trailers_ref() {
-                    this.observation.end(code_in(trailers).unwrap_or(Code::Unknown), true);
+                    this.observation.end(code_in(trailers).unwrap_or(Code::Unknown));
                 }
             }
-            Some(Err(status)) => this.observation.end(status.code(), true),
-            None => this.observation.end(Code::Unknown, true),
+            Some(Err(status)) => this.observation.end(status.code()),
+            None => this.observation.end(Code::Unknown),
         }
         Poll::Ready(frame)
     }

@@ -117,8 +117,8 @@ where
 
 /// A client's channel that sends the current trace along with each call, and makes of each a span and a count.
 ///
-/// Its errors are statuses: a call that got no answer says which server was called and what failed on the way, and one
-/// that ran out of time is `DEADLINE_EXCEEDED` (tonic by itself says `CANCELLED`).
+/// Its errors are statuses: a call that got no answer is `UNAVAILABLE` and says which server was called and what failed
+/// on the way; one that ran out of time is `DEADLINE_EXCEEDED`. (tonic by itself says `CANCELLED` for most of these.)
 #[derive(Debug, Clone)]
 pub struct ClientTrace<S> {
     inner: S,
@@ -186,7 +186,11 @@ fn lost(error: tonic::codegen::StdError, rpc: &Rpc, server: &str) -> Status {
         let message = format!("{server}: {rpc} was not answered within its deadline");
         return deadline_exceeded(message, rpc).with("server.address", server).into_status();
     }
-    let code = Status::from_error(error).code();
+    // tonic has several codes for a lost connection, by where it was lost; to the caller they are one.
+    let code = match Status::from_error(error).code() {
+        code @ (Code::ResourceExhausted | Code::PermissionDenied) => code,
+        _ => Code::Unavailable,
+    };
     let message = format!("{server}: {rpc} got no answer: {}", causes.join(": "));
     RpcProblem::new(code, crate::code_name(code), message).with("server.address", server).with("rpc", rpc).into_status()
 }
