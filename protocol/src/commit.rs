@@ -237,11 +237,17 @@ impl CommitDocument {
         let sum = |value: fn(&CommitPart) -> u64| {
             document.parts.iter().try_fold(0_u64, |sum, part| sum.checked_add(value(part)))
         };
-        if [sum(|p| p.bytes), sum(|p| p.files), sum(|p| p.bytes_uploaded)].iter().any(|total| total.is_none_or(|t| t > crate::id::MAX_NUMBER)) {
+        if [sum(|p| p.bytes), sum(|p| p.files), sum(|p| p.bytes_uploaded)]
+            .iter()
+            .any(|total| total.is_none_or(|t| t > crate::id::MAX_NUMBER))
+        {
             return Err(invalid(key, "has totals above the greatest number allowed"));
         }
         if document.root() != raw.root {
-            return Err(invalid(key, format!("has root digest {} over parts whose digest is {}", raw.root, document.root())));
+            return Err(invalid(
+                key,
+                format!("has root digest {} over parts whose digest is {}", raw.root, document.root()),
+            ));
         }
         Ok(document)
     }

@@ -13,7 +13,10 @@ pub const MAX_DOCUMENT_BYTES: usize = 64 << 20;
 /// Parses one document. Unknown fields, trailing bytes, wrong format or kind and oversize are refused; `key` names it in the message.
 pub(crate) fn parse<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, Problem> {
     if bytes.len() > MAX_DOCUMENT_BYTES {
-        return Err(invalid(key, format!("has {} bytes, more than the greatest allowed, {MAX_DOCUMENT_BYTES}", bytes.len())));
+        return Err(invalid(
+            key,
+            format!("has {} bytes, more than the greatest allowed, {MAX_DOCUMENT_BYTES}", bytes.len()),
+        ));
     }
     serde_json::from_slice(bytes).map_err(|e| invalid(key, format!("is not valid: {e}")))
 }
@@ -37,7 +40,8 @@ pub(crate) fn check_format(key: &str, format: u32) -> Result<(), Problem> {
     if format == FORMAT {
         return Ok(());
     }
-    Err(invalid(key, format!("has format {format}, this version reads {FORMAT}: upgrade lockstep")).with("format", format))
+    Err(invalid(key, format!("has format {format}, this version reads {FORMAT}: upgrade lockstep"))
+        .with("format", format))
 }
 
 /// A `kind` field that must hold one fixed text.

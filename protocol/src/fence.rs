@@ -235,7 +235,11 @@ pub fn counts(generation: Generation, seq: Seq, successor: &Successor) -> Counts
 
 /// Newest commit that counts for a location whose highest fence is `highest` (F2 step 3): the greatest usable commit of that generation, else
 /// what its base names. `commits` are those of generation `highest` whose objects are commits, neither retired nor damaged.
-pub fn newest_of(highest: Generation, base: Option<&FenceBase>, commits: impl IntoIterator<Item = CommitRef>) -> Option<CommitRef> {
+pub fn newest_of(
+    highest: Generation,
+    base: Option<&FenceBase>,
+    commits: impl IntoIterator<Item = CommitRef>,
+) -> Option<CommitRef> {
     commits
         .into_iter()
         .filter(|commit| commit.generation == highest)

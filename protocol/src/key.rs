@@ -28,7 +28,13 @@ pub struct AttemptPath {
 
 impl AttemptPath {
     /// Where this attempt of this slot writes.
-    pub const fn new(slot: Slot, generation: Generation, round: RoundId, incarnation: Incarnation, attempt: Attempt) -> Self {
+    pub const fn new(
+        slot: Slot,
+        generation: Generation,
+        round: RoundId,
+        incarnation: Incarnation,
+        attempt: Attempt,
+    ) -> Self {
         let host_idx = match slot {
             Slot::Solo => None,
             Slot::Host(info) => Some(info.host_idx()),

@@ -21,6 +21,7 @@ pub mod location;
 pub mod manifest;
 pub mod order;
 pub mod problem;
+pub mod round;
 pub mod selection;
 pub mod spec;
 pub mod unit;

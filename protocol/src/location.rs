@@ -58,7 +58,11 @@ fn check_bucket(bucket: &str) -> Result<(), Problem> {
     if good {
         Ok(())
     } else {
-        Err(refuse("bucket", bucket, "is no bucket name: 3 to 63 characters of a-z, 0-9, - and ., see S3's bucket naming rules"))
+        Err(refuse(
+            "bucket",
+            bucket,
+            "is no bucket name: 3 to 63 characters of a-z, 0-9, - and ., see S3's bucket naming rules",
+        ))
     }
 }
 
@@ -228,19 +232,29 @@ impl FromStr for Location {
 
     /// `s3://bucket/prefix?endpoint=http://host:port&region=r&path_style=true`, as flags carry it.
     fn from_str(text: &str) -> Result<Self, Problem> {
-        let rest = text
-            .strip_prefix("s3://")
-            .ok_or_else(|| refuse("location", text, "does not begin with s3://, as in s3://bucket/prefix?endpoint=...&region=..."))?;
+        let rest = text.strip_prefix("s3://").ok_or_else(|| {
+            refuse("location", text, "does not begin with s3://, as in s3://bucket/prefix?endpoint=...&region=...")
+        })?;
         let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (bucket, prefix) = path.split_once('/').unwrap_or((path, ""));
-        let mut raw = RawLocation { bucket: bucket.to_owned(), prefix: prefix.trim_end_matches('/').to_owned(), ..RawLocation::default() };
+        let mut raw = RawLocation {
+            bucket: bucket.to_owned(),
+            prefix: prefix.trim_end_matches('/').to_owned(),
+            ..RawLocation::default()
+        };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             match pair.split_once('=') {
                 Some(("endpoint", value)) => raw.endpoint = Some(value.replace("%3A", ":").replace("%2F", "/")),
                 Some(("region", value)) => raw.region = Some(value.to_owned()),
                 Some(("path_style", "true")) => raw.force_path_style = true,
                 Some(("path_style", "false")) => raw.force_path_style = false,
-                _ => return Err(refuse("location", text, "has an unknown parameter; known are endpoint, region and path_style=true|false")),
+                _ => {
+                    return Err(refuse(
+                        "location",
+                        text,
+                        "has an unknown parameter; known are endpoint, region and path_style=true|false",
+                    ));
+                }
             }
         }
         Self::try_from(raw)

@@ -47,7 +47,9 @@ impl RelativePath {
         };
         match why {
             None => Ok(Self(path)),
-            Some(why) => Err(Problem::new(Reason::ManifestInvalid, format!("path {path:?} {why}")).with("path", path).with("why", why)),
+            Some(why) => Err(Problem::new(Reason::ManifestInvalid, format!("path {path:?} {why}"))
+                .with("path", path)
+                .with("why", why)),
         }
     }
 
@@ -300,7 +302,9 @@ fn check_files(key: &str, objects: &[ObjectEntry], files: &[FileEntry]) -> Resul
         match file.object {
             None if file.size == 0 => {}
             None => return Err(invalid(key, format!("path {path:?} of {} bytes names no object", file.size))),
-            Some(_) if file.size == 0 => return Err(invalid(key, format!("path {path:?} is empty but names an object"))),
+            Some(_) if file.size == 0 => {
+                return Err(invalid(key, format!("path {path:?} is empty but names an object")));
+            }
             Some(index) => {
                 let object = usize::try_from(index)
                     .ok()

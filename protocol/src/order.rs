@@ -113,7 +113,8 @@ pub fn check_identity(header: &OrderHeader, identity: &AgentIdentity, touches: &
         .with("own", &identity.pipeline));
     }
     if header.slot != identity.slot {
-        let show = |slot: Slot| slot.host_info().map_or("solo".to_owned(), |i| format!("{}/{}", i.host_idx(), i.n_hosts()));
+        let show =
+            |slot: Slot| slot.host_info().map_or("solo".to_owned(), |i| format!("{}/{}", i.host_idx(), i.n_hosts()));
         return Err(Problem::new(
             Reason::HostInfoMismatch,
             format!(
@@ -140,7 +141,9 @@ pub fn check_identity(header: &OrderHeader, identity: &AgentIdentity, touches: &
             let own = identity.allowed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             return Err(Problem::new(
                 Reason::LocationNotAllowed,
-                format!("the order names {location}, this agent allows [{own}]: add --allow-location or correct the spec"),
+                format!(
+                    "the order names {location}, this agent allows [{own}]: add --allow-location or correct the spec"
+                ),
             )
             .with("ordered", location)
             .with("allowed", own));
@@ -205,7 +208,10 @@ pub fn admit(header: &OrderHeader, known: Option<KnownTransfer>) -> Admission {
             return Admission::Refuse(
                 Problem::new(
                     Reason::StaleAttempt,
-                    format!("the order is attempt {} of round {}, this agent has attempt {}", header.attempt, header.round, known.attempt),
+                    format!(
+                        "the order is attempt {} of round {}, this agent has attempt {}",
+                        header.attempt, header.round, known.attempt
+                    ),
                 )
                 .with("ordered", header.attempt)
                 .with("own", known.attempt)
@@ -217,7 +223,10 @@ pub fn admit(header: &OrderHeader, known: Option<KnownTransfer>) -> Admission {
         return Admission::CancelRunning(
             Problem::new(
                 Reason::TransferInProgress,
-                format!("round {} attempt {} still runs here and is being stopped; order again", known.round, known.attempt),
+                format!(
+                    "round {} attempt {} still runs here and is being stopped; order again",
+                    known.round, known.attempt
+                ),
             )
             .with("round", known.round)
             .with("attempt", known.attempt),

@@ -93,7 +93,9 @@ fn none_common(hosts: &[Vec<LocalCheckpoint>], wanted: Wanted) -> Problem {
     let asked = match wanted {
         Wanted::Newest => "no step that every host has with one fingerprint".to_owned(),
         Wanted::Step(step) => format!("step {step} is not on every host with one fingerprint"),
-        Wanted::Local(id) => format!("local checkpoint {id} is on no host, or its step not on every host with one fingerprint"),
+        Wanted::Local(id) => {
+            format!("local checkpoint {id} is on no host, or its step not on every host with one fingerprint")
+        }
     };
     let steps: Vec<String> = hosts
         .iter()
@@ -105,7 +107,8 @@ fn none_common(hosts: &[Vec<LocalCheckpoint>], wanted: Wanted) -> Problem {
             if shown.is_empty() { "none".to_owned() } else { shown.join(",") }
         })
         .collect();
-    let list = steps.iter().enumerate().map(|(idx, steps)| format!("host {idx}: {steps}")).collect::<Vec<_>>().join("; ");
+    let list =
+        steps.iter().enumerate().map(|(idx, steps)| format!("host {idx}: {steps}")).collect::<Vec<_>>().join("; ");
     let mut problem = Problem::new(
         Reason::NoCommonCheckpoint,
         format!("{asked}; newest steps: {list}; make a checkpoint on all hosts at one step and try again"),

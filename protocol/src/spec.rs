@@ -246,7 +246,10 @@ impl PipelineSpec {
         {
             return Err(Problem::new(
                 Reason::SpecInvalid,
-                format!("read_location {read} and location {} are the same place or one lies in the other: choose another", self.location),
+                format!(
+                    "read_location {read} and location {} are the same place or one lies in the other: choose another",
+                    self.location
+                ),
             )
             .with("field", "read_location")
             .with("location", &self.location)
@@ -254,7 +257,11 @@ impl PipelineSpec {
         }
         for (field, interval) in [("push_interval", self.push_interval), ("pull_interval", self.pull_interval)] {
             if interval.is_some_and(|interval| interval < Duration::from_secs(1)) {
-                return Err(refuse(field, unit::show_duration(interval.unwrap_or_default()), "is below the least allowed, 1s"));
+                return Err(refuse(
+                    field,
+                    unit::show_duration(interval.unwrap_or_default()),
+                    "is below the least allowed, 1s",
+                ));
             }
         }
         let t = &self.transfer;
@@ -286,7 +293,11 @@ impl PipelineSpec {
                 if list.len() != hosts as usize {
                     return Err(Problem::new(
                         Reason::SpecInvalid,
-                        format!("agents has {} addresses, the layout has {}: give one a host, by host_idx", list.len(), self.layout),
+                        format!(
+                            "agents has {} addresses, the layout has {}: give one a host, by host_idx",
+                            list.len(),
+                            self.layout
+                        ),
                     )
                     .with("field", "agents")
                     .with("addresses", list.len())
@@ -299,9 +310,11 @@ impl PipelineSpec {
             let rest = address.strip_prefix("http://").or_else(|| address.strip_prefix("https://"));
             let good = rest.is_some_and(|rest| {
                 let rest = rest.trim_end_matches('/');
-                !rest.is_empty() && !rest.contains(['/', '@', ' ', '?', '#']) && rest.rsplit_once(':').is_some_and(|(host, port)| {
-                    !host.is_empty() && (port.contains("{host}") || port.parse::<u16>().is_ok_and(|port| port > 0))
-                })
+                !rest.is_empty()
+                    && !rest.contains(['/', '@', ' ', '?', '#'])
+                    && rest.rsplit_once(':').is_some_and(|(host, port)| {
+                        !host.is_empty() && (port.contains("{host}") || port.parse::<u16>().is_ok_and(|port| port > 0))
+                    })
             });
             if !good {
                 return Err(refuse("agents", address, "is not http://host:port"));
@@ -353,7 +366,10 @@ fn layout(hosts: Option<u32>, solo: Option<bool>) -> Result<Layout, Problem> {
         (Some(hosts), None | Some(false)) => Layout::hosts(hosts),
         (None, Some(true)) => Ok(Layout::Solo),
         (Some(hosts), Some(true)) => Err(refuse("hosts", hosts, "stands beside solo: true; give one of the two")),
-        (None, _) => Err(Problem::new(Reason::SpecInvalid, "the spec has neither hosts nor solo: true; give one of the two").with("field", "hosts")),
+        (None, _) => {
+            Err(Problem::new(Reason::SpecInvalid, "the spec has neither hosts nor solo: true; give one of the two")
+                .with("field", "hosts"))
+        }
     }
 }
 
@@ -374,11 +390,19 @@ fn start(raw: RawStart) -> Result<StartPolicy, Problem> {
                         .map_err(|_| bad(key, value, "is no RFC 3339 time such as 2026-11-23T04:00:00Z"))?
                         .with_timezone(&Utc),
                 ),
-                Some((key, value)) => return Err(bad(key, value, "is not known; write latest, {step: N}, {checkpoint: UUID} or {time: T}")),
+                Some((key, value)) => {
+                    return Err(bad(
+                        key,
+                        value,
+                        "is not known; write latest, {step: N}, {checkpoint: UUID} or {time: T}",
+                    ));
+                }
                 None => PullSelector::Latest,
             }
         }
-        Some(other) => return Err(refuse("start.from", other, "is none of latest, {step: N}, {checkpoint: UUID} and {time: T}")),
+        Some(other) => {
+            return Err(refuse("start.from", other, "is none of latest, {step: N}, {checkpoint: UUID} and {time: T}"));
+        }
     };
     Ok(StartPolicy { from, fail_if_none: raw.fail_if_none })
 }
@@ -387,7 +411,11 @@ fn transfer(raw: RawTransfer) -> Result<Transfer, Problem> {
     let default = Transfer::default();
     Ok(Transfer {
         concurrency: raw.concurrency.unwrap_or(default.concurrency),
-        part_size: raw.part_size.map(|t| unit::size("transfer.part_size", &t)).transpose()?.unwrap_or(default.part_size),
+        part_size: raw
+            .part_size
+            .map(|t| unit::size("transfer.part_size", &t))
+            .transpose()?
+            .unwrap_or(default.part_size),
         memory: raw.memory.map(|t| unit::size("transfer.memory", &t)).transpose()?.unwrap_or(default.memory),
         bandwidth_limit: raw.bandwidth_limit.map(|t| unit::size("transfer.bandwidth_limit", &t)).transpose()?,
     })

@@ -1,0 +1,196 @@
+//! A pull round (protocol.md, "Pull"): resolve one source for all hosts, stage, install.
+
+use chrono::{DateTime, Utc};
+
+use super::{
+    Event, FoundHost, HostReport, Kind, ParticipantPhase, Phase, PullState, Resolved, Source, Work,
+    participant::Persistence,
+};
+use crate::problem::{Problem, Reason};
+
+fn state(work: &mut Work) -> Option<&mut PullState> {
+    match &mut work.round.kind {
+        Kind::Pull(state) => Some(state),
+        Kind::Push(_) => None,
+    }
+}
+
+/// Fresh after `discard_local`: hosts are being cleared, the round remains in `Resolving`.
+fn is_discarding(work: &Work) -> bool {
+    super::effect::discarding(&work.round)
+}
+
+pub(super) fn apply(work: &mut Work, event: &Event, now: DateTime<Utc>) {
+    match (work.round.phase, event) {
+        (Phase::Resolving, Event::Resolved { resolved, hosts, discard })
+            if hosts.len() == work.round.participants.len() && !is_discarding(work) =>
+        {
+            resolve(work, resolved, hosts, *discard);
+        }
+        (Phase::Resolving, Event::Refused(problem)) => work.fail(problem.clone()),
+        (Phase::Resolving | Phase::Transferring, Event::CancelRequested(request)) => {
+            work.round.cancel = Some(request.clone());
+            work.cancelled(request);
+        }
+        (Phase::Resolving | Phase::Transferring, Event::Tick) => {
+            work.deadline_passed(now);
+        }
+        (
+            Phase::Resolving | Phase::Transferring | Phase::Installing,
+            Event::HostReady { host_idx, attempt, incarnation },
+        ) => {
+            work.host_ready(*host_idx, *attempt, *incarnation);
+        }
+        (
+            phase @ (Phase::Resolving | Phase::Transferring | Phase::Installing),
+            Event::HostFailed { host_idx, attempt, problem, jitter },
+        ) => {
+            let present = work.participant(*host_idx).is_some_and(|p| {
+                p.attempt == *attempt && !matches!(p.phase, ParticipantPhase::Waiting | ParticipantPhase::Failed)
+            });
+            if !present {
+                return;
+            }
+            let persistence = if phase == Phase::Installing { Persistence::Forever } else { Persistence::Bounded };
+            work.host_failed(*host_idx, *attempt, problem, now, *jitter, persistence);
+        }
+        (Phase::Transferring, Event::HostDone { host_idx, attempt, incarnation, report: HostReport::Staged }) => {
+            staged(work, *host_idx, *attempt, *incarnation);
+            if work.all_in(ParticipantPhase::Staged) {
+                work.enter(Phase::Installing, "every host is staged");
+            }
+        }
+        (Phase::Installing, Event::HostDone { host_idx, attempt, incarnation, report: HostReport::Staged }) => {
+            staged(work, *host_idx, *attempt, *incarnation);
+        }
+        (Phase::Installing, Event::HostDone { host_idx, attempt, incarnation, report: HostReport::Installed }) => {
+            // Ordered: a local source has nothing to pull again, so its retry is the install itself.
+            installed(work, *host_idx, *attempt, *incarnation, &[ParticipantPhase::Staged, ParticipantPhase::Ordered]);
+        }
+        (Phase::Resolving, Event::HostDone { host_idx, attempt, incarnation, report: HostReport::Installed })
+            if is_discarding(work) =>
+        {
+            installed(work, *host_idx, *attempt, *incarnation, &[ParticipantPhase::Ordered]);
+            if work.all_in(ParticipantPhase::Installed) {
+                work.enter(Phase::Fresh, "local checkpoints discarded as asked; nothing to restore anywhere, proven");
+            }
+        }
+        (Phase::Installing, Event::Confirmed { incarnations, jitter }) if work.all_in(ParticipantPhase::Installed) => {
+            confirm(work, incarnations, now, *jitter);
+        }
+        (_, Event::Superseded { by }) => {
+            let id = work.round.id;
+            work.fail(
+                Problem::new(Reason::Superseded, format!("round {id} was superseded by pull {by}"))
+                    .with("round", id)
+                    .with("by", by),
+            );
+        }
+        _ => {}
+    }
+}
+
+fn resolve(work: &mut Work, resolved: &Resolved, hosts: &[FoundHost], discard: bool) {
+    if let Some(pull) = state(work) {
+        pull.resolved = Some(resolved.clone());
+    }
+    let step = resolved.step.map_or_else(|| "none".to_owned(), |step| step.to_string());
+    for (host_idx, host) in (0..).zip(hosts) {
+        if let Some(participant) = work.participant(host_idx) {
+            participant.incarnation = Some(host.incarnation);
+            participant.local_checkpoint = host.local_checkpoint;
+        }
+    }
+    match resolved.source {
+        Source::Fresh if !discard => work.enter(Phase::Fresh, "no checkpoint anywhere, proven"),
+        Source::Fresh => {
+            for (host_idx, host) in (0..).zip(hosts) {
+                work.move_host(
+                    host_idx,
+                    ParticipantPhase::Ordered,
+                    format!("discard local checkpoints, incarnation {}", host.incarnation),
+                );
+            }
+        }
+        Source::Local => {
+            work.enter(Phase::Transferring, format!("step {step} is on every host's own disk"));
+            for (host_idx, _) in (0..).zip(hosts) {
+                work.move_host(host_idx, ParticipantPhase::Staged, "already on the host's disk");
+            }
+            work.enter(Phase::Installing, "nothing to download");
+        }
+        Source::Location | Source::ReadLocation => {
+            let from = if resolved.source == Source::Location { "the location" } else { "the read location" };
+            let which = resolved.commit.map_or_else(String::new, |c| format!(", commit {}-{}", c.generation, c.seq));
+            work.enter(Phase::Transferring, format!("step {step} from {from}{which}"));
+            for (host_idx, host) in (0..).zip(hosts) {
+                work.move_host(
+                    host_idx,
+                    ParticipantPhase::Ordered,
+                    format!("attempt 1 for incarnation {}", host.incarnation),
+                );
+            }
+        }
+    }
+}
+
+fn staged(work: &mut Work, host_idx: u32, attempt: crate::id::Attempt, incarnation: crate::id::Incarnation) {
+    let ordered = work.participant(host_idx).is_some_and(|p| p.phase == ParticipantPhase::Ordered);
+    if ordered && work.is_present(host_idx, attempt, incarnation) {
+        if let Some(participant) = work.participant(host_idx) {
+            participant.problem = None;
+        }
+        work.move_host(host_idx, ParticipantPhase::Staged, format!("attempt {attempt} verified and synced"));
+    }
+}
+
+fn installed(
+    work: &mut Work,
+    host_idx: u32,
+    attempt: crate::id::Attempt,
+    incarnation: crate::id::Incarnation,
+    from: &[ParticipantPhase],
+) {
+    let fits = work.participant(host_idx).is_some_and(|p| from.contains(&p.phase));
+    if fits && work.is_present(host_idx, attempt, incarnation) {
+        if let Some(participant) = work.participant(host_idx) {
+            participant.problem = None;
+        }
+        work.move_host(host_idx, ParticipantPhase::Installed, format!("incarnation {incarnation} has it"));
+    }
+}
+
+/// S12: `Installed` needs from each host's *present* incarnation an answer that it has this checkpoint. Hosts that restarted since they answered are
+/// asked again; one that lost its disk meanwhile gets `Pull` again.
+fn confirm(work: &mut Work, incarnations: &[Option<crate::id::Incarnation>], now: DateTime<Utc>, jitter: u32) {
+    if incarnations.len() != work.round.participants.len() {
+        return;
+    }
+    let mut all = true;
+    for (host_idx, present) in (0..).zip(incarnations) {
+        let Some(participant) = work.participant(host_idx) else { continue };
+        if present.is_some() && *present == participant.incarnation {
+            continue;
+        }
+        all = false;
+        let attempt = participant.attempt;
+        let problem = match present {
+            Some(incarnation) => Problem::new(
+                Reason::AgentRestarted,
+                format!("host {host_idx} restarted as incarnation {incarnation} after it had installed"),
+            )
+            .with("incarnation", incarnation),
+            None => Problem::new(
+                Reason::AgentUnreachable,
+                format!("host {host_idx} does not answer after it had installed"),
+            ),
+        };
+        work.host_failed(host_idx, attempt, &problem, now, jitter, Persistence::Forever);
+    }
+    if all {
+        let step =
+            state(work).and_then(|pull| pull.resolved.as_ref()?.step).map_or_else(String::new, |s| s.to_string());
+        work.round.problem = None;
+        work.enter(Phase::Installed, format!("every host's present incarnation has step {step}"));
+    }
+}
