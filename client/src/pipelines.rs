@@ -1,0 +1,84 @@
+//! Calls about pipelines. A pipeline is named by its name or UUID everywhere.
+
+use lockstep_proto::v1::{
+    CreatePipelineRequest, DeletePipelineRequest, GetPipelineRequest, ListPipelinesRequest, Pipeline, PipelineSpec,
+    UpdatePipelineRequest,
+};
+
+use crate::client::{LockstepClient, collect_pages, fill_request_id};
+use crate::error::ClientError;
+
+impl LockstepClient {
+    /// Takes the spec's empty location into ownership; pushes are admitted from then on.
+    ///
+    /// # Errors
+    ///
+    /// `PIPELINE_EXISTS`, `SPEC_INVALID`, `LOCATION_OWNED`, `LOCATION_UNSUITABLE`, what the store says, among others.
+    pub async fn create_pipeline(&self, spec: PipelineSpec) -> Result<Pipeline, ClientError> {
+        self.create_pipeline_with(CreatePipelineRequest { spec: Some(spec), ..Default::default() }).await
+    }
+
+    /// As [`Self::create_pipeline`], with a `request_id` of the caller's or as a dry run. An empty `request_id` is drawn.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::create_pipeline`]; `REQUEST_ID_REUSED`.
+    pub async fn create_pipeline_with(&self, mut request: CreatePipelineRequest) -> Result<Pipeline, ClientError> {
+        fill_request_id(&mut request.request_id);
+        self.call(request, |mut c, r| async move { c.create_pipeline(r).await }).await
+    }
+
+    /// The pipeline as it is now.
+    ///
+    /// # Errors
+    ///
+    /// `PIPELINE_NOT_FOUND`.
+    pub async fn get_pipeline(&self, pipeline: impl Into<String>) -> Result<Pipeline, ClientError> {
+        let request = GetPipelineRequest { pipeline: pipeline.into() };
+        self.call(request, |mut c, r| async move { c.get_pipeline(r).await }).await
+    }
+
+    /// At most `limit` pipelines.
+    ///
+    /// # Errors
+    ///
+    /// Those of any call.
+    pub async fn list_pipelines(&self, limit: usize) -> Result<Vec<Pipeline>, ClientError> {
+        collect_pages(limit, |page_size, page_token| async move {
+            let request = ListPipelinesRequest { page_size, page_token };
+            let page = self.call(request, |mut c, r| async move { c.list_pipelines(r).await }).await?;
+            Ok((page.pipelines, page.next_page_token))
+        })
+        .await
+    }
+
+    /// Changes the fields in the mask (all, if it is empty) of a pipeline. With the `etag` that the pipeline was read
+    /// with, nobody else's change is overwritten; if an answer was lost, the repeated call may then report the client's
+    /// own change as `ETAG_MISMATCH`: read the pipeline again and look.
+    ///
+    /// # Errors
+    ///
+    /// `ETAG_MISMATCH`, `PIPELINE_NOT_FOUND`, `SPEC_INVALID`.
+    pub async fn update_pipeline(&self, request: UpdatePipelineRequest) -> Result<Pipeline, ClientError> {
+        self.call(request, |mut c, r| async move { c.update_pipeline(r).await }).await
+    }
+
+    /// Makes the coordinator forget a pipeline; the bucket is not touched. An empty `etag` deletes whatever is there.
+    ///
+    /// # Errors
+    ///
+    /// `PIPELINE_NOT_FOUND`, `ROUND_IN_PROGRESS`, `ETAG_MISMATCH`.
+    pub async fn delete_pipeline(
+        &self,
+        pipeline: impl Into<String>,
+        etag: impl Into<String>,
+    ) -> Result<(), ClientError> {
+        let request = DeletePipelineRequest { pipeline: pipeline.into(), etag: etag.into() };
+        let (answer, lost) = self.call_noting_loss(request, |mut c, r| async move { c.delete_pipeline(r).await }).await;
+        match answer {
+            // The lost try was the one that deleted it.
+            Err(error) if lost && error.reason() == "PIPELINE_NOT_FOUND" => Ok(()),
+            other => other.map(drop),
+        }
+    }
+}
