@@ -1,5 +1,7 @@
 //! How calls and watches behave when answers are refused, lost or broken off. The server is real tonic over TCP.
 
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
 mod scripted;
 
 use std::time::Duration;
