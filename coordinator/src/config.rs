@@ -1,0 +1,290 @@
+//! Flags and environment of the coordinator, and what they may not be.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use clap::Parser;
+use lockstep_protocol::round::RetryPolicy;
+use lockstep_telemetry::LogFormat;
+
+/// Shortest deadline a round may be given.
+pub const MIN_DEADLINE: Duration = Duration::from_secs(1);
+/// Longest deadline a round may be given.
+pub const MAX_DEADLINE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// A database URL. It may hold a password, so it prints as nothing but its place.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DatabaseUrl(String);
+
+impl DatabaseUrl {
+    /// The URL itself, for the driver only.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for DatabaseUrl {
+    type Err = std::convert::Infallible;
+
+    /// Takes anything: a parser's error would show the text.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DatabaseUrl(..)")
+    }
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  A coordinator over an own Postgres; migrations run by themselves:
+    DATABASE_URL=postgres://lockstep:secret@db:5432/lockstep lockstep-coordinator --insecure
+
+  A second replica beside it (any number, none is special; give each its own name):
+    DATABASE_URL=... lockstep-coordinator --insecure --replica lockstep-1 --listen 0.0.0.0:7410 --http-listen 0.0.0.0:7411
+
+  Free ports, for a supervisor that reads where it listens:
+    DATABASE_URL=... lockstep-coordinator --insecure --listen 127.0.0.1:0 --http-listen 127.0.0.1:0 --addr-file addrs
+
+  No Postgres at hand: `lockstep dev` starts one, an S3 server, a coordinator and three agents on this machine.
+
+Endpoints:
+  gRPC, --listen         lockstep.v1.Coordinator, grpc.health.v1.Health, server reflection
+  HTTP, --http-listen    /healthz, /readyz (asks the database), /metrics (Prometheus)
+
+Credentials for S3 come from the standard AWS chain (environment, profile, IRSA, IMDS); AWS_ENDPOINT_URL names the endpoint of
+locations that name none. Traces are exported over OTLP if OTEL_EXPORTER_OTLP_ENDPOINT is set.
+
+Exit codes: 0 stopped by SIGTERM or SIGINT, 1 failed, 2 wrong flags.";
+
+/// Keeps the push and pull rounds of pipelines as persisted state machines in Postgres and drives them.
+///
+/// Every flag can be given by the environment variable that stands beside it.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "lockstep-coordinator", version, after_help = AFTER_HELP)]
+pub struct CoordinatorArgs {
+    /// Where Postgres is: postgres://user:password@host:port/database. Better given as DATABASE_URL: other users of the machine
+    /// can read command lines.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    pub database_url: Option<DatabaseUrl>,
+
+    /// Address of gRPC.
+    #[arg(long, env = "LOCKSTEP_LISTEN", default_value = "0.0.0.0:7400", value_name = "ADDR")]
+    pub listen: SocketAddr,
+
+    /// Address of /healthz, /readyz and /metrics.
+    #[arg(long, env = "LOCKSTEP_HTTP_LISTEN", default_value = "0.0.0.0:7401", value_name = "ADDR")]
+    pub http_listen: SocketAddr,
+
+    /// Serve without TLS and tokens. Required: there is no other mode yet.
+    #[arg(long, env = "LOCKSTEP_INSECURE")]
+    pub insecure: bool,
+
+    /// Name of this replica in leases, audit events and logs.
+    /// Default: host name and process id.
+    #[arg(long, env = "LOCKSTEP_REPLICA", value_name = "NAME")]
+    pub replica: Option<String>,
+
+    /// Connections to Postgres at most.
+    #[arg(long, env = "LOCKSTEP_DB_CONNECTIONS", default_value_t = 16, value_name = "N",
+        value_parser = clap::value_parser!(u32).range(2..=1000))]
+    pub db_connections: u32,
+
+    /// How long a claimed round belongs to a replica that doesn't renew it; a killed replica's rounds are driven again after this.
+    #[arg(long, env = "LOCKSTEP_LEASE", default_value = "10s", value_name = "DURATION",
+        value_parser = humantime::parse_duration)]
+    pub lease: Duration,
+
+    /// How often a lease is renewed; at most half of --lease.
+    #[arg(long, env = "LOCKSTEP_RENEW_EVERY", default_value = "3s", value_name = "DURATION",
+        value_parser = humantime::parse_duration)]
+    pub renew_every: Duration,
+
+    /// How long an agent may hold a status call before it answers.
+    #[arg(long, env = "LOCKSTEP_LONG_POLL", default_value = "20s", value_name = "DURATION",
+        value_parser = humantime::parse_duration)]
+    pub long_poll: Duration,
+
+    /// How long an agent may be silent before its attempt counts as failed.
+    #[arg(long, env = "LOCKSTEP_UNREACHABLE_AFTER", default_value = "30s", value_name = "DURATION",
+        value_parser = humantime::parse_duration)]
+    pub unreachable_after: Duration,
+
+    /// Attempts of one host in one round before the round fails.
+    #[arg(long, env = "LOCKSTEP_MAX_ATTEMPTS", default_value_t = 5, value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub max_attempts: u32,
+
+    /// Back-off after a host's first failed attempt; doubles each time.
+    #[arg(long, env = "LOCKSTEP_RETRY_BASE", default_value = "500ms", value_name = "DURATION",
+        value_parser = humantime::parse_duration)]
+    pub retry_base: Duration,
+
+    /// Longest back-off.
+    #[arg(long, env = "LOCKSTEP_RETRY_MAX", default_value = "30s", value_name = "DURATION",
+        value_parser = humantime::parse_duration)]
+    pub retry_max: Duration,
+
+    /// Deadline of a push whose caller gives none; 1s to 7d.
+    #[arg(long, env = "LOCKSTEP_PUSH_DEADLINE", default_value = "1h", value_name = "DURATION",
+        value_parser = humantime::parse_duration)]
+    pub push_deadline: Duration,
+
+    /// Deadline of a pull whose caller gives none; 1s to 7d.
+    #[arg(long, env = "LOCKSTEP_PULL_DEADLINE", default_value = "1h", value_name = "DURATION",
+        value_parser = humantime::parse_duration)]
+    pub pull_deadline: Duration,
+
+    /// After SIGTERM: time to hand rounds back and answer calls that are under way.
+    #[arg(long, env = "LOCKSTEP_SHUTDOWN_GRACE", default_value = "25s", value_name = "DURATION",
+        value_parser = humantime::parse_duration)]
+    pub shutdown_grace: Duration,
+
+    /// Writes `grpc=host:port` and `http=host:port`, one a line, to this file once both are bound.
+    #[arg(long, env = "LOCKSTEP_ADDR_FILE", value_name = "PATH")]
+    pub addr_file: Option<PathBuf>,
+
+    /// How log lines on stderr look: text or json.
+    #[arg(long, env = "LOCKSTEP_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    pub log_format: LogFormat,
+
+    /// What is logged, for example info,lockstep_coordinator=debug. Default: RUST_LOG, else info.
+    #[arg(long, env = "LOCKSTEP_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+impl CoordinatorArgs {
+    /// What flags say of each other. The message says what to write instead.
+    pub fn check(&self) -> Result<(), String> {
+        if !self.insecure {
+            return Err("this version serves neither TLS nor tokens: say --insecure (or LOCKSTEP_INSECURE=true) to run it so, and \
+                        keep its ports away from strangers"
+                .to_owned());
+        }
+        let show = |duration: Duration| humantime::format_duration(duration).to_string();
+        for (flag, value) in [
+            ("--lease", self.lease),
+            ("--renew-every", self.renew_every),
+            ("--long-poll", self.long_poll),
+            ("--unreachable-after", self.unreachable_after),
+            ("--retry-base", self.retry_base),
+            ("--retry-max", self.retry_max),
+        ] {
+            if !(Duration::from_millis(1)..=Duration::from_secs(24 * 3600)).contains(&value) {
+                return Err(format!("{flag} {} is not between 1ms and 1d", show(value)));
+            }
+        }
+        if self.renew_every > self.lease / 2 {
+            return Err(format!(
+                "--renew-every {} is more than half of --lease {}: one lost renewal would lose the lease",
+                show(self.renew_every),
+                show(self.lease)
+            ));
+        }
+        if self.retry_base > self.retry_max {
+            return Err(format!(
+                "--retry-base {} is above --retry-max {}",
+                show(self.retry_base),
+                show(self.retry_max)
+            ));
+        }
+        for (flag, value) in [("--push-deadline", self.push_deadline), ("--pull-deadline", self.pull_deadline)] {
+            if !(MIN_DEADLINE..=MAX_DEADLINE).contains(&value) {
+                return Err(format!("{flag} {} is not between 1s and 7d", show(value)));
+            }
+        }
+        if self.replica.as_ref().is_some_and(|name| !is_name(name)) {
+            return Err("--replica: a replica's name has 1 to 128 printable ASCII characters and no space".to_owned());
+        }
+        Ok(())
+    }
+
+    /// How attempts of a round are retried.
+    pub const fn retry(&self) -> RetryPolicy {
+        RetryPolicy { max_attempts: self.max_attempts, base: self.retry_base, max: self.retry_max }
+    }
+
+    /// Name of this replica: as given, else host name and process id, which no two living replicas share.
+    pub fn replica_name(&self) -> String {
+        self.replica.clone().unwrap_or_else(|| {
+            let host = ["/proc/sys/kernel/hostname", "/etc/hostname"]
+                .iter()
+                .find_map(|path| std::fs::read_to_string(path).ok())
+                .map(|name| name.trim().to_owned())
+                .filter(|name| is_name(name))
+                .unwrap_or_else(|| "coordinator".to_owned());
+            format!("{host}-{}", std::process::id())
+        })
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=128).contains(&name.len()) && name.bytes().all(|c| c.is_ascii_graphic())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn args(flags: &[&str]) -> CoordinatorArgs {
+        CoordinatorArgs::try_parse_from(["lockstep-coordinator"].iter().chain(flags)).unwrap()
+    }
+
+    #[test]
+    fn the_command_is_well_formed_and_every_flag_has_a_variable() {
+        let command = CoordinatorArgs::command();
+        command.clone().debug_assert();
+        for flag in command.get_arguments().filter(|flag| flag.get_id() != "help" && flag.get_id() != "version") {
+            let variable = flag.get_env().unwrap_or_else(|| panic!("{} has no variable", flag.get_id()));
+            let variable = variable.to_str().unwrap();
+            assert!(variable.starts_with("LOCKSTEP_") || variable == "DATABASE_URL", "{variable}");
+            assert!(flag.get_help().is_some(), "{} has no help", flag.get_id());
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_protocol() {
+        let args = args(&["--insecure"]);
+        assert_eq!(args.check(), Ok(()));
+        assert_eq!((args.lease, args.renew_every), (Duration::from_secs(10), Duration::from_secs(3)));
+        assert_eq!((args.long_poll, args.unreachable_after), (Duration::from_secs(20), Duration::from_secs(30)));
+        assert_eq!(args.retry(), RetryPolicy::default());
+        assert_eq!((args.push_deadline, args.pull_deadline), (Duration::from_secs(3600), Duration::from_secs(3600)));
+        assert_eq!(args.shutdown_grace, Duration::from_secs(25));
+        assert_eq!((args.listen.port(), args.http_listen.port()), (7400, 7401));
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused_by_flag() {
+        for (flags, named) in [
+            (&["--lease", "1s", "--renew-every", "900ms"][..], "--renew-every"),
+            (&["--retry-base", "1m"], "--retry-base"),
+            (&["--push-deadline", "8d"], "--push-deadline"),
+            (&["--pull-deadline", "10ms"], "--pull-deadline"),
+            (&["--long-poll", "0s"], "--long-poll"),
+            (&["--replica", "a b"], "--replica"),
+        ] {
+            let flags: Vec<&str> = flags.iter().copied().chain(["--insecure"]).collect();
+            let refused = args(&flags).check().unwrap_err();
+            assert!(refused.contains(named), "{refused}");
+        }
+        assert!(args(&[]).check().unwrap_err().contains("--insecure"));
+    }
+
+    #[test]
+    fn a_password_shows_neither_in_debug_nor_in_help() {
+        let args = args(&["--database-url", "postgres://lockstep:hunter2@db/lockstep"]);
+        assert!(!format!("{args:?}").contains("hunter2"));
+        assert_eq!(args.database_url.unwrap().expose(), "postgres://lockstep:hunter2@db/lockstep");
+    }
+
+    #[test]
+    fn two_replicas_of_one_machine_have_two_names() {
+        assert!(args(&[]).replica_name().ends_with(&format!("-{}", std::process::id())));
+        assert_eq!(args(&["--replica", "lockstep-1"]).replica_name(), "lockstep-1");
+    }
+}

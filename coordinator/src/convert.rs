@@ -1,0 +1,9 @@
+//! Between generated proto types and the domain's. Nothing else in this crate builds or reads a field of a message that stands for a domain value.
+//!
+//! - [`status`]: a [`Problem`](lockstep_protocol::problem::Problem) as gRPC status and as message
+//! - [`time`]: timestamps and durations
+//! - [`pipeline`]: specs, locations and update masks
+
+pub mod pipeline;
+pub mod status;
+pub mod time;
