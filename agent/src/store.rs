@@ -12,7 +12,13 @@ use lockstep_protocol::{
 };
 
 pub mod directory;
+mod durable;
+pub mod engine;
 pub mod feldera;
+pub mod hold;
+mod local_io;
+mod scratch;
+mod walk;
 
 /// Local checkpoints of one host. Two implementations come with the agent: [`directory::DirectoryStore`] and [`feldera::FelderaStore`].
 pub trait CheckpointStore: fmt::Debug + Send + Sync + 'static {
@@ -25,7 +31,9 @@ pub trait CheckpointStore: fmt::Debug + Send + Sync + 'static {
     /// Keeps the files of one local checkpoint from the engine's clean-up until the guard drops. `CHECKPOINT_NOT_FOUND` if it is gone.
     fn hold(&self, id: LocalCheckpointId) -> Result<Box<dyn HeldCheckpoint>, Problem>;
 
-    /// True if a file never changes once a checkpoint names it (the engine's promise; lets a push skip reading files it knows).
+    /// True if a file's content never changes once a checkpoint names it (the engine's promise; lets a push skip reading files it knows). That is a promise
+    /// about files, not about names: the same path in another checkpoint may be another file, so what was learned of a file is kept by device, inode,
+    /// size and modification time, never by path alone.
     fn files_are_immutable(&self) -> bool;
 
     /// An existing folder on the same file system as the checkpoints, where the engine's clean-up doesn't reach. The agent stages below it, in a

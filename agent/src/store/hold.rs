@@ -1,0 +1,175 @@
+//! Keeping files where the engine's clean-up can't reach them: hard links in a folder of our own or, where the file system has none, open files.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+};
+
+use lockstep_protocol::{
+    manifest::RelativePath,
+    problem::{Problem, Reason},
+    selection::LocalCheckpoint,
+};
+use nix::errno::Errno;
+
+use super::{
+    HeldCheckpoint, HeldFile,
+    local_io::{Trouble, describe, local, open_regular, read_open, unsupported},
+    scratch::Scratch,
+};
+
+/// How files are kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Holding {
+    /// A hard link each; for a file that can't be linked, an open file.
+    #[default]
+    HardLinks,
+    /// An open file each. Takes one descriptor a file while the hold lasts.
+    OpenFiles,
+}
+
+/// A hold in the making: files are added one by one.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    scratch: Scratch,
+    how: Holding,
+    files: BTreeMap<RelativePath, Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    size: u64,
+    /// Where there is no link.
+    open: Option<File>,
+}
+
+impl Hold {
+    pub(crate) fn begin(base: &Path, how: Holding) -> Result<Self, Problem> {
+        Ok(Self { scratch: Scratch::create(base)?, how, files: BTreeMap::new() })
+    }
+
+    /// Keeps one file under the path that the manifest will give it.
+    pub(crate) fn keep(&mut self, path: RelativePath, original: &Path) -> Result<(), Trouble> {
+        let linked = match self.how {
+            Holding::HardLinks => self.link(&path, original)?,
+            Holding::OpenFiles => None,
+        };
+        let kept = match linked {
+            Some(size) => Kept { size, open: None },
+            None => {
+                let (file, metadata) = open_regular(original)?;
+                Kept { size: metadata.len(), open: Some(file) }
+            }
+        };
+        self.files.insert(path, kept);
+        Ok(())
+    }
+
+    /// The size of the linked file; None if it can't be linked here.
+    fn link(&self, path: &RelativePath, original: &Path) -> Result<Option<u64>, Trouble> {
+        let link = self.at(path);
+        if let Some(parent) = link.parent() {
+            fs::create_dir_all(parent).map_err(|error| local("create folder", parent, &error))?;
+        }
+        // Makes a second name of a symlink or FIFO itself: what it is is looked at afterwards, when nobody can change it any more.
+        if let Err(error) = fs::hard_link(original, &link) {
+            return match error.raw_os_error().map(Errno::from_raw) {
+                // EPERM: no hard links on this file system, or not to a file of another user (fs.protected_hardlinks).
+                Some(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EMLINK | Errno::EXDEV) => Ok(None),
+                _ => Err(Trouble::of("link", original, &error)),
+            };
+        }
+        let metadata = link.symlink_metadata().map_err(|error| local("stat", &link, &error))?;
+        if !metadata.is_file() {
+            return Err(Trouble::Problem(unsupported(original, describe(metadata.file_type()))));
+        }
+        Ok(Some(metadata.len()))
+    }
+
+    pub(crate) fn has(&self, path: &str) -> bool {
+        // Paths are checked before they get in, so one that isn't valid isn't there.
+        RelativePath::new(path).is_ok_and(|path| self.files.contains_key(&path))
+    }
+
+    /// Reads a kept document.
+    pub(crate) fn read(&self, path: &RelativePath, max: u64) -> Result<Vec<u8>, Trouble> {
+        let Some(kept) = self.files.get(path) else { return Err(Trouble::Gone(PathBuf::from(path.as_str()))) };
+        let (file, _) = self.reopen(path, kept)?;
+        Ok(read_open(file, &self.at(path), max)?)
+    }
+
+    /// An independent reader at the beginning of the file, with its size now.
+    fn reopen(&self, path: &RelativePath, kept: &Kept) -> Result<(File, u64), Trouble> {
+        let Some(open) = &kept.open else {
+            let (file, metadata) = open_regular(&self.at(path))?;
+            return Ok((file, metadata.len()));
+        };
+        // Opens the very file again even if it has no name any more; a duplicate of the descriptor would share its position.
+        let again = PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd()));
+        let file = File::open(&again).map_err(|error| local("open again", Path::new(path.as_str()), &error))?;
+        let size = file.metadata().map_err(|error| local("stat", Path::new(path.as_str()), &error))?.len();
+        Ok((file, size))
+    }
+
+    fn at(&self, path: &RelativePath) -> PathBuf {
+        self.scratch.path().join(path.as_str())
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.files.values().map(|kept| kept.size).sum()
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.files.len() as u64
+    }
+
+    /// Nothing more comes in.
+    pub(crate) fn finish(self, checkpoint: LocalCheckpoint, store_meta: String) -> Held {
+        let files = self.files.iter().map(|(path, kept)| HeldFile { path: path.clone(), size: kept.size }).collect();
+        Held { hold: self, checkpoint, files, store_meta }
+    }
+}
+
+/// A held checkpoint; dropping it lets the engine's clean-up free the space.
+#[derive(Debug)]
+pub(crate) struct Held {
+    hold: Hold,
+    checkpoint: LocalCheckpoint,
+    files: Vec<HeldFile>,
+    store_meta: String,
+}
+
+impl HeldCheckpoint for Held {
+    fn checkpoint(&self) -> &LocalCheckpoint {
+        &self.checkpoint
+    }
+
+    fn files(&self) -> &[HeldFile] {
+        &self.files
+    }
+
+    fn open(&self, path: &RelativePath) -> Result<File, Problem> {
+        let changed = |what: String| {
+            Problem::new(Reason::SourceChanged, format!("{path} of local checkpoint {} {what}", self.checkpoint.id))
+                .with("path", path)
+                .with("local_checkpoint", self.checkpoint.id)
+        };
+        let Some(kept) = self.hold.files.get(path) else {
+            return Err(changed("is not among its held files".to_owned()));
+        };
+        match self.hold.reopen(path, kept) {
+            Ok((file, size)) if size == kept.size => Ok(file),
+            Ok((_, size)) => Err(changed(format!("had {} bytes when it was held and has {size} now", kept.size))
+                .with("expected_size", kept.size)
+                .with("found_size", size)),
+            Err(Trouble::Gone(at)) => Err(changed(format!("vanished from the hold folder ({})", at.display()))),
+            Err(Trouble::Problem(problem)) => Err(problem),
+        }
+    }
+
+    fn store_meta(&self) -> &str {
+        &self.store_meta
+    }
+}
