@@ -1,0 +1,249 @@
+//! One request: its span, its metrics, and what its failure means.
+
+use std::{
+    error::Error,
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_smithy_runtime_api::{
+    box_error::BoxError,
+    client::{
+        interceptors::{Intercept, context::BeforeTransmitInterceptorContextMut, dyn_dispatch_hint},
+        orchestrator::HttpResponse,
+        runtime_components::RuntimeComponents,
+    },
+};
+use aws_smithy_types::config_bag::ConfigBag;
+use opentelemetry::propagation::Injector;
+use tracing::{Instrument as _, Span, field::Empty};
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+use super::{STALL, body::Upload};
+use crate::error::{Operation, StoreError, StoreErrorKind};
+
+/// Longest text of a server that gets into an error.
+const MAX_TEXT: usize = 500;
+
+/// Names one request for its span and its errors.
+#[derive(Debug, Clone)]
+pub(super) struct Request(Arc<Names>);
+
+#[derive(Debug)]
+struct Names {
+    operation: Operation,
+    bucket: String,
+    key: String,
+}
+
+impl Request {
+    /// `key` is the full key, or the prefix of a listing.
+    pub(super) fn new(operation: Operation, bucket: &str, key: String) -> Self {
+        Self(Arc::new(Names { operation, bucket: bucket.to_owned(), key }))
+    }
+
+    pub(super) fn key(&self) -> &str {
+        &self.0.key
+    }
+
+    pub(super) fn error(&self, kind: StoreErrorKind, message: impl Into<String>) -> StoreError {
+        StoreError {
+            operation: self.0.operation,
+            bucket: self.0.bucket.clone(),
+            key: self.0.key.clone(),
+            http_status: None,
+            s3_code: None,
+            request_id: None,
+            kind,
+            message: message.into(),
+        }
+    }
+
+    /// The store's answer contradicts the request or itself.
+    pub(super) fn lied(&self, message: impl Into<String>) -> StoreError {
+        StoreError { http_status: Some(200), ..self.error(StoreErrorKind::Integrity, message) }
+    }
+
+    /// Sends a request that is answered within `time` or not known to be.
+    pub(super) async fn send<T, E>(
+        &self,
+        time: Duration,
+        answer: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    ) -> Result<T, StoreError>
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        self.observe(async {
+            match tokio::time::timeout(time, answer).await {
+                Ok(answer) => answer.map_err(|error| self.failed(&error)),
+                Err(_) => {
+                    Err(self.error(StoreErrorKind::Unavailable, format!("not answered within {} s", time.as_secs())))
+                }
+            }
+        })
+        .await
+    }
+
+    /// Sends data; given up once nothing has moved for [`STALL`].
+    pub(super) async fn transfer<T, E>(
+        &self,
+        upload: &Upload,
+        answer: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    ) -> Result<T, StoreError>
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        let result = self
+            .observe(async {
+                let mut answer = std::pin::pin!(answer);
+                let mut taken = upload.taken();
+                loop {
+                    match tokio::time::timeout(STALL, answer.as_mut()).await {
+                        Ok(answer) => return answer.map_err(|error| self.failed(&error)),
+                        Err(_) if upload.taken() > taken => taken = upload.taken(),
+                        Err(_) => {
+                            let why = format!("stalled after {taken} bytes: nothing moved for {} s", STALL.as_secs());
+                            return Err(self.error(StoreErrorKind::Unavailable, why));
+                        }
+                    }
+                }
+            })
+            .await;
+        metrics::counter!("lockstep_s3_bytes_total", "direction" => "sent").increment(upload.taken());
+        result
+    }
+
+    async fn observe<T>(&self, request: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let operation = self.0.operation.as_str();
+        let span = tracing::info_span!(
+            "s3.request",
+            otel.name = format!("s3.{operation}"),
+            otel.kind = "client",
+            otel.status_code = Empty,
+            s3.operation = operation,
+            s3.bucket = self.0.bucket,
+            s3.key = self.0.key,
+            http.response.status_code = Empty,
+            s3.code = Empty,
+        );
+        let started = Instant::now();
+        let result = request.instrument(span.clone()).await;
+        let outcome = match &result {
+            Ok(_) => "ok",
+            Err(error) => {
+                if let Some(status) = error.http_status {
+                    span.record("http.response.status_code", status);
+                }
+                if let Some(code) = &error.s3_code {
+                    span.record("s3.code", code);
+                }
+                // 404 and 412 are answers, not failures, to most who ask.
+                if !matches!(error.kind, StoreErrorKind::NotFound | StoreErrorKind::Precondition) {
+                    span.record("otel.status_code", "ERROR");
+                }
+                error.kind.as_str()
+            }
+        };
+        metrics::counter!("lockstep_s3_requests_total", "operation" => operation, "outcome" => outcome).increment(1);
+        metrics::histogram!("lockstep_s3_request_duration_seconds", "operation" => operation).record(started.elapsed());
+        result
+    }
+
+    fn failed<E>(&self, error: &SdkError<E, HttpResponse>) -> StoreError
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        let response = error.raw_response();
+        let status = response.map(|response| response.status().as_u16());
+        let request_id = response.and_then(|response| response.headers().get("x-amz-request-id")).map(text);
+        let (code, message) = match error {
+            SdkError::ServiceError(service) => {
+                let meta = service.err().meta();
+                (meta.code().map(text), meta.message().map(text).unwrap_or_default())
+            }
+            other => (None, chain(other)),
+        };
+        let kind = match (error, status) {
+            (SdkError::ConstructionFailure(_), _) => StoreErrorKind::BadRequest,
+            (SdkError::DispatchFailure(_), None) if lacks_credentials(&message) => StoreErrorKind::Denied,
+            // A range that the object does not have: it is shorter than whoever asks was told.
+            (_, Some(416)) => StoreErrorKind::Integrity,
+            _ => StoreErrorKind::of(status, code.as_deref()),
+        };
+        StoreError { http_status: status, s3_code: code, request_id, ..self.error(kind, message) }
+    }
+}
+
+/// Whether a request was never sent because nobody could sign it. The SDK has no public type for it; a chain that could not
+/// *reach* its source of credentials is rather unavailable.
+fn lacks_credentials(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    (message.contains("credential") || message.contains("auth scheme") || message.contains("identity"))
+        && !message.contains("timed out")
+        && !message.contains("dispatch failure")
+}
+
+/// An error with its causes, each once.
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut causes: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !causes.iter().any(|known| known.contains(&cause_text)) {
+            causes.push(cause_text);
+        }
+        next = cause.source();
+    }
+    text(&causes.join(": "))
+}
+
+/// A server's text, short and on one line.
+fn text(raw: &str) -> String {
+    raw.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_TEXT).collect()
+}
+
+pub(super) fn received(bytes: usize) {
+    count("received", bytes);
+}
+
+pub(super) fn sent(bytes: usize) {
+    count("sent", bytes);
+}
+
+fn count(direction: &'static str, bytes: usize) {
+    let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+    metrics::counter!("lockstep_s3_bytes_total", "direction" => direction).increment(bytes);
+}
+
+/// Sends the current trace along, after signing: what a proxy changes about it can't break the signature.
+#[derive(Debug)]
+pub(super) struct SendTrace;
+
+#[dyn_dispatch_hint]
+impl Intercept for SendTrace {
+    fn name(&self) -> &'static str {
+        "SendTrace"
+    }
+
+    fn modify_before_transmit(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        struct Headers<'a>(&'a mut aws_smithy_runtime_api::http::Headers);
+        impl Injector for Headers<'_> {
+            fn set(&mut self, key: &str, value: String) {
+                if http::HeaderName::try_from(key).is_ok() && http::HeaderValue::try_from(&value).is_ok() {
+                    self.0.insert(key.to_owned(), value);
+                }
+            }
+        }
+        let trace = Span::current().context();
+        let mut headers = Headers(context.request_mut().headers_mut());
+        opentelemetry::global::get_text_map_propagator(|propagator| propagator.inject_context(&trace, &mut headers));
+        Ok(())
+    }
+}
