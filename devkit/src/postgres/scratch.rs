@@ -33,21 +33,30 @@ impl Scratch {
         let too_long = base.as_os_str().len() + 1 + PREFIX.len() + RANDOM > LONGEST_SOCKET_DIRECTORY;
         let base = if too_long || account.check_traverse(&base, &base).is_err() { PathBuf::from("/tmp") } else { base };
         sweep(&base);
-        let directory = tempfile::Builder::new()
-            .prefix(PREFIX)
-            .rand_bytes(RANDOM)
-            .tempdir_in(&base)
-            .map_err(PostgresError::io(&base))?;
-        let lock_path = directory.path().with_extension("lock");
-        let lock = File::create(&lock_path).map_err(PostgresError::io(&lock_path))?;
-        lock.lock().map_err(PostgresError::io(&lock_path))?;
-        let path = directory.keep();
-        let scratch = Self { path, lock_path, _lock: lock };
+        let scratch = loop {
+            let scratch = Self::claim(&base)?;
+            // Another start may have swept it between our making the lock file and our locking it.
+            if scratch.path.exists() {
+                break scratch;
+            }
+        };
         std::fs::set_permissions(&scratch.path, std::fs::Permissions::from_mode(0o700))
             .map_err(PostgresError::io(&scratch.path))?;
         account.give(&scratch.path)?;
         account.check_reach(&scratch.path)?;
         Ok(scratch)
+    }
+
+    fn claim(base: &Path) -> Result<Self, PostgresError> {
+        let directory = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .rand_bytes(RANDOM)
+            .tempdir_in(base)
+            .map_err(PostgresError::io(base))?;
+        let lock_path = directory.path().with_extension("lock");
+        let lock = File::create(&lock_path).map_err(PostgresError::io(&lock_path))?;
+        lock.lock().map_err(PostgresError::io(&lock_path))?;
+        Ok(Self { path: directory.keep(), lock_path, _lock: lock })
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -1,7 +1,6 @@
 //! Bodies that are counted and, if a fault says so, slowed down, cut short or bent.
 
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -75,11 +74,10 @@ impl<B> Shaped<B> {
             data = bent.freeze();
         }
         self.passed = end;
-        let counter = match self.direction {
-            Direction::In => &self.exchange.bytes_in,
-            Direction::Out => &self.exchange.bytes_out,
-        };
-        counter.fetch_add(data.len() as u64, Ordering::AcqRel);
+        match self.direction {
+            Direction::In => self.exchange.came_in(data.len() as u64),
+            Direction::Out => self.exchange.went_out(data.len() as u64),
+        }
         Some(data)
     }
 

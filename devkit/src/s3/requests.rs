@@ -60,8 +60,8 @@ pub(crate) struct Exchange {
     if_match: Option<String>,
     if_none_match: Option<String>,
     status: AtomicU16,
-    pub(crate) bytes_in: AtomicU64,
-    pub(crate) bytes_out: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
     finished: AtomicBool,
     faults: Vec<u64>,
     log: RequestLog,
@@ -70,6 +70,15 @@ pub(crate) struct Exchange {
 impl Exchange {
     pub(crate) fn request_id(&self) -> String {
         format!("LOCKSTEP{:016X}", self.seq)
+    }
+
+    pub(crate) fn came_in(&self, bytes: u64) {
+        self.bytes_in.fetch_add(bytes, Ordering::AcqRel);
+        self.log.inner.changed.notify_waiters();
+    }
+
+    pub(crate) fn went_out(&self, bytes: u64) {
+        self.bytes_out.fetch_add(bytes, Ordering::AcqRel);
     }
 
     pub(crate) fn answered(&self, status: u16) {

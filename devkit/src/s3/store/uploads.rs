@@ -180,12 +180,12 @@ impl Store {
 }
 
 fn chosen_parts(upload: &Upload, named: &[CompletedPart]) -> Result<Vec<Part>, StoreError> {
+    if let Some(pair) = named.windows(2).find(|pair| pair[0].number >= pair[1].number) {
+        return Err(StoreError::InvalidPartOrder(pair[1].number));
+    }
     let mut parts = Vec::with_capacity(named.len());
     for (position, named_part) in named.iter().enumerate() {
         let number = named_part.number;
-        if position > 0 && named[position - 1].number >= number {
-            return Err(StoreError::InvalidPartOrder(number));
-        }
         let part = upload.parts.get(&number).ok_or(StoreError::InvalidPart(number))?;
         if named_part.etag.as_ref() != Some(&part.etag) || !checksum::agree(&named_part.checksums, &part.checksums) {
             return Err(StoreError::InvalidPart(number));
