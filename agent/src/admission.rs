@@ -1,0 +1,249 @@
+//! Orders: every check before any S3 or disk access, one transfer at a time (protocol.md, "Agent's rules").
+
+use std::{sync::Arc, time::Duration};
+
+use lockstep_protocol::{
+    location::Location,
+    order::{Admission, OrderHeader, admit, check_identity, check_mark},
+    problem::{Problem, Reason},
+};
+use tokio::{sync::MutexGuard, time::Instant};
+
+use crate::{
+    core::Core,
+    durable, install,
+    marks::Marks,
+    order::{Install, Pull, Push},
+    pull, push,
+    register::{Activity, Family, Running, State, View, ViewState},
+};
+
+/// A status that is only progress is answered at most this often.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long `Cancel` waits for the transfer to have stopped before it answers that it has not.
+const CANCEL_WAIT: Duration = Duration::from_secs(20);
+
+/// How long `Install` waits for its end before it answers with progress.
+const INSTALL_WAIT: Duration = Duration::from_secs(60);
+
+impl Core {
+    /// Compares an order with what this agent was started with. The order's own location must be allowed whatever it is used for: the highest order
+    /// is kept for it.
+    pub(crate) fn identify(&self, header: &OrderHeader, source: Option<&Location>) -> Result<(), Problem> {
+        let touches: Vec<&Location> = std::iter::once(&header.own_location).chain(source).collect();
+        check_identity(header, &self.identity, &touches)
+    }
+
+    fn refuse_during_sync(&self) -> Result<(), Problem> {
+        match self.register.running() {
+            Some(running) if running.activity == Activity::Sync => {
+                Err(Problem::new(Reason::TransferInProgress, "a direct sync runs here; order again when it has ended")
+                    .with("kind", "sync")
+                    .with("round", running.round))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The gate, for an order that is not older than the highest.
+    async fn gate(&self, header: &OrderHeader) -> Result<MutexGuard<'_, Marks>, Problem> {
+        let marks = self.marks.lock().await;
+        self.refuse_during_sync()?;
+        check_mark(header, marks.highest(header))?;
+        Ok(marks)
+    }
+
+    /// Makes the order's mark durable. Small and rare, but it syncs: not on an async thread.
+    async fn raise(&self, marks: &mut Marks, header: &OrderHeader) -> Result<(), Problem> {
+        if marks.highest(header).is_some_and(|highest| highest >= header.mark()) {
+            return Ok(());
+        }
+        let (mut next, header) = (marks.clone(), header.clone());
+        *marks = self.blocking(move || next.raise(&header).map(|()| next)).await?;
+        Ok(())
+    }
+
+    /// Admits a transfer order and starts it. Runs to its end once called: see [`Core::whole`].
+    async fn order(
+        self: Arc<Self>,
+        header: OrderHeader,
+        family: Family,
+        start: impl FnOnce(&Arc<Self>),
+    ) -> Result<View, Problem> {
+        let mut marks = self.gate(&header).await?;
+        match admit(&header, self.register.known()) {
+            Admission::Refuse(problem) => return Err(problem),
+            Admission::Known => {
+                self.same_family(&header, family)?;
+                self.raise(&mut marks, &header).await?;
+            }
+            Admission::CancelRunning(problem) => {
+                self.raise(&mut marks, &header).await?;
+                self.register.stop(
+                    Problem::new(
+                        Reason::Cancelled,
+                        format!("round {} attempt {} replaced it", header.round, header.attempt),
+                    )
+                    .with("by_round", header.round)
+                    .with("by_attempt", header.attempt),
+                );
+                return Err(problem);
+            }
+            Admission::Start => {
+                self.raise(&mut marks, &header).await?;
+                start(&self);
+            }
+        }
+        Ok(self.register.view(family, header.round, header.attempt))
+    }
+
+    fn same_family(&self, header: &OrderHeader, family: Family) -> Result<(), Problem> {
+        if self.register.family() == Some(family) {
+            return Ok(());
+        }
+        Err(Problem::new(
+            Reason::SpecInvalid,
+            format!("round {} attempt {} is known here as the other of push and pull", header.round, header.attempt),
+        )
+        .with("round", header.round)
+        .with("attempt", header.attempt))
+    }
+
+    /// `Push`: answered at once.
+    pub(crate) async fn push(self: Arc<Self>, order: Push) -> Result<View, Problem> {
+        self.identify(&order.header, None)?;
+        self.order(order.header.clone(), Family::Push, |core| push::start(core, order)).await
+    }
+
+    /// `Pull`: answered at once.
+    pub(crate) async fn pull(self: Arc<Self>, order: Pull) -> Result<View, Problem> {
+        self.identify(&order.header, Some(&order.source))?;
+        self.order(order.header.clone(), Family::Pull, |core| pull::start(core, order)).await
+    }
+
+    /// `Install`: answered when it has ended, or with progress after a minute.
+    pub(crate) async fn install(self: Arc<Self>, order: Install) -> Result<View, Problem> {
+        let Install { header, what } = order;
+        self.identify(&header, None)?;
+        let (round, attempt) = (header.round, header.attempt);
+        let known = {
+            let mut marks = self.gate(&header).await?;
+            match admit(&header, self.register.known()) {
+                Admission::Refuse(problem) => return Err(problem),
+                Admission::Known => {
+                    self.same_family(&header, Family::Pull)?;
+                    self.raise(&mut marks, &header).await?;
+                    let view = self.register.view(Family::Pull, round, attempt);
+                    if !install::is_in_place(&view, what) && self.register.resume_install() {
+                        install::start(&self, round, what);
+                    }
+                    view
+                }
+                Admission::CancelRunning(problem) => {
+                    self.raise(&mut marks, &header).await?;
+                    self.register.stop(
+                        Problem::new(Reason::Cancelled, format!("an install of round {round} replaced it"))
+                            .with("by_round", round),
+                    );
+                    return Err(problem);
+                }
+                Admission::Start => {
+                    self.raise(&mut marks, &header).await?;
+                    install::begin(&self, round, attempt, what);
+                    self.register.view(Family::Pull, round, attempt)
+                }
+            }
+        };
+        if self.register.running().is_some_and(|running| running.activity == Activity::Pull) {
+            // Not staged yet: whoever ordered the install too early learns how far the pull is.
+            return Ok(known);
+        }
+        self.until_idle(INSTALL_WAIT).await;
+        let view = self.register.view(Family::Pull, round, attempt);
+        match (self.register.install_problem(), &view.state) {
+            (Some(problem), ViewState::Pulled(_) | ViewState::Failed(_)) => Err(problem),
+            _ => Ok(view),
+        }
+    }
+
+    /// `Cancel`: true once nothing of the round runs here and its staging is gone.
+    pub(crate) async fn cancel(self: Arc<Self>, header: OrderHeader) -> Result<bool, Problem> {
+        self.identify(&header, None)?;
+        let cause = Problem::new(Reason::Cancelled, format!("round {} was cancelled", header.round))
+            .with("round", header.round);
+        let of_round = |running: Running| running.round == header.round;
+        {
+            let mut marks = self.gate(&header).await?;
+            self.raise(&mut marks, &header).await?;
+            if self.register.known().is_none_or(|known| known.round != header.round) {
+                return Ok(true);
+            }
+            self.register.stop(cause.clone());
+            if self.register.running().is_some_and(|running| running.activity == Activity::Install) {
+                return Ok(false);
+            }
+        }
+        self.until_idle(CANCEL_WAIT).await;
+        let _marks = self.gate(&header).await?;
+        if self.register.running().is_some_and(of_round) {
+            return Ok(false);
+        }
+        // The pull may have come to its end before it heard of the stop.
+        if let Some(staged) = self.register.staged(header.round) {
+            let folder = staged.checkpoint.folder;
+            self.blocking(move || {
+                durable::remove_folder(&folder).map_err(|error| durable::io_problem("remove", &folder, &error))
+            })
+            .await?;
+            self.register.finish(State::Failed(cause), None);
+        }
+        Ok(true)
+    }
+
+    async fn until_idle(&self, wait: Duration) {
+        let mut changed = self.register.subscribe();
+        let idle = async {
+            while self.register.running().is_some() {
+                if changed.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        // Late is an answer too: the caller looks again.
+        let _ = tokio::time::timeout(wait, idle).await;
+    }
+
+    /// `PushStatus` and `PullStatus`: now, or when the state changes, or every half second while bytes move, at the latest after `wait`.
+    pub(crate) async fn status(&self, header: &OrderHeader, family: Family, wait: Duration) -> Result<View, Problem> {
+        self.identify(header, None)?;
+        check_mark(header, self.marks.lock().await.highest(header))?;
+        let until = Instant::now() + wait;
+        let mut changed = self.register.subscribe();
+        let mut first = None;
+        loop {
+            changed.mark_unchanged();
+            let view = self.register.view(family, header.round, header.attempt);
+            let ViewState::InProgress(snapshot) = &view.state else { return Ok(view) };
+            let moved = first.as_ref().is_some_and(|first| snapshot.moved_since(first));
+            let now = Instant::now();
+            if moved || now >= until {
+                return Ok(view);
+            }
+            first.get_or_insert_with(|| snapshot.clone());
+            // A closed channel can't be: the register outlives its receivers.
+            let _ = tokio::time::timeout_at((now + PROGRESS_INTERVAL).min(until), changed.changed()).await;
+        }
+    }
+
+    /// Runs an order to its end even if its caller goes away half way: a mark that is persisted and a transfer that is started belong together.
+    pub(crate) async fn whole<T: Send + 'static>(
+        order: impl Future<Output = Result<T, Problem>> + Send + 'static,
+    ) -> Result<T, Problem> {
+        use tracing::Instrument;
+        match tokio::spawn(order.in_current_span()).await {
+            Ok(outcome) => outcome,
+            Err(error) => Err(Problem::new(Reason::AgentPanic, format!("an order was not carried through: {error}"))),
+        }
+    }
+}

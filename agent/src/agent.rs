@@ -1,0 +1,279 @@
+//! Building, starting and stopping an agent, in a process of its own or inside an engine.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use lockstep_bucket::{AwsConnector, Connector};
+use lockstep_proto::v1::agent_server::AgentServer;
+use lockstep_protocol::{
+    host::{HostInfo, Slot},
+    id::Incarnation,
+    location::Location,
+    order::{AgentIdentity, PipelineSelector},
+    problem::{Problem, Reason},
+};
+use lockstep_rpc::{GrpcServer, MAX_MESSAGE_BYTES, ServerOptions};
+use tokio::{runtime::Runtime, sync::watch};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    core::Core, durable, marks::Marks, order::TransferLimits, service::Service, store::CheckpointStore,
+    work::DISK_THREADS,
+};
+
+/// The agent's threads yield to the engine's: nice values add up to this.
+const NICENESS: i32 = 10;
+
+/// Threads of the runtime; hashing and disk work have threads of their own.
+const ASYNC_THREADS: usize = 2;
+
+/// Beyond the disk threads: marks, listings, name lookups.
+const OTHER_BLOCKING_THREADS: usize = 4;
+
+/// What a stop gives running transfers to clean up, and calls under way to be answered.
+const STOP_GRACE: Duration = Duration::from_secs(15);
+
+/// Calls that wait by themselves, as long as their request or their work says.
+const WAITING_CALLS: [&str; 4] = ["PushStatus", "PullStatus", "Install", "Sync"];
+
+/// The way to an agent; see [`Agent::builder`].
+#[derive(Debug)]
+pub struct Agent;
+
+impl Agent {
+    /// An agent of `pipeline`, as `slot`, over `store`.
+    pub fn builder(pipeline: PipelineSelector, slot: Slot, store: Arc<dyn CheckpointStore>) -> AgentBuilder {
+        AgentBuilder {
+            pipeline,
+            slot,
+            store,
+            allowed: Vec::new(),
+            state_dir: None,
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            listener: None,
+            limits: TransferLimits::default(),
+            connector: None,
+        }
+    }
+
+    /// [`Slot`] of `host_idx` in a layout of `n_hosts`; `HOST_INFO_INVALID` if there is none.
+    pub fn slot(host_idx: u32, n_hosts: u32) -> Result<Slot, Problem> {
+        HostInfo::new(host_idx, n_hosts).map(Slot::Host)
+    }
+}
+
+/// What an agent is started with.
+#[derive(Debug)]
+#[must_use = "nothing runs before start"]
+pub struct AgentBuilder {
+    pipeline: PipelineSelector,
+    slot: Slot,
+    store: Arc<dyn CheckpointStore>,
+    allowed: Vec<Location>,
+    state_dir: Option<PathBuf>,
+    listen: SocketAddr,
+    listener: Option<TcpListener>,
+    limits: TransferLimits,
+    connector: Option<Arc<dyn Connector>>,
+}
+
+impl AgentBuilder {
+    /// Adds a location that orders may name. Without any, every order is refused.
+    pub fn allow(mut self, location: Location) -> Self {
+        self.allowed.push(location);
+        self
+    }
+
+    /// Where the highest accepted order is kept; the store's own folder if not said. It must outlive the process.
+    pub fn state_dir(mut self, state_dir: impl Into<PathBuf>) -> Self {
+        self.state_dir = Some(state_dir.into());
+        self
+    }
+
+    /// Where to serve gRPC; 127.0.0.1 with any free port if not said.
+    pub const fn listen(mut self, addr: SocketAddr) -> Self {
+        self.listen = addr;
+        self
+    }
+
+    /// Serves on a socket that is bound already.
+    pub fn listener(mut self, listener: TcpListener) -> Self {
+        self.listener = Some(listener);
+        self
+    }
+
+    /// Defaults of orders that do not say.
+    pub const fn limits(mut self, limits: TransferLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// How to reach a location, and the endpoint of those that name none; the AWS chain of this process and `AWS_ENDPOINT_URL` if not said.
+    pub fn connector(mut self, connector: Arc<dyn Connector>) -> Self {
+        self.connector = Some(connector);
+        self
+    }
+
+    /// Loads the highest accepted orders, removes stagings of earlier processes, listens and serves, all on threads of its own. Blocks for the
+    /// disk; may be called inside or outside of a runtime.
+    pub fn start(self) -> Result<AgentHandle, Problem> {
+        let limits = self.limits.checked()?;
+        let incarnation = Incarnation::new(Uuid::new_v4());
+        let runtime = runtime()?;
+        let connector = match self.connector {
+            Some(connector) => connector,
+            None => from_env(&runtime)?,
+        };
+        let endpoint = connector.default_endpoint().map(str::to_owned);
+        let identity = AgentIdentity {
+            pipeline: self.pipeline,
+            slot: self.slot,
+            incarnation,
+            allowed: self.allowed.into_iter().map(|location| location.or_endpoint(endpoint.as_deref())).collect(),
+        };
+        let state_dir = self.state_dir.unwrap_or_else(|| self.store.default_state_dir());
+        std::fs::create_dir_all(&state_dir).map_err(|error| durable::io_problem("create", &state_dir, &error))?;
+        let marks = Marks::load(&state_dir)?;
+        crate::pull::staging::clear(self.store.as_ref())?;
+        let listen = |error: &std::io::Error| {
+            Problem::new(Reason::LocalIo, format!("cannot listen on {}: {error}", self.listen))
+                .with("address", self.listen)
+        };
+        let listener = match self.listener {
+            Some(listener) => listener,
+            None => TcpListener::bind(self.listen).map_err(|error| listen(&error))?,
+        };
+        listener.set_nonblocking(true).map_err(|error| listen(&error))?;
+        let addr = listener.local_addr().map_err(|error| listen(&error))?;
+
+        let core = Arc::new(Core::new(identity, self.store, connector, endpoint, limits, marks, state_dir));
+        let stop = CancellationToken::new();
+        let (ending, ended) = watch::channel(None);
+        tracing::info!(%addr, pipeline.name = %core.identity.pipeline, slot = %core.identity.slot, %incarnation, store = core.store.kind(), "agent serves");
+        let thread = thread::Builder::new()
+            .name("lockstep-agent".to_owned())
+            .spawn({
+                let stop = stop.clone();
+                move || {
+                    let outcome = runtime.block_on(serve(core, listener, stop));
+                    runtime.shutdown_timeout(Duration::from_secs(1));
+                    // Nobody may be left who asks.
+                    let _ = ending.send(Some(outcome));
+                }
+            })
+            .map_err(|error| Problem::new(Reason::LocalIo, format!("cannot start the agent's thread: {error}")))?;
+        Ok(AgentHandle { addr, incarnation, stop, ended, thread: Some(thread) })
+    }
+}
+
+/// The AWS chain of this process. On a thread of its own, because the caller may be inside of a runtime that can't block.
+fn from_env(runtime: &Runtime) -> Result<Arc<dyn Connector>, Problem> {
+    thread::scope(|scope| scope.spawn(|| runtime.block_on(AwsConnector::from_env())).join())
+        .map(|connector| -> Arc<dyn Connector> { Arc::new(connector) })
+        .map_err(|_| Problem::new(Reason::AgentPanic, "reading the AWS configuration of this process panicked"))
+}
+
+fn runtime() -> Result<Runtime, Problem> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(ASYNC_THREADS)
+        .max_blocking_threads(DISK_THREADS + OTHER_BLOCKING_THREADS)
+        .thread_name("lockstep-agent-io")
+        .on_thread_start(|| {
+            // On Linux a nice value is a thread's own. Refused or not: it only makes the engine's life easier.
+            if let Err(error) = rustix::process::nice(NICENESS) {
+                tracing::debug!(%error, "a thread of the agent keeps its priority");
+            }
+        })
+        .enable_all()
+        .build()
+        .map_err(|error| Problem::new(Reason::LocalIo, format!("cannot start the agent's threads: {error}")))
+}
+
+async fn serve(core: Arc<Core>, listener: TcpListener, stop: CancellationToken) -> Result<(), String> {
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| format!("cannot serve: {error}"))?;
+    let service = AgentServer::new(Service::new(Arc::clone(&core)))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let options = ServerOptions { shutdown_grace: STOP_GRACE, ..ServerOptions::default() };
+    let server = GrpcServer::new(options)
+        .add_service(service)
+        .with_reflection(lockstep_proto::FILE_DESCRIPTOR_SET)
+        .map_err(|error| error.to_string())?;
+    let server = WAITING_CALLS
+        .into_iter()
+        .fold(server, |server, call| server.bounds_its_own_wait(format!("/lockstep.v1.Agent/{call}")));
+    let leaving = || Problem::new(Reason::Cancelled, "the agent is shutting down");
+    let stopping = {
+        let core = Arc::clone(&core);
+        async move {
+            stop.cancelled().await;
+            // Calls that wait for the transfer are answered while the server drains.
+            core.register.stop(leaving());
+        }
+    };
+    let outcome = server.serve(listener, stopping).await.map_err(|error| error.to_string());
+    core.register.stop(leaving());
+    core.transfers.close();
+    if tokio::time::timeout(STOP_GRACE, core.transfers.wait()).await.is_err() {
+        tracing::warn!("a transfer did not stop in time and is left as it is");
+    }
+    outcome
+}
+
+/// A running agent. Dropping it stops the agent without waiting.
+#[derive(Debug)]
+pub struct AgentHandle {
+    addr: SocketAddr,
+    incarnation: Incarnation,
+    stop: CancellationToken,
+    ended: watch::Receiver<Option<Result<(), String>>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl AgentHandle {
+    /// Where it serves gRPC.
+    pub const fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Drawn at this start.
+    pub const fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// Asks it to stop: no more orders, running transfers are cancelled and cleaned up.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Returns when it has ended, by itself or because it was asked; an error says why it could not go on.
+    pub async fn ended(&self) -> Result<(), String> {
+        let mut ended = self.ended.clone();
+        match ended.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone().unwrap_or(Ok(())),
+            Err(_) => Err("the agent's thread panicked".to_owned()),
+        }
+    }
+
+    /// Stops it and blocks until it has ended.
+    pub fn shutdown(mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the agent's thread panicked");
+        }
+    }
+}
+
+impl Drop for AgentHandle {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}

@@ -1,0 +1,203 @@
+//! What one agent is and holds, and how it runs a transfer: accepted, spawned, watched, cleaned up, and only then over.
+
+use std::{
+    future::Future,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, Utc};
+use futures::FutureExt;
+use lockstep_bucket::store::Connector;
+use lockstep_protocol::{
+    id::{Attempt, RoundId},
+    order::AgentIdentity,
+    problem::{Problem, Reason},
+};
+use tokio::sync::{Mutex, Semaphore};
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+use crate::{
+    marks::Marks,
+    order::TransferLimits,
+    register::{Activity, Register, Staged, State},
+    store::CheckpointStore,
+    work::{DISK_THREADS, Work},
+};
+
+/// Everything behind the gRPC service.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) identity: AgentIdentity,
+    pub(crate) store: Arc<dyn CheckpointStore>,
+    pub(crate) connector: Arc<dyn Connector>,
+    /// Fills in for locations that name no endpoint.
+    pub(crate) default_endpoint: Option<String>,
+    pub(crate) limits: TransferLimits,
+    /// Also the gate: orders are admitted one at a time, under this lock.
+    pub(crate) marks: Mutex<Marks>,
+    pub(crate) register: Register,
+    pub(crate) state_dir: std::path::PathBuf,
+    pub(crate) disk: Arc<Semaphore>,
+    /// Transfers with their clean-up, so that a shutdown can wait for them.
+    pub(crate) transfers: TaskTracker,
+}
+
+/// What a transfer brought.
+pub(crate) type Ended = (State, Option<Staged>);
+
+impl Core {
+    pub(crate) fn new(
+        identity: AgentIdentity,
+        store: Arc<dyn CheckpointStore>,
+        connector: Arc<dyn Connector>,
+        default_endpoint: Option<String>,
+        limits: TransferLimits,
+        marks: Marks,
+        state_dir: std::path::PathBuf,
+    ) -> Self {
+        Self {
+            identity,
+            store,
+            connector,
+            default_endpoint,
+            limits,
+            marks: Mutex::new(marks),
+            register: Register::new(),
+            state_dir,
+            disk: Arc::new(Semaphore::new(DISK_THREADS)),
+            transfers: TaskTracker::new(),
+        }
+    }
+
+    /// Blocking work outside of any transfer: listings, marks. A panic in it is an `AGENT_PANIC` of the call.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        run: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        match tokio::task::spawn_blocking(run).await {
+            Ok(outcome) => outcome,
+            Err(error) => Err(match error.try_into_panic() {
+                Ok(panic) => panicked("a call to the checkpoint store", panic.as_ref()),
+                Err(_) => Problem::new(Reason::Cancelled, "the agent is stopping"),
+            }),
+        }
+    }
+
+    /// Registers a transfer and lets it run until it and its clean-up have ended. `body` is dropped when the transfer is stopped or late;
+    /// `clean_up` runs after any failure, when nothing of the transfer runs any more.
+    pub(crate) fn launch<B, C>(
+        self: &Arc<Self>,
+        activity: Activity,
+        (round, attempt): (RoundId, Attempt),
+        deadline: Option<DateTime<Utc>>,
+        limits: TransferLimits,
+        body: impl FnOnce(Work) -> B,
+        clean_up: impl FnOnce(Work) -> C + Send + 'static,
+    ) where
+        B: Future<Output = Result<Ended, Problem>> + Send + 'static,
+        C: Future<Output = ()> + Send + 'static,
+    {
+        let work = Work::new(limits, Arc::clone(&self.disk));
+        let stale = self.register.begin(activity, round, attempt, &work);
+        let running = body(work.clone());
+        let core = Arc::clone(self);
+        let span =
+            tracing::info_span!("transfer", kind = activity.as_str(), round.id = %round, attempt = attempt.get());
+        self.transfers.spawn(
+            async move {
+                let kind = activity.as_str();
+                let started = Instant::now();
+                metrics::gauge!("lockstep_agent_transfers_running", "kind" => kind).increment(1.0);
+                let body = async {
+                    if let Some(folder) = stale {
+                        remove(&work, folder).await?;
+                    }
+                    running.await
+                };
+                let outcome = drive(body, &work, deadline).await;
+                if let Err(problem) = &outcome {
+                    // Whatever blocking work is left ends at its next look.
+                    work.stop.request(problem.clone());
+                }
+                work.settled().await;
+                if outcome.is_err() {
+                    clean_up(work.clone()).await;
+                }
+                record(kind, &outcome, &work, started.elapsed());
+                match outcome {
+                    Ok((state, staged)) => core.register.finish(state, staged),
+                    Err(problem) => core.register.finish(State::Failed(problem), None),
+                }
+            }
+            .instrument(span),
+        );
+    }
+}
+
+/// Removes a folder as part of a transfer.
+async fn remove(work: &Work, folder: std::path::PathBuf) -> Result<(), Problem> {
+    work.disk(move |_| {
+        crate::durable::remove_folder(&folder).map_err(|error| crate::durable::io_problem("remove", &folder, &error))
+    })
+    .await
+}
+
+/// Runs a transfer to its end, stop, deadline or panic, whichever comes first.
+async fn drive<T>(
+    body: impl Future<Output = Result<T, Problem>> + Send,
+    work: &Work,
+    deadline: Option<DateTime<Utc>>,
+) -> Result<T, Problem> {
+    let late = async {
+        match deadline {
+            None => std::future::pending().await,
+            Some(deadline) => {
+                // A deadline that has passed is zero.
+                tokio::time::sleep((deadline - Utc::now()).to_std().unwrap_or(Duration::ZERO)).await;
+                Problem::new(
+                    Reason::RoundDeadline,
+                    format!("the round's deadline {deadline} passed during the transfer"),
+                )
+                .with("deadline", deadline)
+            }
+        }
+    };
+    let body = AssertUnwindSafe(body).catch_unwind();
+    tokio::select! {
+        biased;
+        cause = work.stop.requested() => Err(cause),
+        problem = late => Err(problem),
+        outcome = body => outcome.unwrap_or_else(|panic| Err(panicked("the transfer", panic.as_ref()))),
+    }
+}
+
+/// `AGENT_PANIC` with the panic's message.
+fn panicked(what: &str, panic: &(dyn std::any::Any + Send)) -> Problem {
+    let message = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned());
+    Problem::new(Reason::AgentPanic, format!("{what} panicked: {message}; the engine is not affected"))
+        .with("what", what)
+        .with("panic", message)
+}
+
+fn record(kind: &'static str, outcome: &Result<Ended, Problem>, work: &Work, elapsed: Duration) {
+    let label = match outcome {
+        Ok(_) => "done",
+        Err(problem) => problem.reason.as_str(),
+    };
+    metrics::gauge!("lockstep_agent_transfers_running", "kind" => kind).decrement(1.0);
+    metrics::counter!("lockstep_agent_transfers_total", "kind" => kind, "outcome" => label).increment(1);
+    metrics::counter!("lockstep_agent_transferred_bytes_total", "kind" => kind)
+        .increment(work.progress.bytes_transferred());
+    metrics::histogram!("lockstep_agent_transfer_duration_seconds", "kind" => kind).record(elapsed.as_secs_f64());
+    match outcome {
+        Ok(_) => tracing::info!(bytes = work.progress.bytes_transferred(), ms = elapsed.as_millis(), "transfer done"),
+        Err(problem) => tracing::warn!(reason = %problem.reason, "transfer failed: {}", problem.message),
+    }
+}

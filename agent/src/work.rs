@@ -1,0 +1,245 @@
+//! What surrounds one transfer: its counters, how it is told to stop, the memory, requests and bandwidth it may use, and the blocking work that
+//! must have ended before it counts as stopped.
+
+use std::{
+    collections::BTreeSet,
+    panic::resume_unwind,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
+
+use lockstep_protocol::problem::{Problem, Reason};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{order::TransferLimits, progress::Progress};
+
+/// Asks a transfer to stop and remembers why; the first cause wins.
+#[derive(Debug, Default)]
+pub(crate) struct Stop {
+    token: CancellationToken,
+    cause: OnceLock<Problem>,
+}
+
+impl Stop {
+    pub(crate) fn request(&self, cause: Problem) {
+        // A later cause is dropped on purpose: the first one is what made it stop.
+        let _ = self.cause.set(cause);
+        self.token.cancel();
+    }
+
+    /// For loops on blocking threads, which nothing else can interrupt.
+    pub(crate) fn check(&self) -> Result<(), Problem> {
+        if self.token.is_cancelled() { Err(self.cause()) } else { Ok(()) }
+    }
+
+    pub(crate) async fn requested(&self) -> Problem {
+        self.token.cancelled().await;
+        self.cause()
+    }
+
+    fn cause(&self) -> Problem {
+        self.cause.get().cloned().unwrap_or_else(|| Problem::new(Reason::Cancelled, "the transfer was cancelled"))
+    }
+}
+
+/// Smallest unit of the memory budget: semaphores count in 32 bits.
+const UNIT: u64 = 4096;
+
+/// Blocking file and hash work of one agent that runs at a time: more would only fight for the disk.
+pub(crate) const DISK_THREADS: usize = 4;
+
+/// One transfer's surroundings; cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Work {
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) stop: Arc<Stop>,
+    pub(crate) limits: TransferLimits,
+    disk: Arc<Semaphore>,
+    memory: Arc<Semaphore>,
+    memory_units: u32,
+    requests: Arc<Semaphore>,
+    bandwidth: Option<Arc<Bandwidth>>,
+    tracker: TaskTracker,
+    uploads: Arc<Mutex<BTreeSet<(String, String)>>>,
+}
+
+fn closed(_: tokio::sync::AcquireError) -> Problem {
+    // No semaphore here is ever closed; if one were, the transfer is over.
+    Problem::new(Reason::Cancelled, "the agent is stopping")
+}
+
+impl Work {
+    /// `disk` is shared by all that the agent does.
+    pub(crate) fn new(limits: TransferLimits, disk: Arc<Semaphore>) -> Self {
+        let memory_units = u32::try_from(limits.memory / UNIT).unwrap_or(u32::MAX >> 3).clamp(1, u32::MAX >> 3);
+        Self {
+            progress: Arc::new(Progress::new()),
+            stop: Arc::new(Stop::default()),
+            limits,
+            disk,
+            memory: Arc::new(Semaphore::new(memory_units as usize)),
+            memory_units,
+            requests: Arc::new(Semaphore::new(limits.concurrency)),
+            bandwidth: limits.bandwidth.map(|rate| Arc::new(Bandwidth::new(rate))),
+            tracker: TaskTracker::new(),
+            uploads: Arc::default(),
+        }
+    }
+
+    /// Waits for room for a buffer of this many bytes, which is free again when the permit drops. A buffer larger than all memory gets all of it.
+    pub(crate) async fn memory(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Problem> {
+        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, self.memory_units);
+        Arc::clone(&self.memory).acquire_many_owned(units).await.map_err(closed)
+    }
+
+    /// Waits for a place among the requests in flight, and until `bytes` more may go over the network.
+    pub(crate) async fn request(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Problem> {
+        let permit = Arc::clone(&self.requests).acquire_owned().await.map_err(closed)?;
+        if let Some(bandwidth) = &self.bandwidth {
+            bandwidth.take(bytes).await;
+        }
+        Ok(permit)
+    }
+
+    /// Runs blocking file or hash work. A panic in it goes on in the caller. If the caller is dropped the work still ends by itself, which
+    /// [`Work::settled`] waits for.
+    pub(crate) async fn disk<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&Stop) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let permit = Arc::clone(&self.disk).acquire_owned().await.map_err(closed)?;
+        let stop = Arc::clone(&self.stop);
+        let span = tracing::Span::current();
+        let running = self.tracker.spawn_blocking(move || {
+            let _permit = permit;
+            let _entered = span.enter();
+            stop.check()?;
+            run(&stop)
+        });
+        match running.await {
+            Ok(outcome) => outcome,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                Err(_) => Err(Problem::new(Reason::Cancelled, "the agent is stopping")),
+            },
+        }
+    }
+
+    /// Returns when no blocking work of this transfer runs any more.
+    pub(crate) async fn settled(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+
+    /// Remembers a multipart upload that must not stay open.
+    pub(crate) fn upload_opened(&self, key: &str, upload: &str) {
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner).insert((key.to_owned(), upload.to_owned()));
+    }
+
+    /// The upload is completed or aborted.
+    pub(crate) fn upload_closed(&self, key: &str, upload: &str) {
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner).remove(&(key.to_owned(), upload.to_owned()));
+    }
+
+    /// Uploads that are still open, which from now on are the caller's to abort.
+    pub(crate) fn take_open_uploads(&self) -> Vec<(String, String)> {
+        std::mem::take(&mut *self.uploads.lock().unwrap_or_else(PoisonError::into_inner)).into_iter().collect()
+    }
+}
+
+/// A token bucket that holds at most a second's worth. Debt is allowed, so that one request larger than that gets through.
+#[derive(Debug)]
+struct Bandwidth {
+    rate: u64,
+    /// When all that was taken so far will have been paid for.
+    paid_until: Mutex<Instant>,
+}
+
+impl Bandwidth {
+    fn new(rate: u64) -> Self {
+        Self { rate: rate.max(1), paid_until: Mutex::new(Instant::now()) }
+    }
+
+    async fn take(&self, bytes: u64) {
+        let delay = self.reserve(Instant::now(), bytes);
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    /// How long the caller has to wait before it sends `bytes`.
+    fn reserve(&self, now: Instant, bytes: u64) -> Duration {
+        let mut paid_until = self.paid_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let burst = now.checked_sub(Duration::from_secs(1)).unwrap_or(now);
+        let start = (*paid_until).max(burst);
+        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.rate);
+        // A day is longer than any deadline.
+        let cost = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)).min(Duration::from_secs(86_400));
+        *paid_until = start + cost;
+        start.saturating_duration_since(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn work(limits: TransferLimits) -> Work {
+        Work::new(limits, Arc::new(Semaphore::new(DISK_THREADS)))
+    }
+
+    #[test]
+    fn a_limited_transfer_pays_for_what_it_sent_before() {
+        let bandwidth = Bandwidth::new(1000);
+        let start = Instant::now() + Duration::from_secs(10);
+        assert_eq!(bandwidth.reserve(start, 1000), Duration::ZERO);
+        assert_eq!(bandwidth.reserve(start, 3000), Duration::ZERO);
+        assert_eq!(bandwidth.reserve(start, 1000), Duration::from_secs(3));
+    }
+
+    #[tokio::test]
+    async fn the_first_cause_of_a_stop_is_the_one_that_is_told() {
+        let stop = Stop::default();
+        stop.check().unwrap();
+        stop.request(Problem::new(Reason::RoundDeadline, "late"));
+        stop.request(Problem::new(Reason::Cancelled, "cancelled"));
+        assert_eq!(stop.requested().await.reason, Reason::RoundDeadline);
+        assert_eq!(stop.check().unwrap_err().reason, Reason::RoundDeadline);
+    }
+
+    #[tokio::test]
+    async fn buffers_never_exceed_the_memory_but_a_greater_one_still_gets_its_turn() {
+        let work = work(TransferLimits { memory: 8 << 20, ..TransferLimits::default() });
+        let all = work.memory(100 << 20).await.unwrap();
+        assert_eq!(work.memory.available_permits(), 0);
+        drop(all);
+        let _half = work.memory(4 << 20).await.unwrap();
+        assert_eq!(work.memory.available_permits() as u64 * UNIT, 4 << 20);
+    }
+
+    #[tokio::test]
+    async fn blocking_work_of_a_dropped_caller_is_waited_for() {
+        let work = work(TransferLimits::default());
+        let (started, on_start) = std::sync::mpsc::channel();
+        let (finish, on_finish) = std::sync::mpsc::channel::<()>();
+        let caller = tokio::spawn({
+            let work = work.clone();
+            async move {
+                work.disk(move |_| {
+                    started.send(()).unwrap();
+                    on_finish.recv().unwrap();
+                    Ok(())
+                })
+                .await
+            }
+        });
+        tokio::task::spawn_blocking(move || on_start.recv().unwrap()).await.unwrap();
+        caller.abort();
+        let settled = work.settled();
+        tokio::pin!(settled);
+        assert!(futures::poll!(&mut settled).is_pending());
+        finish.send(()).unwrap();
+        settled.await;
+    }
+}
