@@ -190,7 +190,8 @@ impl LockstepClient {
         let (mut tries, mut lost) = (0, false);
         loop {
             tries += 1;
-            let status = match self.send(message.clone(), &call).await {
+            // On the heap: a request and its answer on the way are kilobytes, and callers hold several of these futures.
+            let status = match Box::pin(self.send(message.clone(), &call)).await {
                 Ok(answer) => return (Ok(answer), lost),
                 Err(status) => status,
             };

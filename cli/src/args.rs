@@ -1,0 +1,91 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands::{audit, checkpoint, pipeline, probe, pull, push, round, status};
+use crate::output::Format;
+
+/// Keeps the distributed checkpoints of stateful pipelines in S3: pushes and pulls them as one consistent cut over all hosts.
+#[derive(Debug, Parser)]
+#[command(name = "lockstep", version, propagate_version = true, after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Try it:
+  lockstep demo                                  the whole story on this machine, in half a minute
+  lockstep dev                                   coordinator, three agents and engines that stay up
+
+Everyday:
+  lockstep pipeline apply -f orders.yaml         create or update a pipeline
+  lockstep push orders --wait                    checkpoint to S3, and wait until it counts
+  lockstep pull orders --standby=false --wait    the newest checkpoint onto every host
+  lockstep status                                all pipelines at a glance
+  lockstep audit orders                          who did what, when and why
+
+Exit codes: 0 done, 1 the operation failed, 2 usage, 3 coordinator unreachable, 4 not found, 5 conflict.
+Each command's --help has examples.";
+
+/// What every command takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Address of the coordinator.
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "LOCKSTEP_COORDINATOR",
+        default_value = "http://127.0.0.1:7400"
+    )]
+    pub(crate) coordinator: String,
+    /// table is for people; json is one document on stdout and nothing else there, errors included.
+    #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value_t)]
+    pub(crate) output: Format,
+    /// What is logged on stderr: error, warn, info, debug, trace, or a filter such as lockstep_client=debug. Default: LOCKSTEP_LOG, else
+    /// RUST_LOG, else warn.
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub(crate) log_level: Option<String>,
+    /// Who does this, for the audit trail. Default: user@host.
+    #[arg(long, global = true, value_name = "NAME", env = "LOCKSTEP_ACTOR")]
+    pub(crate) actor: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Create, update, show and forget pipelines.
+    #[command(subcommand)]
+    Pipeline(pipeline::Command),
+    /// Push a pipeline's checkpoint from all hosts to its location.
+    Push(push::Push),
+    /// Pull a checkpoint onto all hosts.
+    Pull(pull::Pull),
+    /// Look at pushes and pulls, follow or cancel them.
+    #[command(subcommand)]
+    Round(round::Command),
+    /// Look at what a pipeline's location holds.
+    #[command(subcommand)]
+    Checkpoint(checkpoint::Command),
+    /// Who did what, each phase change with its cause.
+    Audit(audit::Audit),
+    /// All pipelines at a glance.
+    Status(status::Status),
+    /// Try whether a bucket can hold checkpoints, from here with the credentials of this shell.
+    Probe(probe::Probe),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,158 @@
+//! `lockstep pipeline`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use lockstep_client::v1;
+use serde_json::json;
+
+use super::Context;
+use crate::failure::Failure;
+use crate::output::note;
+use crate::{json, spec, view};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Create the pipeline of a spec, or update it if its name exists.
+    #[command(after_help = APPLY_HELP)]
+    Apply(Apply),
+    /// Show one pipeline with its spec and last rounds.
+    Get {
+        /// Name or UUID.
+        pipeline: String,
+    },
+    /// Show all pipelines.
+    List {
+        /// At most this many.
+        #[arg(long, default_value_t = 1000, value_name = "N")]
+        limit: usize,
+    },
+    /// Forget a pipeline. Its checkpoints stay in the bucket.
+    Delete {
+        /// Name or UUID.
+        pipeline: String,
+        /// Only if it is still the version with this etag (see `pipeline get`).
+        #[arg(long, default_value = "")]
+        etag: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Apply {
+    /// The spec, in YAML or JSON; - is stdin.
+    #[arg(short = 'f', long = "file", value_name = "FILE")]
+    file: PathBuf,
+    /// Update this pipeline (name or UUID) instead of the one that the spec names; that is how one is renamed.
+    #[arg(long, value_name = "PIPELINE")]
+    pipeline: Option<String>,
+    /// Check everything, change nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+const APPLY_HELP: &str = "\
+A spec (only name, hosts or solo, agents and location must be there; unknown fields are errors):
+  name: orders
+  hosts: 3                                # or: solo: true
+  agents: \"http://orders-{host}.orders.default.svc:7402\"   # or a list, one a host
+  location: {bucket: acme-ckpt, prefix: orders, region: eu-west-1}
+  read_location: null                     # read-only fallback for pulls
+  start: {from: latest, fail_if_none: false}
+  transfer: {concurrency: 16, part_size: 16MiB, memory: 64MiB}
+
+Credentials never stand in a spec: coordinator and agents find theirs by the standard AWS chain.
+
+Examples:
+  lockstep pipeline apply -f orders.yaml
+  lockstep pipeline apply -f orders.yaml --dry-run
+  sed s/orders/orders-eu/ orders.yaml | lockstep pipeline apply -f - --pipeline orders";
+
+/// What apply did, or would do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Applied {
+    Created,
+    Updated,
+    Unchanged,
+}
+
+impl Applied {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Updated => "updated",
+            Self::Unchanged => "unchanged",
+        }
+    }
+}
+
+pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Apply(args) => apply(context, args).await,
+        Command::Get { pipeline } => {
+            let pipeline = context.client.get_pipeline(pipeline).await?;
+            warn(&pipeline);
+            context.format.give(|| json::pipeline(&pipeline), || view::pipeline(&pipeline));
+            Ok(())
+        }
+        Command::List { limit } => {
+            let pipelines = context.client.list_pipelines(limit).await?;
+            let document = || json!({"pipelines": pipelines.iter().map(json::pipeline).collect::<Vec<_>>()});
+            context.format.give(document, || view::pipelines(&pipelines));
+            Ok(())
+        }
+        Command::Delete { pipeline, etag } => {
+            context.client.delete_pipeline(&pipeline, etag).await?;
+            context.format.give(
+                || json!({"pipeline": pipeline, "result": "deleted"}),
+                || format!("pipeline {pipeline} deleted; its checkpoints are still in the bucket"),
+            );
+            Ok(())
+        }
+    }
+}
+
+async fn apply(context: &Context, args: Apply) -> Result<(), Failure> {
+    let wanted = spec::read(&args.file)?;
+    let target = args.pipeline.as_ref().unwrap_or(&wanted.name);
+    let existing = match context.client.get_pipeline(target).await {
+        Ok(pipeline) => Some(pipeline),
+        Err(error) if error.is_not_found() && args.pipeline.is_none() => None,
+        Err(error) => return Err(error.into()),
+    };
+    let (applied, pipeline) = match existing {
+        None => {
+            let request =
+                v1::CreatePipelineRequest { spec: Some(wanted), validate_only: args.dry_run, ..Default::default() };
+            (Applied::Created, context.client.create_pipeline_with(request).await?)
+        }
+        Some(existing) if existing.spec.as_ref().is_some_and(|spec| json::spec(spec) == json::spec(&wanted)) => {
+            (Applied::Unchanged, existing)
+        }
+        Some(existing) => {
+            let request = v1::UpdatePipelineRequest {
+                pipeline: existing.id,
+                spec: Some(wanted),
+                update_mask: None,
+                etag: existing.etag,
+                validate_only: args.dry_run,
+            };
+            (Applied::Updated, context.client.update_pipeline(request).await?)
+        }
+    };
+    warn(&pipeline);
+    let document = || json!({"result": applied.name(), "dry_run": args.dry_run, "pipeline": json::pipeline(&pipeline)});
+    context.format.give(document, || {
+        let name = pipeline.spec.as_ref().map_or("", |spec| &spec.name);
+        let would_be = if args.dry_run && applied != Applied::Unchanged { "would be " } else { "" };
+        let id = if pipeline.id.is_empty() { String::new() } else { format!(" ({})", pipeline.id) };
+        format!("pipeline {name}{id} {would_be}{}", applied.name())
+    });
+    Ok(())
+}
+
+/// Warnings go to stderr: they are part of the document, but not of the table.
+fn warn(pipeline: &v1::Pipeline) {
+    for warning in &pipeline.warnings {
+        note(&format!("warning: {warning}"));
+    }
+}

@@ -1,0 +1,88 @@
+//! Checkpoints and verifications.
+
+use lockstep_client::v1;
+
+use super::problem_lines;
+use crate::text::{self, or_none};
+
+fn layout(checkpoint: &v1::Checkpoint) -> String {
+    if checkpoint.n_hosts == 0 { "solo".to_owned() } else { checkpoint.n_hosts.to_string() }
+}
+
+fn condition(checkpoint: &v1::Checkpoint) -> &'static str {
+    if checkpoint.damaged { "damaged" } else { "ok" }
+}
+
+pub(crate) fn checkpoints(checkpoints: &[v1::Checkpoint]) -> String {
+    text::table(
+        ["CHECKPOINT", "STEP", "HOSTS", "FILES", "SIZE", "SENT", "CONDITION", "CREATED"],
+        checkpoints.iter().map(|checkpoint| {
+            [
+                checkpoint.id.clone(),
+                checkpoint.step.to_string(),
+                layout(checkpoint),
+                checkpoint.files.to_string(),
+                text::size(checkpoint.bytes),
+                text::size(checkpoint.bytes_uploaded),
+                condition(checkpoint).to_owned(),
+                text::time(checkpoint.create_time.as_ref()),
+            ]
+        }),
+    )
+}
+
+pub(crate) fn checkpoint(checkpoint: &v1::Checkpoint) -> String {
+    let mut rows = vec![
+        ("checkpoint", checkpoint.id.clone()),
+        ("pipeline", format!("{} ({})", checkpoint.pipeline_name, checkpoint.pipeline_id)),
+        ("step", checkpoint.step.to_string()),
+        ("fingerprint", or_none(&checkpoint.fingerprint).to_owned()),
+        ("hosts", layout(checkpoint)),
+        ("files", checkpoint.files.to_string()),
+        ("size", text::size(checkpoint.bytes)),
+        ("sent for it", text::size(checkpoint.bytes_uploaded)),
+        ("condition", condition(checkpoint).to_owned()),
+        ("created", text::time(checkpoint.create_time.as_ref())),
+        ("root digest", or_none(&checkpoint.root_digest).to_owned()),
+    ];
+    if let Some(commit) = &checkpoint.commit {
+        rows.push(("commit", format!("generation {}, seq {}", commit.generation, commit.seq)));
+    }
+    if let Some(records) = checkpoint.processed_records {
+        rows.push(("records", records.to_string()));
+    }
+    let parts = text::table(
+        ["HOST", "LOCAL CHECKPOINT", "FILES", "SIZE", "SENT", "MANIFEST"],
+        checkpoint.parts.iter().map(|part| {
+            [
+                part.host_idx.to_string(),
+                part.local_checkpoint.clone(),
+                part.files.to_string(),
+                text::size(part.bytes),
+                text::size(part.bytes_uploaded),
+                part.manifest.as_ref().map_or_else(String::new, |manifest| manifest.key.clone()),
+            ]
+        }),
+    );
+    format!("{}\n\n{parts}", text::pairs(rows))
+}
+
+pub(crate) fn verification(last: &v1::VerifyCheckpointResponse) -> String {
+    let progress = last.progress.unwrap_or_default();
+    let named = last.checkpoint.as_ref().map_or_else(
+        || "the checkpoint".to_owned(),
+        |checkpoint| format!("checkpoint {} (step {})", checkpoint.id, checkpoint.step),
+    );
+    if last.problems.is_empty() {
+        return format!(
+            "{named} is intact: {} files, {} re-read, every digest agrees",
+            progress.files_done,
+            text::size(progress.bytes_done)
+        );
+    }
+    let mut shown = format!("{named} is damaged in {} places", last.problems.len());
+    for problem in &last.problems {
+        shown.push_str(&format!("\n{}", problem_lines(problem)));
+    }
+    shown
+}
