@@ -1,11 +1,11 @@
 //! A private Postgres cluster, started as a child of this process.
 //!
-//! The order of things: find the binaries ([`binaries`]), choose the user they run as ([`account`]; `initdb` and
+//! The order of things: find the binaries (`binaries`), choose the user they run as (`account`; `initdb` and
 //! `postgres` refuse root), `initdb` unless the directory holds a cluster already, start `postgres` on a free loopback
-//! port ([`process`]), wait until it says that it is ready.
+//! port (`process`), wait until it says that it is ready.
 //!
 //! The server dies with us, also after `kill -9`: it is started by `setpriv --pdeathsig` where that exists. What a killed
-//! process leaves behind of a temporary cluster is swept away by the next start ([`scratch`]).
+//! process leaves behind of a temporary cluster is swept away by the next start (`scratch`).
 
 mod account;
 mod binaries;
@@ -109,8 +109,8 @@ impl PostgresError {
     }
 }
 
-/// A running cluster. Dropping it shuts the server down immediately (crash recovery on the next start) and removes a
-/// temporary cluster; [`Postgres::stop`] shuts it down cleanly.
+/// A running cluster. [`Postgres::stop`] shuts it down cleanly. Dropping it shuts the server down immediately (recovery on
+/// the next start), removes a temporary cluster, and blocks the thread for that: some 20 ms.
 #[derive(Debug)]
 pub struct Postgres {
     server: Server,
@@ -258,10 +258,12 @@ async fn prepare_cluster(
 
 /// A server of a process that was just killed may still be shutting down on these data: waits for it to leave.
 async fn await_predecessor(data_dir: &Path) -> Result<(), PostgresError> {
-    let deadline = Instant::now() + PATIENCE;
+    let begun = Instant::now();
     while let Some(pid) = process::running_postmaster(data_dir) {
-        // Only one that is on its way out is worth waiting for; a healthy one says "ready".
-        if process::is_ready(data_dir, pid) || Instant::now() > deadline {
+        // Only one that is on its way out is worth waiting for. A healthy one says "ready", but so does one whose
+        // parent-death signal is still on its way.
+        let patience = if process::is_ready(data_dir, pid) { Duration::from_secs(1) } else { PATIENCE };
+        if begun.elapsed() > patience {
             return Err(PostgresError::AlreadyRunning { pid, data_dir: data_dir.to_path_buf() });
         }
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -1,8 +1,8 @@
 //! An S3 server in this process, kept in a directory.
 //!
-//! A request goes through these modules: [`serve`] (connection, faults, log) → s3s (signature, XML) → [`access`]
-//! (credentials, denials) → [`service`] (the operation) → [`receive`] or [`read`] (the body) → [`store`] (what exists).
-//! Tests steer it through [`Faults`], [`Denials`], [`RequestLog`] and [`S3Admin`], other processes over HTTP ([`control`]).
+//! A request goes through these modules: `serve` (connection, faults, log) → s3s (signature, XML) → `access`
+//! (credentials, denials) → `service` (the operation) → `receive` or `read` (the body) → `store` (what exists).
+//! Tests steer it through [`Faults`], [`Denials`], [`RequestLog`] and [`S3Admin`], other processes over HTTP (`control`).
 //!
 //! What it promises, because a commit rests on it:
 //! - a write with `If-None-Match: *` succeeds for exactly one of any number of racing writers, the others get 412;

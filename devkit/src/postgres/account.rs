@@ -117,9 +117,10 @@ impl Account {
     }
 }
 
-/// PGDATA, PGPORT, locale and the caller's secrets stay out; the directory must be one the account can stand in.
+/// PGDATA, PGPORT, locale and the caller's secrets stay out; the directory must be one the account can stand in. In a
+/// process group of its own, so that ctrl-C in a terminal reaches us first and not the server of those still finishing.
 fn clean(mut command: Command) -> Command {
     command.env_clear().env("LC_ALL", "C").env("TZ", "UTC").env("PATH", "/usr/bin:/bin").current_dir("/");
-    command.stdin(std::process::Stdio::null());
+    command.process_group(0).stdin(std::process::Stdio::null());
     command
 }

@@ -32,7 +32,7 @@ use super::requests::{Exchange, RequestLog};
 use super::service::WriteDelay;
 
 /// What a client that was refused may still send before it has to listen.
-const DRAINED: u64 = 16 * 1024 * 1024;
+const DRAINED: u64 = 256 * 1024 * 1024;
 
 /// Large bodies come in fewer, larger pieces.
 const BUFFER: usize = 1024 * 1024;

@@ -35,7 +35,6 @@ impl Operations {
         if !(1..=10_000).contains(&number) {
             return Err(s3_error!(InvalidArgument, "part number {number} is not between 1 and 10000"));
         }
-        self.store.check_upload(&req.input.bucket, &req.input.key, &req.input.upload_id)?;
         let claims = Claims::from_headers(&req.headers, req.trailing_headers.take());
         let received = receive(self.store.blobs(), req.input.body.take(), claims).await?;
         let part = StoredPart {

@@ -72,10 +72,6 @@ impl Store {
         Ok(id)
     }
 
-    pub(crate) fn check_upload(&self, bucket: &str, key: &str, id: &str) -> Result<(), StoreError> {
-        self.parts(bucket, key, id).map(|_| ())
-    }
-
     /// Keeps a part; one uploaded before under this number is replaced.
     pub(crate) fn keep_part(
         &self,
