@@ -211,7 +211,7 @@ pub struct StoreError {
     /// What kind of failure.
     pub kind: StoreErrorKind,
     /// What the store or the connection said.
-    pub message: String,
+    pub message: Box<str>,
 }
 
 impl StoreError {

@@ -6,14 +6,25 @@
 //! - [`store`]: the trait, its outcomes, and [`Connector`], which opens locations
 //! - [`error`]: [`StoreError`], mapped by HTTP status first and S3 code second to the error table
 //! - [`aws`]: the real thing
+//! - [`decide`]: a push round's decision (push steps 4 to 6); [`fences`]: who owns a location; [`catalog`]: which checkpoints it holds;
+//!   [`verify`]: whether they are whole
 
 pub mod aws;
+pub mod catalog;
+pub mod decide;
+mod document;
 pub mod error;
+pub mod fences;
 pub mod store;
+pub mod verify;
 
 pub use aws::{AwsConnector, AwsOptions, StaticCredentials};
+pub use catalog::{Access, Checkpoint, Selector, find, latest, list_checkpoints};
+pub use decide::{DecisionFound, DecisionOutcome, acknowledge, put_decision, read_decision, successor};
 pub use error::{Operation, StoreError, StoreErrorKind};
+pub use fences::{Claim, FenceOutcome, claim_first, finish_base, location_owned, owner, put_fence};
 pub use store::{
     ByteStream, Connector, CreateOutcome, ListPage, Listed, Lookup, MAX_PAGE, ObjectMeta, ObjectStore, OpenUpload,
     PartTag, UploadId, WriteOutcome,
 };
+pub use verify::{fetch_part, verify_checkpoint, verify_part};

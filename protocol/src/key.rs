@@ -86,6 +86,8 @@ pub enum Key {
     PartManifest(AttemptPath),
     /// `host<idx>/.../data-<n>`: one data object.
     Data(AttemptPath, u32),
+    /// `probe/<uuid>/<n>`: what a probe of the store writes; never part of anything, may be deleted at any time.
+    Probe(Uuid, u32),
 }
 
 impl Key {
@@ -99,6 +101,8 @@ impl Key {
     pub const DAMAGED: &'static str = "damaged/";
     /// Folder of all pins.
     pub const PINS: &'static str = "pins/";
+    /// Folder of what probes wrote.
+    pub const PROBES: &'static str = "probe/";
 
     /// What every decision key of one generation begins with.
     pub fn commits_of(generation: Generation) -> String {
@@ -145,6 +149,10 @@ fn parse_loosely(text: &str) -> Option<Key> {
                 return None;
             }
             Some(Key::Pin(name.to_owned(), Uuid::try_parse(uuid).ok()?))
+        }
+        "probe" => {
+            let (uuid, number) = rest.split_once('/')?;
+            Some(Key::Probe(Uuid::try_parse(uuid).ok()?, number.parse().ok()?))
         }
         _ => attempt_key(folder, rest),
     }
@@ -194,6 +202,7 @@ impl fmt::Display for Key {
             Self::Pin(name, uuid) => write!(f, "pins/{name}-{uuid}.json"),
             Self::PartManifest(path) => write!(f, "{path}part.json"),
             Self::Data(path, number) => write!(f, "{path}data-{number}"),
+            Self::Probe(uuid, number) => write!(f, "probe/{uuid}/{number}"),
         }
     }
 }

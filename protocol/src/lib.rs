@@ -5,7 +5,7 @@
 //!
 //! - [`id`], [`host`], [`location`], [`digest`], [`key`]: what things are called; impossible values can't be built
 //! - [`problem`]: the one error table
-//! - [`manifest`], [`commit`], [`fence`]: the documents in S3, parsed strictly because their bytes may be hostile
+//! - [`manifest`], [`commit`], [`fence`], [`tombstone`]: the documents in S3, parsed strictly because their bytes may be hostile
 //! - [`order`]: what an agent checks before it touches S3 or its disk
 //! - [`selection`]: the newest step that all hosts share
 //! - [`round`]: push and pull as `decide(round, event) -> Decision`
@@ -24,4 +24,5 @@ pub mod problem;
 pub mod round;
 pub mod selection;
 pub mod spec;
+pub mod tombstone;
 pub mod unit;

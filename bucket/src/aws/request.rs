@@ -48,7 +48,7 @@ impl Request {
         &self.0.key
     }
 
-    pub(super) fn error(&self, kind: StoreErrorKind, message: impl Into<String>) -> StoreError {
+    pub(super) fn error(&self, kind: StoreErrorKind, message: impl Into<Box<str>>) -> StoreError {
         StoreError {
             operation: self.0.operation,
             bucket: self.0.bucket.clone(),
@@ -62,20 +62,22 @@ impl Request {
     }
 
     /// The store's answer contradicts the request or itself.
-    pub(super) fn lied(&self, message: impl Into<String>) -> StoreError {
+    pub(super) fn lied(&self, message: impl Into<Box<str>>) -> StoreError {
         StoreError { http_status: Some(200), ..self.error(StoreErrorKind::Integrity, message) }
     }
 
     /// Sends a request that is answered within `time` or not known to be.
-    pub(super) async fn send<T, E>(
+    pub(super) fn send<T, E>(
         &self,
         time: Duration,
         answer: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
-    ) -> Result<T, StoreError>
+    ) -> impl Future<Output = Result<T, StoreError>>
     where
         E: ProvideErrorMetadata + Error + 'static,
     {
-        self.observe(async {
+        // The SDK's futures have tens of kilobytes.
+        let answer = Box::pin(answer);
+        self.observe(async move {
             match tokio::time::timeout(time, answer).await {
                 Ok(answer) => answer.map_err(|error| self.failed(&error)),
                 Err(_) => {
@@ -83,36 +85,33 @@ impl Request {
                 }
             }
         })
-        .await
     }
 
     /// Sends data; given up once nothing has moved for [`STALL`].
-    pub(super) async fn transfer<T, E>(
+    pub(super) fn transfer<T, E>(
         &self,
         upload: &Upload,
         answer: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
-    ) -> Result<T, StoreError>
+    ) -> impl Future<Output = Result<T, StoreError>>
     where
         E: ProvideErrorMetadata + Error + 'static,
     {
-        let result = self
-            .observe(async {
-                let mut answer = std::pin::pin!(answer);
-                let mut taken = upload.taken();
-                loop {
-                    match tokio::time::timeout(STALL, answer.as_mut()).await {
-                        Ok(answer) => return answer.map_err(|error| self.failed(&error)),
-                        Err(_) if upload.taken() > taken => taken = upload.taken(),
-                        Err(_) => {
-                            let why = format!("stalled after {taken} bytes: nothing moved for {} s", STALL.as_secs());
-                            return Err(self.error(StoreErrorKind::Unavailable, why));
-                        }
+        let mut answer = Box::pin(answer);
+        self.observe(async move {
+            let mut taken = upload.taken();
+            let result = loop {
+                match tokio::time::timeout(STALL, answer.as_mut()).await {
+                    Ok(answer) => break answer.map_err(|error| self.failed(&error)),
+                    Err(_) if upload.taken() > taken => taken = upload.taken(),
+                    Err(_) => {
+                        let why = format!("stalled after {taken} bytes: nothing moved for {} s", STALL.as_secs());
+                        break Err(self.error(StoreErrorKind::Unavailable, why));
                     }
                 }
-            })
-            .await;
-        metrics::counter!("lockstep_s3_bytes_total", "direction" => "sent").increment(upload.taken());
-        result
+            };
+            metrics::counter!("lockstep_s3_bytes_total", "direction" => "sent").increment(upload.taken());
+            result
+        })
     }
 
     async fn observe<T>(&self, request: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {

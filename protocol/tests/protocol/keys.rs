@@ -30,6 +30,7 @@ fn any_key() -> impl Strategy<Value = Key> {
     prop_oneof![
         Just(Key::Format),
         Just(Key::Head),
+        (any_uuid(), any::<u32>()).prop_map(|(id, n)| Key::Probe(id, n)),
         generation().prop_map(Key::Fence),
         generation().prop_map(Key::FenceBase),
         (generation(), seq()).prop_map(|(g, s)| Key::Commit(g, s)),

@@ -1,0 +1,270 @@
+//! Reading parts back: their manifests, and every byte of their files.
+
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
+use lockstep_protocol::{
+    commit::{CommitDocument, CommitPart},
+    digest::Digest,
+    manifest::{FileEntry, ObjectEntry, PartManifest},
+    problem::{Problem, Reason},
+};
+
+use crate::{
+    error::{StoreError, StoreErrorKind},
+    store::{Lookup, ObjectStore},
+};
+
+/// Objects that are read at once; each holds one chunk in memory.
+const PARALLEL: usize = 4;
+
+/// Files of one object that lie this close together are read in one request.
+const GAP: u64 = 256 << 10;
+
+/// Reads a part manifest and checks length, digest, every rule of its own, and that it is the part which the commit names. An object that
+/// is proven missing is `CHECKPOINT_DAMAGED`; whoever reads a location that another one may sweep looks for the tombstone then (G5).
+pub async fn fetch_part(store: &dyn ObjectStore, part: &CommitPart) -> Result<PartManifest, Problem> {
+    let damaged = |what: &str, expected: &dyn std::fmt::Display, found: &dyn std::fmt::Display| {
+        Problem::new(
+            Reason::CheckpointDamaged,
+            format!(
+                "part manifest {} of host {}: {what} is {found}, the commit says {expected}",
+                part.manifest, part.host_idx
+            ),
+        )
+        .with("location", store.location())
+        .with("key", &part.manifest)
+        .with("host_idx", part.host_idx)
+        .with("expected", expected)
+        .with("found", found)
+    };
+    let allowed = usize::try_from(part.manifest_length)
+        .ok()
+        .filter(|&length| length <= lockstep_protocol::document::MAX_DOCUMENT_BYTES)
+        .unwrap_or(lockstep_protocol::document::MAX_DOCUMENT_BYTES);
+    let bytes: Bytes = match store.get(&part.manifest, allowed).await {
+        Lookup::Found(bytes) => bytes,
+        Lookup::Absent => {
+            return Err(Problem::new(
+                Reason::CheckpointDamaged,
+                format!("part manifest {} of host {} is missing in {}", part.manifest, part.host_idx, store.location()),
+            )
+            .with("location", store.location())
+            .with("key", &part.manifest)
+            .with("host_idx", part.host_idx));
+        }
+        Lookup::Unknown(error) if error.kind == StoreErrorKind::TooLarge => {
+            return Err(damaged("length", &part.manifest_length, &"greater"));
+        }
+        Lookup::Unknown(error) => return Err(error.problem()),
+    };
+    if u64::try_from(bytes.len()) != Ok(part.manifest_length) {
+        return Err(damaged("length", &part.manifest_length, &bytes.len()));
+    }
+    let digest = Digest::of(&bytes);
+    if digest != part.manifest_blake3 {
+        return Err(damaged("digest", &part.manifest_blake3, &digest));
+    }
+    let manifest = PartManifest::parse(&part.manifest, &bytes)?;
+    let files = u64::try_from(manifest.files.len()).unwrap_or(u64::MAX);
+    if manifest.slot.idx() != part.host_idx {
+        return Err(damaged("host_idx", &part.host_idx, &manifest.slot.idx()));
+    }
+    if manifest.local_checkpoint != part.local_checkpoint {
+        return Err(damaged("local checkpoint", &part.local_checkpoint, &manifest.local_checkpoint));
+    }
+    if files != part.files {
+        return Err(damaged("number of files", &part.files, &files));
+    }
+    if manifest.bytes() != part.bytes {
+        return Err(damaged("sum of bytes", &part.bytes, &manifest.bytes()));
+    }
+    Ok(manifest)
+}
+
+/// Re-reads everything that a commit reaches and compares every digest. Returns what is broken, a problem for each file or manifest; an error
+/// means that it could not be found out. `progress` is told the bytes of files that were read since it was last called. Memory stays
+/// bounded, whatever the size of the files.
+pub async fn verify_checkpoint(
+    store: &dyn ObjectStore,
+    commit: &CommitDocument,
+    progress: &(dyn Fn(u64) + Send + Sync),
+) -> Result<Vec<Problem>, Problem> {
+    let mut broken = Vec::new();
+    for part in &commit.parts {
+        match fetch_part(store, part).await {
+            Ok(manifest) => broken.extend(verify_part(store, &manifest, progress).await?),
+            Err(problem) if is_damage(&problem) => broken.push(problem),
+            Err(problem) => return Err(problem),
+        }
+    }
+    Ok(broken)
+}
+
+/// Whether a problem says that the checkpoint is broken, and not that nobody knows.
+fn is_damage(problem: &Problem) -> bool {
+    matches!(problem.reason, Reason::CheckpointDamaged | Reason::ManifestInvalid)
+}
+
+/// Files of one object that one request reads: sorted by offset, none overlapping.
+struct Run<'m> {
+    object: &'m ObjectEntry,
+    files: Vec<&'m FileEntry>,
+}
+
+impl Run<'_> {
+    fn start(&self) -> u64 {
+        self.files.first().map_or(0, |file| file.offset)
+    }
+
+    fn end(&self) -> u64 {
+        self.files.last().map_or(0, |file| file.offset + file.length)
+    }
+}
+
+/// As [`verify_checkpoint`], for one part.
+pub async fn verify_part(
+    store: &dyn ObjectStore,
+    manifest: &PartManifest,
+    progress: &(dyn Fn(u64) + Send + Sync),
+) -> Result<Vec<Problem>, Problem> {
+    let host_idx = manifest.slot.idx();
+    let mut broken = Vec::new();
+    for file in manifest.files.iter().filter(|file| file.object.is_none()) {
+        // No bytes to read: the digest must be that of nothing.
+        if file.blake3 != Digest::of(&[]) {
+            broken.push(differs(host_idx, file, "", &Digest::of(&[])));
+        }
+    }
+    let found: Vec<Vec<Problem>> = futures::stream::iter(runs(manifest))
+        .map(|run| verify_run(store, host_idx, run, progress))
+        .buffer_unordered(PARALLEL)
+        .try_collect()
+        .await?;
+    broken.extend(found.into_iter().flatten());
+    Ok(broken)
+}
+
+fn runs(manifest: &PartManifest) -> Vec<Run<'_>> {
+    let mut files: Vec<(u32, &FileEntry)> =
+        manifest.files.iter().filter_map(|file| file.object.map(|object| (object, file))).collect();
+    files.sort_by_key(|(object, file)| (*object, file.offset, file.length));
+    let mut runs: Vec<Run<'_>> = Vec::new();
+    for (_, file) in files {
+        let Some(object) = manifest.object_of(file) else { continue };
+        match runs.last_mut() {
+            Some(run) if run.object.key == object.key && file.offset >= run.end() && file.offset - run.end() <= GAP => {
+                run.files.push(file);
+            }
+            // Files that share bytes are read twice: rare, and simpler than to split a run.
+            _ => runs.push(Run { object, files: vec![file] }),
+        }
+    }
+    runs
+}
+
+fn differs(host_idx: u32, file: &FileEntry, object: &str, found: &Digest) -> Problem {
+    Problem::new(
+        Reason::Integrity,
+        format!("host {host_idx}: file {} has digest {found}, its part manifest says {}", file.path, file.blake3),
+    )
+    .with("host_idx", host_idx)
+    .with("file", &file.path)
+    .with("key", object)
+    .with("expected", file.blake3)
+    .with("found", found)
+}
+
+async fn verify_run(
+    store: &dyn ObjectStore,
+    host_idx: u32,
+    run: Run<'_>,
+    progress: &(dyn Fn(u64) + Send + Sync),
+) -> Result<Vec<Problem>, Problem> {
+    let mut broken = Vec::new();
+    match read_run(store, host_idx, &run, progress, &mut broken).await {
+        Ok(()) => Ok(broken),
+        Err(error) => match error.kind {
+            StoreErrorKind::NotFound => missing(store, host_idx, &run, "is missing", &error).await,
+            // Shorter than the manifest says: looked at once more, so that a passing fault is not taken for damage.
+            StoreErrorKind::Integrity => match store.head(&run.object.key).await {
+                Lookup::Found(meta) if meta.size < run.end() => {
+                    let why = format!("has {} bytes instead of {}", meta.size, run.object.size);
+                    missing(store, host_idx, &run, &why, &error).await
+                }
+                _ => Err(error.problem()),
+            },
+            _ => Err(error.problem()),
+        },
+    }
+}
+
+/// One problem for each file of a run whose object is missing or short.
+async fn missing(
+    store: &dyn ObjectStore,
+    host_idx: u32,
+    run: &Run<'_>,
+    why: &str,
+    error: &StoreError,
+) -> Result<Vec<Problem>, Problem> {
+    // Only a proven absence is damage: a missing bucket is not.
+    if error.kind == StoreErrorKind::NotFound
+        && !matches!(store.head(&run.object.key).await.or_problem(), Lookup::Absent)
+    {
+        return Err(error.problem());
+    }
+    Ok(run
+        .files
+        .iter()
+        .map(|file| {
+            Problem::new(
+                Reason::CheckpointDamaged,
+                format!("host {host_idx}: file {} lies in object {}, which {why}", file.path, run.object.key),
+            )
+            .with("location", store.location())
+            .with("host_idx", host_idx)
+            .with("file", &file.path)
+            .with("key", &run.object.key)
+            .with("expected", run.object.size)
+            .with("found", why)
+        })
+        .collect())
+}
+
+async fn read_run(
+    store: &dyn ObjectStore,
+    host_idx: u32,
+    run: &Run<'_>,
+    progress: &(dyn Fn(u64) + Send + Sync),
+    broken: &mut Vec<Problem>,
+) -> Result<(), StoreError> {
+    let mut chunks = store.get_range(&run.object.key, run.start(), run.end() - run.start()).await?;
+    let mut position = run.start();
+    let mut files = run.files.iter();
+    let mut current = files.next();
+    let mut hasher = blake3::Hasher::new();
+    while let Some(chunk) = chunks.next().await {
+        let mut chunk = chunk?;
+        while let Some(file) = current {
+            let skip = usize::try_from(file.offset.saturating_sub(position)).unwrap_or(usize::MAX).min(chunk.len());
+            let _ = chunk.split_to(skip);
+            position += u64::try_from(skip).unwrap_or(0);
+            if chunk.is_empty() {
+                break;
+            }
+            let left = usize::try_from(file.offset + file.length - position).unwrap_or(usize::MAX).min(chunk.len());
+            let mine = chunk.split_to(left);
+            hasher.update(&mine);
+            position += u64::try_from(left).unwrap_or(0);
+            progress(u64::try_from(left).unwrap_or(0));
+            if position == file.offset + file.length {
+                let found = Digest::from_hash(hasher.finalize());
+                if found != file.blake3 {
+                    broken.push(differs(host_idx, file, &run.object.key, &found));
+                }
+                hasher.reset();
+                current = files.next();
+            }
+        }
+    }
+    Ok(())
+}
