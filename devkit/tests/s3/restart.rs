@@ -86,18 +86,23 @@ async fn two_servers_never_share_a_root() {
 
 #[tokio::test]
 async fn temporary_root_goes_with_the_server() {
-    let before = temporary_roots();
     let server = S3Server::start(options()).await.unwrap();
-    put(&client(&server), "k", b"x").await;
-    let ours: Vec<_> = temporary_roots().into_iter().filter(|root| !before.contains(root)).collect();
+    // Other tests' roots come and go meanwhile: ours is the one with this port in it.
+    let mark = format!("mark of {}", server.addr());
+    put(&client(&server), "k", mark.as_bytes()).await;
+    let root = temporary_roots().into_iter().find(|root| holds(root, mark.as_bytes())).unwrap();
     server.stop().await;
-    // Other tests' roots come and go meanwhile; one of ours has gone.
-    assert!(ours.iter().any(|root| !root.exists()), "{ours:?}");
+    assert!(!root.exists(), "{} is still there", root.display());
 }
 
 fn temporary_roots() -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(std::env::temp_dir()).unwrap().flatten();
     entries.map(|entry| entry.path()).filter(|path| path.to_string_lossy().contains("lockstep-s3-")).collect()
+}
+
+fn holds(root: &std::path::Path, body: &[u8]) -> bool {
+    let files = std::fs::read_dir(root.join("data")).into_iter().flatten().flatten();
+    files.into_iter().any(|file| std::fs::read(file.path()).is_ok_and(|bytes| bytes == body))
 }
 
 #[tokio::test]
