@@ -1,7 +1,7 @@
 //! Putting a staged checkpoint in place.
 //!
-//! Order is everything (each step is one rename or removal, and nothing is undone): the checkpoint's folder, its batches, the root's `state.json`, the steps
-//! of the old history away, and last the catalog, with exactly the restored entry. Before the catalog's rename the old checkpoints are all still there and the
+//! Order is everything (each step is one rename or removal, and nothing is undone): the checkpoint's files, the root's `state.json`, the steps of the old
+//! history away, and last the catalog, with exactly the restored entry. Before the catalog's rename the old checkpoints are all still there and the
 //! same call goes on where it stopped; after it only what nobody needs any more is left to remove. A catalog that is empty or missing while batches are there
 //! never happens unless it was so before.
 
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::store::{
     StagedCheckpoint, durable,
-    local_io::{exists, read_document},
+    local_io::{describe, exists, read_document},
 };
 
 /// A controller's state is a few kilobytes to megabytes; it goes through memory once.
@@ -37,8 +37,6 @@ struct Plan {
     batches: Vec<RelativePath>,
     /// For the root; None if the part has none and no controller was there to need it.
     state: Option<Vec<u8>>,
-    /// The staged folder; None if it has been moved.
-    folder: Option<PathBuf>,
 }
 
 /// See the module. The engine must be kept out by the caller.
@@ -46,19 +44,8 @@ pub(super) fn install(root: &Root, staged: &StagedCheckpoint) -> Result<(), Prob
     let plan = Plan::check(root, staged)?;
     durable::replace_file(&root.installing(), staged.id.to_string().as_bytes(), &root.drafts())?;
 
-    if let Some(folder) = &plan.folder {
-        let place = root.folder(staged.id);
-        root.trash().discard(&place)?;
-        durable::rename(folder, &place)?;
-    }
-    for batch in &plan.batches {
-        let from = staged.folder.join(batch.as_str());
-        if exists(&from)? {
-            // Where staging reused the file that is there by a hard link, both names mean one file and the rename does nothing: as wanted.
-            durable::rename(&from, &root.at(batch))?;
-        }
-    }
-    durable::sync_folder(root.path())?;
+    make_room(root, staged)?;
+    move_files(root, staged)?;
 
     if let Some(state) = &plan.state {
         durable::replace_file(&root.state(), state, &root.drafts())?;
@@ -74,6 +61,48 @@ pub(super) fn install(root: &Root, staged: &StagedCheckpoint) -> Result<(), Prob
     remove_others(root, Some((&plan.entry, &plan.batches)))?;
     durable::remove_tree(&staged.folder)?;
     durable::remove_file(&root.installing())
+}
+
+/// The old catalog may name this very checkpoint. So a folder that is there stays, and its files are replaced one by one: it is never without them. Only
+/// what doesn't belong into it goes; all of it, if a symlink or the like is in it.
+fn make_room(root: &Root, staged: &StagedCheckpoint) -> Result<(), Problem> {
+    let place = root.folder(staged.id);
+    let inside = format!("{}/", staged.id);
+    let wanted: BTreeSet<&str> = staged.files.iter().filter_map(|path| path.as_str().strip_prefix(&inside)).collect();
+    match walk::regular_files(&place) {
+        Ok(found) => {
+            for file in found.iter().filter(|file| !wanted.contains(file.path.as_str())) {
+                durable::remove_file(&place.join(file.path.as_str()))?;
+            }
+            Ok(())
+        }
+        Err(Trouble::Gone(_)) => Ok(()),
+        Err(Trouble::Problem(problem)) if problem.reason == Reason::SourceUnsupported => root.trash().discard(&place),
+        Err(Trouble::Problem(problem)) => Err(problem),
+    }
+}
+
+fn move_files(root: &Root, staged: &StagedCheckpoint) -> Result<(), Problem> {
+    let mut folders = BTreeSet::from([root.path().to_owned()]);
+    for path in &staged.files {
+        let (from, to) = (staged.folder.join(path.as_str()), root.at(path));
+        for ancestor in path.ancestors() {
+            let folder = root.path().join(ancestor);
+            if !exists(&folder)? {
+                durable::create_folder(&folder)?;
+            }
+            folders.insert(folder);
+        }
+        if exists(&from)? {
+            if to.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
+                root.trash().discard(&to)?;
+            }
+            // Where staging reused the file that is there by a hard link, both names mean one file and the rename does nothing: as wanted.
+            durable::rename(&from, &to)?;
+        }
+    }
+    // Innermost first: a name is worth something only when what it names is there.
+    folders.iter().rev().try_for_each(|folder| durable::sync_folder(folder))
 }
 
 /// Removes checkpoints' folders and batches that the catalog, which stands already, doesn't reach.
@@ -100,25 +129,19 @@ impl Plan {
             return Err(invalid(staged, format!("has a catalog entry for another checkpoint: {}", entry.verbatim)));
         }
 
-        let folder = staged.folder.join(staged.id.to_string());
-        let folder = exists(&folder)?.then_some(folder);
-        let source = folder.clone().unwrap_or_else(|| root.folder(staged.id));
-        let needs = Self::dependencies(&source, staged)?;
+        let dependencies = RelativePath::new(format!("{}/{DEPENDENCIES}", staged.id))?;
+        let source = Self::present(root, staged, &dependencies)?;
+        let bytes = read_document(&source, dependencies::MAX_BYTES).map_err(|trouble| known(staged, trouble))?;
+        let needs = Dependencies::parse(&source.display().to_string(), staged.id, &bytes)?;
         Self::check_names(staged, &needs)?;
-        Self::check_folder(&source, staged)?;
-        for batch in &needs.batches {
-            let from = staged.folder.join(batch.as_str());
-            let at = if exists(&from)? { from } else { root.at(batch) };
-            match at.symlink_metadata() {
-                Ok(metadata) if metadata.is_file() => {}
-                Ok(_) => return Err(invalid(staged, format!("has {} where a batch must be", at.display()))),
-                Err(_) => return Err(lost(staged, &at)),
-            }
+        Self::check_nothing_else(staged)?;
+        for path in &staged.files {
+            Self::present(root, staged, path)?;
         }
 
         let named = state_path(staged.id)?;
         let state = if staged.files.contains(&named) {
-            let path = source.join(super::layout::STATE);
+            let path = Self::present(root, staged, &named)?;
             Some(read_document(&path, MAX_STATE_BYTES).map_err(|trouble| known(staged, trouble))?)
         } else if meta.root_state_json {
             return Err(invalid(
@@ -128,13 +151,20 @@ impl Plan {
         } else {
             None
         };
-        Ok(Self { entry, batches: needs.batches, state, folder })
+        Ok(Self { entry, batches: needs.batches, state })
     }
 
-    fn dependencies(source: &Path, staged: &StagedCheckpoint) -> Result<Dependencies, Problem> {
-        let path = source.join(DEPENDENCIES);
-        let bytes = read_document(&path, dependencies::MAX_BYTES).map_err(|trouble| known(staged, trouble))?;
-        Dependencies::parse(&path.display().to_string(), staged.id, &bytes)
+    /// Where a file is: in staging, or, if an earlier call got that far, in its place.
+    fn present(root: &Root, staged: &StagedCheckpoint, path: &RelativePath) -> Result<PathBuf, Problem> {
+        let from = staged.folder.join(path.as_str());
+        let at = if exists(&from)? { from } else { root.at(path) };
+        match at.symlink_metadata() {
+            Ok(metadata) if metadata.is_file() => Ok(at),
+            Ok(metadata) => {
+                Err(invalid(staged, format!("can't use {}, which {}", at.display(), describe(metadata.file_type()))))
+            }
+            Err(error) => Err(known(staged, Trouble::of("stat", &at, &error))),
+        }
     }
 
     /// The part consists of the checkpoint's folder and its batches: all that it needs, and nothing that could land on other names in the root.
@@ -155,21 +185,16 @@ impl Plan {
         }
     }
 
-    /// The folder has exactly the part's files.
-    fn check_folder(source: &Path, staged: &StagedCheckpoint) -> Result<(), Problem> {
-        let found = walk::regular_files(source).map_err(|trouble| known(staged, trouble))?;
-        let found: BTreeSet<&str> = found.iter().map(|file| file.path.as_str()).collect();
-        let inside = format!("{}/", staged.id);
-        let wanted: BTreeSet<&str> =
-            staged.files.iter().filter_map(|path| path.as_str().strip_prefix(&inside)).collect();
-        if let Some(missing) = wanted.difference(&found).next() {
-            return Err(lost(staged, &source.join(missing)));
-        }
-        match found.difference(&wanted).next() {
-            Some(extra) => Err(invalid(
-                staged,
-                format!("has a file that its manifest doesn't name: {}", source.join(extra).display()),
-            )),
+    /// Staging holds no file that the manifest doesn't name.
+    fn check_nothing_else(staged: &StagedCheckpoint) -> Result<(), Problem> {
+        let found = match walk::regular_files(&staged.folder) {
+            Ok(found) => found,
+            Err(Trouble::Gone(_)) => return Ok(()),
+            Err(Trouble::Problem(problem)) => return Err(problem),
+        };
+        let wanted: BTreeSet<&RelativePath> = staged.files.iter().collect();
+        match found.iter().find(|file| !wanted.contains(&file.path)) {
+            Some(extra) => Err(invalid(staged, format!("has a file that its manifest doesn't name: {}", extra.path))),
             None => Ok(()),
         }
     }
