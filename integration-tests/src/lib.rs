@@ -1,1 +1,26 @@
-//! placeholder
+//! The harness of the scenario tests: a real Postgres database, a real S3 protocol server over TCP, coordinators and agents as processes of their own.
+//!
+//! - [`cluster`]: all of it together, one pipeline, any number of hosts
+//! - [`process`]: one child process: start, kill -9, stop, its log
+//! - [`host`]: one host's disk: make checkpoints, wipe it, compare it
+//! - [`http`]: the least of HTTP, for /metrics and /healthz
+//! - [`feldera`]: real DBSP storage directories as hosts' disks
+//! - [`wait`]: waiting on conditions; nothing here waits for time to pass
+//! - [`orders`]: orders sent straight to an agent, as only a coordinator would
+//! - [`servers`]: further real S3 servers for the conformance tests
+//!
+//! Binaries are those that `cargo test --workspace` builds beside the test.
+#![expect(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "a harness: what fails here fails the test, with the cause"
+)]
+
+pub mod cluster;
+pub mod feldera;
+pub mod host;
+pub mod http;
+pub mod orders;
+pub mod process;
+pub mod servers;
+pub mod wait;

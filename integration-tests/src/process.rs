@@ -1,0 +1,135 @@
+//! One child process of a test: killed with it, its log kept and shown if the test fails.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::wait;
+
+/// A running child process.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+/// Path of a binary of the workspace, beside the running test.
+pub fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the running test has a path");
+    // target/debug/deps/scenarios-<hash>
+    let folder = test.parent().and_then(Path::parent).expect("target/debug");
+    let path = folder.join(name);
+    assert!(path.exists(), "{} is not built: run the tests with cargo test --workspace", path.display());
+    path
+}
+
+impl Process {
+    /// Starts a binary of the workspace with an environment of its own: nothing of AWS or Postgres leaks in from the machine.
+    pub fn start<S: AsRef<OsStr>>(
+        name: &str,
+        program: &str,
+        args: impl IntoIterator<Item = S>,
+        env: &[(&str, &str)],
+        log: &Path,
+    ) -> Self {
+        let file = fs::OpenOptions::new().create(true).append(true).open(log).expect("the log can be opened");
+        let mut command = Command::new(binary(program));
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).env_clear();
+        for kept in ["PATH", "HOME", "TMPDIR", "LOCKSTEP_TEST_LOG"] {
+            if let Some(value) = std::env::var_os(kept) {
+                command.env(kept, value);
+            }
+        }
+        command.env("AWS_EC2_METADATA_DISABLED", "true").env("AWS_REGION", "us-east-1");
+        command.env("LOCKSTEP_LOG", std::env::var("LOCKSTEP_TEST_LOG").unwrap_or_else(|_| "info".to_owned()));
+        command.env("RUST_BACKTRACE", "1").envs(env.iter().copied());
+        let child = command.spawn().unwrap_or_else(|error| panic!("{name} did not start: {error}"));
+        Self { name: name.to_owned(), child, log: log.to_owned() }
+    }
+
+    /// Waits until the file is there and complete, and returns its text.
+    pub async fn address_file(&mut self, path: &Path) -> String {
+        let name = self.name.clone();
+        let log = self.log.clone();
+        let child = &mut self.child;
+        let mut check = || {
+            if let Ok(Some(status)) = child.try_wait() {
+                panic!("{name} ended with {status} before it was ready\n{}", tail(&log));
+            }
+            fs::read_to_string(path).ok().filter(|text| !text.trim().is_empty())
+        };
+        let text = wait::until("a process writes its address", || {
+            let found = check();
+            async move { found.ok_or("no address file yet") }
+        })
+        .await;
+        // A file is replaced by rename or written in one go; the address itself must be there.
+        text.trim().to_owned()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"));
+        kill(pid, signal).unwrap_or_else(|error| panic!("{}: {signal}: {error}", self.name));
+    }
+
+    /// kill -9, and wait until it is gone.
+    pub fn kill(mut self) {
+        self.signal(Signal::SIGKILL);
+        self.child.wait().expect("a killed child can be waited for");
+    }
+
+    /// SIGTERM, and wait for its exit status.
+    pub async fn terminate(mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        let child = &mut self.child;
+        wait::until("a process ends after SIGTERM", || {
+            let status = child.try_wait().expect("a child can be waited for");
+            async move { status.ok_or("still running") }
+        })
+        .await
+    }
+
+    /// Greatest resident memory so far, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the process runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel counts it");
+        let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().expect("a number of kB");
+        kib << 10
+    }
+
+    /// Stops or continues it (SIGSTOP, SIGCONT).
+    pub fn pause(&self, paused: bool) {
+        self.signal(if paused { Signal::SIGSTOP } else { Signal::SIGCONT });
+    }
+
+    /// Everything it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+fn tail(log: &Path) -> String {
+    const LINES: usize = 60;
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LINES)..].join("\n")
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("---- {} ({})\n{}", self.name, self.log.display(), tail(&self.log));
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Further real S3 servers for the conformance tests.

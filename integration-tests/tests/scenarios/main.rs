@@ -1,0 +1,14 @@
+//! The scenarios of docs/scenarios.md with real processes: a coordinator, agents, Postgres, an S3 server over TCP. A name begins with the scenario's number
+//! and tells the behaviour; tests without a number hold what the protocol says beyond the scenarios.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests: a failed expectation is a failed test")]
+
+mod bad_input;
+mod coordinator;
+mod feldera;
+mod files;
+mod identity;
+mod ownership;
+mod push_and_restore;
+mod store_errors;
+mod telemetry;
+mod transfers;
