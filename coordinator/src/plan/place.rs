@@ -1,0 +1,161 @@
+//! One location, read with patience: what may pass by itself is asked again for a while, then the problem stands with operation, bucket, key, HTTP
+//! status and S3 code.
+
+use std::{sync::Arc, time::Duration};
+
+use lockstep_bucket::{Access, Checkpoint, DecisionFound, ObjectStore, Selector, decide, fences, fetch_part, find};
+use lockstep_protocol::{
+    commit::{CommitDocument, CommitPart, CommitRef, DecisionObject},
+    document::MAX_DOCUMENT_BYTES,
+    fence::{Fence, Successor},
+    id::{Generation, Seq},
+    key::Key,
+    location::Location,
+    manifest::PartManifest,
+    problem::{Problem, Reason},
+    round::Round,
+    spec::PullSelector,
+};
+
+use super::{PlanContext, Right, patiently};
+
+/// A location that is open for reading; its own one may get the base of a fence.
+#[derive(Clone, Debug)]
+pub struct Place {
+    bucket: Arc<dyn ObjectStore>,
+    patience: Duration,
+    right: Right,
+}
+
+/// Whether a push may reuse the objects of its base.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Base {
+    /// Its document is the very one, neither retired nor marked damaged.
+    Usable(Box<CommitDocument>),
+    /// Proven to be of no use: everything is sent in full, which also heals what is damaged.
+    Unusable(Problem),
+}
+
+impl Base {
+    /// Why it can't be used.
+    pub fn problem(self) -> Option<Problem> {
+        match self {
+            Self::Usable(_) => None,
+            Self::Unusable(problem) => Some(problem),
+        }
+    }
+}
+
+impl Place {
+    /// Opens a location; no request is made yet.
+    pub async fn open(context: &PlanContext, location: &Location, right: Right) -> Result<Self, Problem> {
+        let bucket = context.connector.connect(location).await?;
+        Ok(Self { bucket, patience: context.options.store_patience, right })
+    }
+
+    /// The same place for what is asked by the way: one try.
+    #[must_use]
+    pub fn impatient(&self) -> Self {
+        Self { patience: Duration::ZERO, ..self.clone() }
+    }
+
+    /// The store behind it.
+    pub fn bucket(&self) -> &dyn ObjectStore {
+        self.bucket.as_ref()
+    }
+
+    /// `fences/<g>.json`, if it stands.
+    pub async fn fence(&self, generation: Generation) -> Result<Option<Fence>, Problem> {
+        let key = Key::Fence(generation).to_string();
+        patiently(self.patience, async || {
+            let found = self.bucket.get(&key, MAX_DOCUMENT_BYTES).await.or_problem();
+            found.and_parse(|bytes| Fence::parse(&key, &bytes)).known()
+        })
+        .await
+    }
+
+    /// What follows a generation. A fence without its base is finished where that is permitted (F3).
+    pub async fn successor(&self, generation: Generation) -> Result<Successor, Problem> {
+        patiently(self.patience, async || match decide::successor(self.bucket(), generation).await? {
+            Successor::FenceOnly if self.right == Right::FinishBase => {
+                fences::finish_base(self.bucket(), generation.next()).await.map(Successor::Base)
+            }
+            known => Ok(known),
+        })
+        .await
+    }
+
+    /// What stands at a decision key, if anything ever did.
+    pub async fn decision(&self, generation: Generation, seq: Seq) -> Result<Option<DecisionFound>, Problem> {
+        patiently(self.patience, async || decide::read_decision(self.bucket(), generation, seq).await.known()).await
+    }
+
+    const fn access(&self) -> Access {
+        match self.right {
+            Right::Read => Access::ReadOnly,
+            Right::FinishBase => Access::Own,
+        }
+    }
+
+    /// The newest commit that counts and can be used (F2). Damage of all that there are doesn't keep a push from making a good one.
+    pub async fn newest(&self) -> Result<Option<Checkpoint>, Problem> {
+        match self.find(&PullSelector::Latest).await {
+            Err(problem) if problem.reason == Reason::CheckpointDamaged => {
+                tracing::warn!(reason = %problem.reason, "no parent for the next commit: {}", problem.message);
+                Ok(None)
+            }
+            found => found,
+        }
+    }
+
+    /// The commit that a selector means; none: proven absent.
+    pub async fn find(&self, selector: &PullSelector) -> Result<Option<Checkpoint>, Problem> {
+        let selector = match *selector {
+            PullSelector::Latest => Selector::Latest,
+            PullSelector::Step(step) => Selector::Step(step),
+            PullSelector::Checkpoint(round) => Selector::Round(round),
+            PullSelector::Time(time) => Selector::Time(time),
+        };
+        patiently(self.patience, async || find(self.bucket(), selector, self.access()).await.known()).await
+    }
+
+    /// The base of a push, and whether its objects may be reused.
+    pub async fn base(&self, base: &CommitRef) -> Result<Base, Problem> {
+        let unusable = |why: &str| {
+            let problem = Problem::new(
+                Reason::CheckpointDamaged,
+                format!("base {}-{} in {} {why}", base.generation, base.seq, self.bucket.location()),
+            );
+            Base::Unusable(
+                problem
+                    .with("generation", base.generation)
+                    .with("seq", base.seq)
+                    .with("location", self.bucket.location())
+                    .with("why", why),
+            )
+        };
+        let document = match self.decision(base.generation, base.seq).await? {
+            None => return Ok(unusable("is gone")),
+            Some(DecisionFound::Retired) => return Ok(unusable("is retired")),
+            Some(DecisionFound::Decision(_, digest)) if digest != base.digest => {
+                return Ok(unusable("holds other bytes than the database says"));
+            }
+            Some(DecisionFound::Decision(DecisionObject::Abort(_), _)) => return Ok(unusable("is an abort record")),
+            Some(DecisionFound::Decision(DecisionObject::Commit(document), _)) => document,
+        };
+        let mark = Key::Damaged(base.generation, base.seq).to_string();
+        let damaged =
+            patiently(self.patience, async || self.bucket.get(&mark, MAX_DOCUMENT_BYTES).await.or_problem().known());
+        Ok(if damaged.await?.is_some() { unusable("is marked damaged") } else { Base::Usable(document) })
+    }
+
+    /// One part manifest, compared with what the commit or the report says of it.
+    pub async fn part(&self, part: &CommitPart) -> Result<PartManifest, Problem> {
+        patiently(self.patience, async || fetch_part(self.bucket(), part).await).await
+    }
+}
+
+/// `LOCATION_OWNED`, naming both pipelines.
+pub(super) fn other_owner(round: &Round, fence: &Fence) -> Problem {
+    fences::location_owned(&round.location, round.pipeline, &round.pipeline_name, fence)
+}

@@ -1,0 +1,187 @@
+//! The cut to push, and whether the bucket agrees with the database (protocol.md, "Push" 2 and "Coordinators").
+
+use futures::try_join;
+use lockstep_bucket::DecisionFound;
+use lockstep_protocol::{
+    commit::CommitRef,
+    fence::Successor,
+    id::{Generation, Seq},
+    key::Key,
+    problem::{Problem, Reason},
+    round::{Event, FoundHost, Kind, PushState, Round},
+    selection::{Cut, common_cut},
+};
+
+use super::{
+    PlanContext,
+    hosts::{FoundAgent, ask_all},
+    place::{Base, Place, other_owner},
+};
+
+/// What a push would send.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PushPlan {
+    /// One local checkpoint a host, all of one step.
+    pub cut: Cut,
+    /// Every host's agent, by host index.
+    pub agents: Vec<FoundAgent>,
+    /// The newest commit that counts.
+    pub parent: Option<CommitRef>,
+    /// Why the base's objects can't be reused, so that everything is sent; none: they can, or there is no base.
+    pub full_send: Option<Problem>,
+}
+
+impl PushPlan {
+    /// What the round makes of it.
+    pub fn into_event(self) -> Event {
+        let hosts = self
+            .agents
+            .iter()
+            .zip(&self.cut.checkpoints)
+            .map(|(agent, checkpoint)| FoundHost {
+                incarnation: agent.incarnation(),
+                local_checkpoint: Some(checkpoint.id),
+            })
+            .collect();
+        Event::Planned { hosts, step: self.cut.step, fingerprint: self.cut.fingerprint, parent: self.parent }
+    }
+}
+
+/// Compares the bucket with the database and chooses the cut. No order is sent.
+pub async fn plan_push(context: &PlanContext, round: &Round) -> Result<PushPlan, Problem> {
+    let Kind::Push(push) = &round.kind else {
+        return Err(Problem::new(Reason::SpecInvalid, format!("round {} is no push", round.id)).with("round", round.id));
+    };
+    let place = Place::open(context, &round.location, context.right).await?;
+    let (bucket, agents) = try_join!(compare(&place, round, push), ask_all(context, round))?;
+    let disks: Vec<_> = agents.iter().map(|agent| agent.checkpoints.clone()).collect();
+    let cut = common_cut(&disks, push.wanted.into())?;
+    Ok(PushPlan { cut, agents, parent: bucket.parent, full_send: bucket.full_send })
+}
+
+struct Compared {
+    parent: Option<CommitRef>,
+    full_send: Option<Problem>,
+}
+
+/// Before any order: nothing stands at this round's key, the location is still ours, and the base can be read. A restored or promoted database
+/// that lost rows is found out here (R13).
+async fn compare(place: &Place, round: &Round, push: &PushState) -> Result<Compared, Problem> {
+    let generation = round.generation;
+    if generation == Generation::NONE {
+        return Err(Problem::new(
+            Reason::NotOwner,
+            format!("pipeline {} owns no location: activate it or take its location over first", round.pipeline_name),
+        )
+        .with("pipeline", &round.pipeline_name));
+    }
+    let base = async {
+        match &push.base {
+            None => Ok(None),
+            Some(base) => place.base(base).await.map(Base::problem),
+        }
+    };
+    let (fence, successor, decision, newest, full_send) = try_join!(
+        place.fence(generation),
+        place.successor(generation),
+        place.decision(generation, push.seq),
+        place.newest(),
+        base
+    )?;
+    match fence {
+        Some(fence) if fence.pipeline == round.pipeline && !fence.released => {}
+        Some(fence) => return Err(other_owner(round, &fence)),
+        None => {
+            return Err(Problem::new(
+                Reason::StoreNotFound,
+                format!(
+                    "fence {generation} of {} is gone, by which pipeline {} owns it: the location was emptied or is another one; \
+                     take it over again",
+                    round.location, round.pipeline_name
+                ),
+            )
+            .with("bucket", round.location.bucket())
+            .with("key", round.location.full_key(&Key::Fence(generation).to_string()))
+            .with("pipeline", &round.pipeline_name));
+        }
+    }
+    match successor {
+        Successor::Absent => {}
+        Successor::FenceOnly => return Err(take_over_in_progress(round)),
+        Successor::Base(base) => return Err(fenced(round, push.seq, base.generation)),
+    }
+    match decision {
+        None => {}
+        // Our own can only be an abort of a driver that was ahead of this one: the next guarded write tells.
+        Some(DecisionFound::Decision(decision, _)) if decision.round() == round.id => {}
+        Some(DecisionFound::Decision(decision, _)) => {
+            let other = decision.round();
+            return Err(behind(round, push.seq, &format!("{generation}-{} holds round {other}", push.seq))
+                .with("other_round", other));
+        }
+        Some(DecisionFound::Retired) => {
+            return Err(behind(
+                round,
+                push.seq,
+                &format!("{generation}-{} was committed and retired before", push.seq),
+            ));
+        }
+    }
+    let parent = newest.map(|newest| newest.commit);
+    if let Some(newer) = parent.filter(|c| c.generation == generation && c.seq >= push.seq && c.round != round.id) {
+        return Err(behind(
+            round,
+            push.seq,
+            &format!("{}-{} of round {} stands", newer.generation, newer.seq, newer.round),
+        )
+        .with("other_round", newer.round));
+    }
+    if let Some(problem) = &full_send {
+        tracing::warn!(
+            round.id = %round.id, reason = %problem.reason,
+            "the base can't be reused, everything is sent: {}", problem.message
+        );
+    }
+    Ok(Compared { parent, full_send })
+}
+
+fn behind(round: &Round, seq: Seq, found: &str) -> Problem {
+    Problem::new(
+        Reason::DatabaseBehind,
+        format!(
+            "round {} of pipeline {} was given {}-{seq}, but in {} {found}: the database is behind the bucket; resync the pipeline",
+            round.id, round.pipeline_name, round.generation, round.location
+        ),
+    )
+    .with("round", round.id)
+    .with("generation", round.generation)
+    .with("seq", seq)
+    .with("location", &round.location)
+}
+
+fn fenced(round: &Round, seq: Seq, newer: Generation) -> Problem {
+    Problem::new(
+        Reason::Fenced,
+        format!(
+            "generation {newer} took {} over from generation {} of pipeline {}: nothing of it counts any more",
+            round.location, round.generation, round.pipeline_name
+        ),
+    )
+    .with("round", round.id)
+    .with("generation", round.generation)
+    .with("seq", seq)
+    .with("newer_generation", newer)
+}
+
+fn take_over_in_progress(round: &Round) -> Problem {
+    Problem::new(
+        Reason::TakeOverInProgress,
+        format!(
+            "generation {} of {} has a fence but no base yet: a take-over is under way",
+            round.generation.next(),
+            round.location
+        ),
+    )
+    .with("generation", round.generation.next())
+    .with("location", &round.location)
+}
