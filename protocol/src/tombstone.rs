@@ -72,12 +72,7 @@ impl Tombstone {
         if raw.retired_in < raw.commit.generation {
             return Err(invalid(key, format!("was written in generation {}, before its commit", raw.retired_in)));
         }
-        Ok(Self {
-            pipeline: raw.pipeline,
-            commit: raw.commit,
-            retired_in: raw.retired_in,
-            retired_at: raw.retired_at,
-        })
+        Ok(Self { pipeline: raw.pipeline, commit: raw.commit, retired_in: raw.retired_in, retired_at: raw.retired_at })
     }
 
     /// Whether it counts where `highest` is the highest generation and `base` its base: the present owner wrote it, or the base

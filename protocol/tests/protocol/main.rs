@@ -3,6 +3,7 @@
 
 mod documents;
 mod errors;
+mod errors_page;
 mod keys;
 mod orders;
 mod rounds;
