@@ -1,0 +1,484 @@
+//! All state of the coordinator, in Postgres, and all SQL.
+//!
+//! - Every write to a round repeats id, version and term; zero rows is [`Applied::Moved`], never an error and never a retry (S6).
+//! - What belongs together is one transaction: a decision with its audit trail and with what the pipeline learns from it.
+//! - Times are the database's (`clock_timestamp()`), so that replicas with wrong clocks agree on deadlines and leases.
+//! - Each method runs in a task of its own ([`pool`]): a caller may be dropped at any time. A lost answer to a COMMIT is
+//!   [`StoreError::UnknownOutcome`]; where the store can find out by itself what became of it, it does (R6).
+//!
+//! Modules: [`pipeline`] and [`record`] are the values; [`ownership`] creates pipelines and claims locations, [`pipelines`] reads them; [`admit`]
+//! makes rounds, [`apply`] moves them, [`drive`] is for the replica that drives one, [`list`] and [`audit`] for those who look;
+//! [`rows`] and [`text`] translate; [`sqlstate`] is the one table of database errors; [`changes`] are hints to look sooner.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use lockstep_protocol::{
+    id::{PipelineId, RoundId, Term},
+    problem::{Problem, Retryable},
+    round::{CancelRequest, Decision, Round},
+    spec::PipelineSpec,
+};
+use sqlx::{Connection, migrate::Migrator};
+use uuid::Uuid;
+
+mod admit;
+mod apply;
+mod audit;
+mod changes;
+mod drive;
+mod identity;
+mod list;
+mod ownership;
+mod pipeline;
+mod pipelines;
+mod pool;
+mod record;
+mod rows;
+mod sqlstate;
+mod text;
+
+pub use changes::{Change, Changes};
+pub use identity::DatabaseIdentity;
+pub use pipeline::{
+    ClaimOutcome, ClaimSettled, ClaimState, Created, LastCommit, NewPipeline, PipelineRow, PipelineSelector,
+};
+pub use pool::StoreOptions;
+pub use record::{
+    Admission, AdmitPull, AdmitPush, Applied, AuditFilter, AuditRow, Caller, HostProgress, Listed, Page, RoundFilter,
+    RoundRecord,
+};
+pub use sqlstate::StoreError;
+
+use admit::{Ask, Request};
+use changes::{Hints, Reach};
+use drive::{Cancel, Claim, Progress};
+use pipelines::Lock;
+use pool::{Access, Database};
+use sqlstate::Fail;
+
+/// Compiled in, so that a binary brings its own schema.
+static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
+
+/// The database. Clones share one pool.
+#[derive(Clone, Debug)]
+pub struct Store {
+    database: Database,
+    hints: Arc<Hints>,
+}
+
+impl Store {
+    /// Connects once to see that the server is there. `DATABASE_UNAVAILABLE` names host, port and database, never the password.
+    ///
+    /// Must be called inside a tokio runtime: it starts the tasks that send and receive hints.
+    pub async fn connect(url: &str, options: StoreOptions) -> Result<Self, Problem> {
+        let database = Database::connect(url, &options).await?;
+        let hints = Arc::new(Hints::start(&database));
+        Ok(Self { database, hints })
+    }
+
+    /// Brings the schema up to this version. Replicas may do so at the same time: an advisory lock lets one work and the others wait.
+    /// A schema that is newer already is left alone, so that replicas can be upgraded one after the other.
+    pub async fn migrate(&self) -> Result<(), Problem> {
+        let database = self.database.clone();
+        let place = database.place.clone();
+        let work = tokio::spawn(async move {
+            // A connection of its own: closing it frees the advisory lock, however the migration ends.
+            let mut connection = database.own_connection().await?;
+            let mut migrations = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
+            migrations.set_ignore_missing(true);
+            let done = migrations.run_direct(None, &mut connection, false).await;
+            // The outcome is known already.
+            let _ = connection.close().await;
+            done.map_err(|error| database.place.problem("migrate", error).retry(Retryable::AfterFix))
+        });
+        work.await.unwrap_or_else(|error| Err(place.problem("migrate", error)))
+    }
+
+    /// Which database this is; read each time, since a fail-over may have changed it.
+    pub async fn identity(&self) -> Result<DatabaseIdentity, StoreError> {
+        self.database.run("identity", Access::Read, (), |connection, ()| Box::pin(identity::read(connection))).await
+    }
+
+    /// The database's clock.
+    pub async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
+        self.database
+            .run("now", Access::Read, (), |connection, ()| {
+                Box::pin(async move {
+                    Ok(sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(connection).await.map_err(Fail::from)?)
+                })
+            })
+            .await
+    }
+
+    /// Closes the pool after the calls that are under way.
+    pub async fn close(&self) {
+        self.database.close().await;
+    }
+
+    /// Hints that something changed, here or at another replica. Subscribe before looking.
+    pub fn changes(&self) -> Changes {
+        self.hints.subscribe()
+    }
+
+    // ---- pipelines
+
+    /// Writes a pipeline whose location is still to be claimed, with the exact bytes of its fence. `PIPELINE_EXISTS`, `REQUEST_ID_REUSED`;
+    /// `LOCATION_OWNED` where another pipeline of this database has the same or an overlapping location.
+    pub async fn create_pipeline(&self, new: NewPipeline, caller: &Caller) -> Result<Created, StoreError> {
+        let id = new.id;
+        let arguments = (new, caller.clone());
+        let made = self.settle_twice("create_pipeline", arguments, |connection, arguments| {
+            Box::pin(ownership::create(connection, arguments))
+        });
+        let made = made.await?;
+        self.hints.tell(Change::Pipeline(id), Reach::Everywhere);
+        Ok(made)
+    }
+
+    /// `PIPELINE_NOT_FOUND`. A pipeline that was refused its location is found by its id only.
+    pub async fn get_pipeline(&self, selector: &PipelineSelector) -> Result<PipelineRow, StoreError> {
+        self.database
+            .run("get_pipeline", Access::Read, selector.clone(), |connection, selector| {
+                Box::pin(pipelines::find(connection, selector, Lock::No))
+            })
+            .await
+    }
+
+    /// By name.
+    pub async fn list_pipelines(&self, page: Page) -> Result<Listed<PipelineRow>, StoreError> {
+        self.database
+            .run("list_pipelines", Access::Read, page, |connection, page| Box::pin(pipelines::list(connection, page)))
+            .await
+    }
+
+    /// Replaces the spec. `ETAG_MISMATCH`; `ROUND_IN_PROGRESS` if layout, agents or location change while a round is active; `PIPELINE_EXISTS`;
+    /// `SPEC_INVALID` for another place or another `initial`, which no update can bring about.
+    pub async fn update_pipeline(
+        &self,
+        selector: &PipelineSelector,
+        spec: PipelineSpec,
+        etag: Option<&str>,
+        caller: &Caller,
+    ) -> Result<PipelineRow, StoreError> {
+        let update = ownership::Update {
+            selector: selector.clone(),
+            spec,
+            etag: etag.map(str::to_owned),
+            caller: caller.clone(),
+        };
+        let row = self
+            .settle_twice("update_pipeline", update, |connection, update| {
+                Box::pin(ownership::update(connection, update))
+            })
+            .await?;
+        self.hints.tell(Change::Pipeline(row.id), Reach::Everywhere);
+        Ok(row)
+    }
+
+    /// Frees name and location in this database; the bucket is not touched. `ROUND_IN_PROGRESS`, `ETAG_MISMATCH`.
+    pub async fn delete_pipeline(
+        &self,
+        selector: &PipelineSelector,
+        etag: Option<&str>,
+        caller: &Caller,
+    ) -> Result<(), StoreError> {
+        let delete = ownership::Delete {
+            selector: selector.clone(),
+            etag: etag.map(str::to_owned),
+            caller: caller.clone(),
+        };
+        let id = self
+            .database
+            .run("delete_pipeline", Access::Write, delete, |connection, delete| {
+                Box::pin(ownership::delete(connection, delete))
+            })
+            .await?;
+        self.hints.tell(Change::Pipeline(id), Reach::Everywhere);
+        Ok(())
+    }
+
+    /// Takes over claims of locations that nobody drives. Each row comes with a new term.
+    pub async fn claim_claiming(&self, replica: &str, lease: Duration) -> Result<Vec<PipelineRow>, StoreError> {
+        self.database
+            .run("claim_claiming", Access::Write, (replica.to_owned(), lease), |connection, arguments| {
+                Box::pin(ownership::claim_due(connection, arguments))
+            })
+            .await
+    }
+
+    /// False: the term is not current any more, or the claim is settled.
+    pub async fn renew_claim(&self, id: PipelineId, term: Term, lease: Duration) -> Result<bool, StoreError> {
+        self.database
+            .run("renew_claim", Access::Write, (id, term, lease), |connection, arguments| {
+                Box::pin(ownership::renew_claim(connection, arguments))
+            })
+            .await
+    }
+
+    /// Writes what a claim came to. Refused: the row is deleted, name and location are free again.
+    pub async fn settle_claim(
+        &self,
+        id: PipelineId,
+        version: u64,
+        term: Term,
+        outcome: ClaimOutcome,
+        caller: &Caller,
+    ) -> Result<ClaimSettled, StoreError> {
+        let settle = ownership::Settle { id, version, term, outcome, caller: caller.clone() };
+        let settled = self
+            .database
+            .run("settle_claim", Access::Write, settle.clone(), |connection, settle| {
+                Box::pin(ownership::settle(connection, settle))
+            })
+            .await;
+        let settled = match settled {
+            Err(StoreError::UnknownOutcome(problem)) => {
+                let found = self
+                    .database
+                    .run("settle_claim", Access::Read, id, |connection, id| Box::pin(ownership::look(connection, id)))
+                    .await?;
+                let written = found.version == version.saturating_add(1) && found.claim_term == term;
+                match (written, found.version == version) {
+                    (true, _) => ClaimSettled::Stored(found),
+                    (false, true) => return Err(StoreError::UnknownOutcome(problem)),
+                    (false, false) => ClaimSettled::Moved,
+                }
+            }
+            settled => settled?,
+        };
+        self.hints.tell(Change::Pipeline(id), Reach::Everywhere);
+        Ok(settled)
+    }
+
+    // ---- rounds: admission
+
+    /// Push step 1. `REQUEST_ID_REUSED`, `ROUND_IN_PROGRESS`, `FENCED`, `NOT_OWNER`.
+    pub async fn admit_push(&self, push: AdmitPush, caller: &Caller) -> Result<Admission, StoreError> {
+        self.admit("admit_push", Ask::Push(push), caller).await
+    }
+
+    /// Admits a pull; one that is installing is superseded in the same transaction. `REQUEST_ID_REUSED`, `ROUND_IN_PROGRESS`, `FENCED`.
+    pub async fn admit_pull(&self, pull: AdmitPull, caller: &Caller) -> Result<Admission, StoreError> {
+        self.admit("admit_pull", Ask::Pull(pull), caller).await
+    }
+
+    async fn admit(&self, operation: &'static str, ask: Ask, caller: &Caller) -> Result<Admission, StoreError> {
+        let request = Request { ask, round: RoundId::new(Uuid::now_v7()), caller: caller.clone() };
+        let admission = self
+            .settle_twice(operation, request, |connection, request| Box::pin(admit::admit(connection, request)))
+            .await?;
+        if let Admission::New(record) = &admission {
+            self.hints.tell(Change::Pipeline(record.round.pipeline), Reach::Here);
+            self.hints.tell(Change::Round(record.round.id), Reach::Everywhere);
+        }
+        Ok(admission)
+    }
+
+    /// For bodies that find their own work if they ran before: after a lost answer they simply run again.
+    async fn settle_twice<A, T, F>(&self, operation: &'static str, arguments: A, body: F) -> Result<T, StoreError>
+    where
+        A: Clone + Send + Sync + 'static,
+        T: Send + 'static,
+        F: for<'c> Fn(&'c mut sqlx::PgConnection, &'c A) -> futures::future::BoxFuture<'c, Result<T, Fail>>
+            + Copy
+            + Send
+            + Sync
+            + 'static,
+    {
+        match self.database.run(operation, Access::Write, arguments.clone(), body).await {
+            Err(StoreError::UnknownOutcome(first)) => {
+                let second = self.database.run(operation, Access::Write, arguments, body).await;
+                // Still in the dark: what the first run did is as unknown as before.
+                second.map_err(|error| match error {
+                    StoreError::Unavailable(_) => StoreError::UnknownOutcome(first),
+                    error => error,
+                })
+            }
+            outcome => outcome,
+        }
+    }
+
+    // ---- rounds: driving
+
+    /// Takes over one round that nobody drives, the oldest; its term and version rise.
+    pub async fn claim_round(&self, replica: &str, lease: Duration) -> Result<Option<RoundRecord>, StoreError> {
+        Ok(self.claim_rounds(replica, lease, 1).await?.pop())
+    }
+
+    /// Takes over up to `at_most` rounds that nobody drives, in one transaction.
+    pub async fn claim_rounds(
+        &self,
+        replica: &str,
+        lease: Duration,
+        at_most: u32,
+    ) -> Result<Vec<RoundRecord>, StoreError> {
+        let claim = Claim { replica: replica.to_owned(), lease, at_most };
+        self.database
+            .run("claim_rounds", Access::Write, claim, |connection, claim| Box::pin(drive::claim(connection, claim)))
+            .await
+    }
+
+    /// False: somebody else has claimed the round, or it has ended.
+    pub async fn renew(&self, round: RoundId, term: Term, lease: Duration) -> Result<bool, StoreError> {
+        Ok(!self.renew_all(vec![(round, term)], lease).await?.is_empty())
+    }
+
+    /// Prolongs many leases in one transaction; returns those that are still held.
+    pub async fn renew_all(&self, held: Vec<(RoundId, Term)>, lease: Duration) -> Result<Vec<RoundId>, StoreError> {
+        self.database
+            .run("renew", Access::Write, (held, lease), |connection, arguments| {
+                Box::pin(drive::renew(connection, arguments))
+            })
+            .await
+    }
+
+    /// Hands a round back, for others to claim at once.
+    pub async fn release(&self, round: RoundId, term: Term, caller: &Caller) -> Result<(), StoreError> {
+        self.release_all(vec![(round, term)], caller).await
+    }
+
+    /// Hands rounds back in one transaction.
+    pub async fn release_all(&self, held: Vec<(RoundId, Term)>, caller: &Caller) -> Result<(), StoreError> {
+        let rounds: Vec<RoundId> = held.iter().map(|(round, _)| *round).collect();
+        self.database
+            .run("release", Access::Write, (held, caller.clone()), |connection, arguments| {
+                Box::pin(drive::release(connection, arguments))
+            })
+            .await?;
+        for round in rounds {
+            self.hints.tell(Change::Round(round), Reach::Everywhere);
+        }
+        Ok(())
+    }
+
+    /// Stores a decision on exactly the round it was taken on. Several events may be decided one after the other and stored as one: `decision.next` from
+    /// the last, transitions of all. A lost answer is looked up; [`StoreError::UnknownOutcome`] means that even that was not possible.
+    pub async fn apply(&self, before: &Round, decision: &Decision, caller: &Caller) -> Result<Applied, StoreError> {
+        if !decision.changes(before) && decision.transitions.is_empty() {
+            return Ok(Applied::Stored(before.clone()));
+        }
+        let change =
+            Arc::new(apply::Change { before: before.clone(), decision: decision.clone(), caller: caller.clone() });
+        let applied = self.apply_once(&change).await;
+        let applied = match applied {
+            Err(StoreError::UnknownOutcome(problem)) => match self.look_at(&change).await {
+                Ok(Some(applied)) => applied,
+                Ok(None) => self.apply_once(&change).await?,
+                Err(_) => return Err(StoreError::UnknownOutcome(problem)),
+            },
+            applied => applied?,
+        };
+        if let Applied::Stored(round) = &applied {
+            let ended = round.phase.is_terminal();
+            self.hints.tell(Change::Round(round.id), if ended { Reach::Everywhere } else { Reach::Here });
+            if ended {
+                self.hints.tell(Change::Pipeline(round.pipeline), Reach::Here);
+            }
+        }
+        Ok(applied)
+    }
+
+    async fn apply_once(&self, change: &Arc<apply::Change>) -> Result<Applied, StoreError> {
+        self.database
+            .run("apply", Access::Write, Arc::clone(change), |connection, change| {
+                Box::pin(apply::apply(connection, change))
+            })
+            .await
+    }
+
+    async fn look_at(&self, change: &Arc<apply::Change>) -> Result<Option<Applied>, StoreError> {
+        self.database
+            .run("look", Access::Read, Arc::clone(change), |connection, change| {
+                Box::pin(apply::look(connection, change))
+            })
+            .await
+    }
+
+    /// Asks the replica that drives the round to stop it. `ROUND_NOT_FOUND`, `ROUND_NOT_CANCELLABLE`. The first request counts.
+    pub async fn request_cancel(
+        &self,
+        round: RoundId,
+        request: CancelRequest,
+        caller: &Caller,
+    ) -> Result<RoundRecord, StoreError> {
+        let cancel = Cancel { round, request, caller: caller.clone() };
+        let record = self
+            .settle_twice("request_cancel", cancel, |connection, cancel| {
+                Box::pin(drive::request_cancel(connection, cancel))
+            })
+            .await?;
+        self.hints.tell(Change::Round(round), Reach::Everywhere);
+        Ok(record)
+    }
+
+    /// Whether somebody has asked to stop the round.
+    pub async fn pending_cancel(&self, round: RoundId) -> Result<Option<CancelRequest>, StoreError> {
+        self.database
+            .run("pending_cancel", Access::Read, round, |connection, round| {
+                Box::pin(drive::pending_cancel(connection, round))
+            })
+            .await
+    }
+
+    /// For people who watch. False: the term is not current or the round has ended; nothing was written.
+    pub async fn save_progress(
+        &self,
+        round: RoundId,
+        term: Term,
+        hosts: &[HostProgress],
+    ) -> Result<bool, StoreError> {
+        let progress = Progress { round, term, hosts: hosts.to_vec() };
+        let current = self
+            .database
+            .run("save_progress", Access::Write, progress, |connection, progress| {
+                Box::pin(drive::save_progress(connection, progress))
+            })
+            .await?;
+        if current {
+            self.hints.tell(Change::Round(round), Reach::Here);
+        }
+        Ok(current)
+    }
+
+    // ---- rounds: looking
+
+    /// `ROUND_NOT_FOUND`.
+    pub async fn get_round(&self, id: RoundId) -> Result<RoundRecord, StoreError> {
+        self.database
+            .run("get_round", Access::Read, id, |connection, id| Box::pin(drive::get(connection, id)))
+            .await
+    }
+
+    /// Newest first.
+    pub async fn list_rounds(&self, filter: RoundFilter, page: Page) -> Result<Listed<RoundRecord>, StoreError> {
+        self.database
+            .run("list_rounds", Access::Read, (filter, page), |connection, arguments| {
+                Box::pin(list::list(connection, arguments))
+            })
+            .await
+    }
+
+    /// How many rounds have not ended.
+    pub async fn active_rounds(&self) -> Result<u64, StoreError> {
+        self.database
+            .run("active_rounds", Access::Read, (), |connection, ()| {
+                Box::pin(async move {
+                    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM rounds WHERE ended_at IS NULL")
+                        .fetch_one(connection)
+                        .await?;
+                    Ok(count.unsigned_abs())
+                })
+            })
+            .await
+    }
+
+    /// Oldest first.
+    pub async fn list_audit(&self, filter: AuditFilter, page: Page) -> Result<Listed<AuditRow>, StoreError> {
+        self.database
+            .run("list_audit", Access::Read, (filter, page), |connection, (filter, page)| {
+                Box::pin(audit::list(connection, filter, page))
+            })
+            .await
+    }
+}

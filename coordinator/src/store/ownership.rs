@@ -1,0 +1,436 @@
+//! Creating, changing and deleting pipelines, and the claim of their locations.
+
+use std::time::Duration;
+
+use lockstep_protocol::{
+    digest::Digest,
+    id::{Generation, PipelineId, Term},
+    location::Location,
+    problem::{Problem, Reason, Retryable},
+    spec::{Initial, PipelineSpec},
+};
+use serde_json::json;
+use sqlx::{Connection, PgConnection, Row};
+use uuid::Uuid;
+
+use super::{
+    Caller, ClaimOutcome, ClaimSettled, ClaimState, Created, NewPipeline, PipelineRow, PipelineSelector,
+    audit::{self, Entry, event},
+    identity,
+    pipelines::{Lock, find, not_found, pipeline},
+    sqlstate::{Fail, Settling},
+    text::{bigint, json as stored_json, text},
+};
+
+/// Key of the advisory lock under which locations and names are compared and taken: "lock" and "loca" in ASCII.
+const LOCATIONS: i64 = 0x6c6f_636b_6c6f_6361;
+
+/// Parameters of a create that the same request id may not change.
+fn create_digest(new: &NewPipeline) -> String {
+    Digest::of(new.spec.to_value().to_string().as_bytes()).to_string()
+}
+
+pub(super) async fn create(
+    connection: &mut PgConnection,
+    (new, caller): &(NewPipeline, Caller),
+) -> Result<Created, Fail> {
+    let mut transaction = connection.begin().await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCATIONS).execute(&mut *transaction).await?;
+    if let Some(known) = known_create(&mut transaction, new).await? {
+        return Ok(Created::Known(known));
+    }
+    let name = &new.spec.name;
+    let exists = find(&mut transaction, &PipelineSelector::Name(name.clone()), Lock::No).await;
+    match exists {
+        Ok(existing) => {
+            return Err(Problem::new(
+                Reason::PipelineExists,
+                format!("pipeline {name} exists already, as {}: choose another name or update it", existing.id),
+            )
+            .with("name", name)
+            .with("pipeline", existing.id)
+            .into());
+        }
+        Err(Fail::Refused(_)) => {}
+        Err(other) => return Err(other),
+    }
+    check_location(&mut transaction, &new.spec, None).await?;
+    let row = insert(&mut transaction, new, caller).await?;
+    let cause = format!("{} at {}", new.spec.layout, new.spec.location);
+    let entry = Entry {
+        pipeline: new.id,
+        round: None,
+        event: event::PIPELINE_CREATED,
+        from: None,
+        to: Some(row.claim.as_str()),
+        cause: &cause,
+    };
+    audit::write(&mut transaction, caller, &entry).await?;
+    transaction.commit().await.settling()?;
+    Ok(Created::New(row))
+}
+
+/// The pipeline that this request id, or this very call before a lost answer, has made.
+async fn known_create(connection: &mut PgConnection, new: &NewPipeline) -> Result<Option<PipelineRow>, Fail> {
+    let row = sqlx::query("SELECT * FROM pipelines WHERE request_id = $1 OR id = $2")
+        .bind(new.request_id.map(|id| id.uuid()))
+        .bind(new.id.uuid())
+        .fetch_optional(connection)
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    let digest: Option<String> = row.try_get("request_digest")?;
+    let known = pipeline(&row)?;
+    if digest.as_deref() == Some(create_digest(new).as_str()) {
+        return Ok(Some(known));
+    }
+    let id = new.request_id.map_or_else(|| new.id.to_string(), |id| id.to_string());
+    Err(Problem::new(
+        Reason::RequestIdReused,
+        format!("request id {id} created pipeline {} with another spec: use a new request id", known.spec.name),
+    )
+    .with("request_id", id)
+    .with("pipeline", known.id)
+    .into())
+}
+
+/// Two pipelines never write one place; a standby may follow the very location of a running one.
+async fn check_location(
+    connection: &mut PgConnection,
+    spec: &PipelineSpec,
+    except: Option<PipelineId>,
+) -> Result<(), Fail> {
+    let rows = sqlx::query(
+        "SELECT id, name, claim, spec -> 'location' AS location FROM pipelines
+         WHERE deleted_at IS NULL AND location_bucket = $1 AND id IS DISTINCT FROM $2 ORDER BY name",
+    )
+    .bind(spec.location.bucket())
+    .bind(except.map(PipelineId::uuid))
+    .fetch_all(connection)
+    .await?;
+    for row in rows {
+        let other: Location = super::text::from_json("location", row.try_get("location")?)?;
+        let claim: String = row.try_get("claim")?;
+        let follows = other.same_place(&spec.location) && (spec.initial == Initial::Standby || claim == "standby");
+        if !other.overlaps(&spec.location) || follows {
+            continue;
+        }
+        let owner: String = row.try_get("name")?;
+        let id: Uuid = row.try_get("id")?;
+        let how = if other.same_place(&spec.location) { "is" } else { "overlaps" };
+        return Err(Problem::new(
+            Reason::LocationOwned,
+            format!(
+                "location {} of pipeline {} {how} {other}, which belongs to pipeline {owner}: choose another prefix",
+                spec.location, spec.name
+            ),
+        )
+        .with("location", &spec.location)
+        .with("pipeline", &spec.name)
+        .with("owner", owner)
+        .with("owner_id", id)
+        .with("owner_location", other)
+        .into());
+    }
+    Ok(())
+}
+
+async fn insert(connection: &mut PgConnection, new: &NewPipeline, caller: &Caller) -> Result<PipelineRow, Fail> {
+    let spec = &new.spec;
+    let claim = match (spec.initial, &new.fence_bytes) {
+        (Initial::Standby, None) => ClaimState::Standby,
+        (Initial::Running, Some(_)) => ClaimState::Claiming,
+        (Initial::Standby, Some(_)) | (Initial::Running, None) => {
+            return Err(Problem::new(
+                Reason::SpecInvalid,
+                format!("pipeline {}: a running pipeline is created with the bytes of its fence, a standby without", spec.name),
+            )
+            .with("field", "initial")
+            .retry(Retryable::No)
+            .into());
+        }
+    };
+    let identity = identity::read(connection).await?;
+    let row = sqlx::query(
+        "INSERT INTO pipelines (id, name, spec, n_hosts, location_endpoint, location_bucket, location_prefix, claim, fence_bytes,
+                                database_id, system_identifier, timeline, request_id, request_digest, created_by)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) RETURNING *",
+    )
+    .bind(new.id.uuid())
+    .bind(spec.name.as_str())
+    .bind(spec.to_value())
+    .bind(i32::try_from(spec.layout.n_hosts()).unwrap_or(i32::MAX))
+    .bind(spec.location.endpoint())
+    .bind(spec.location.bucket())
+    .bind(spec.location.prefix())
+    .bind(claim.as_str())
+    .bind(new.fence_bytes.as_ref().map(|bytes| bytes.as_bytes()))
+    .bind(identity.database.uuid())
+    .bind(&identity.system_identifier)
+    .bind(i64::from(identity.timeline))
+    .bind(new.request_id.map(|id| id.uuid()))
+    .bind(create_digest(new))
+    .bind(text(&caller.actor))
+    .fetch_one(connection)
+    .await?;
+    pipeline(&row)
+}
+
+fn check_etag(row: &PipelineRow, etag: Option<&str>) -> Result<(), Problem> {
+    match etag {
+        Some(etag) if etag != row.etag => Err(Problem::new(
+            Reason::EtagMismatch,
+            format!("pipeline {} has etag {}, the request was made for {etag}: read it again", row.spec.name, row.etag),
+        )
+        .with("pipeline", &row.spec.name)
+        .with("etag", &row.etag)
+        .with("requested", etag)),
+        _ => Ok(()),
+    }
+}
+
+/// `ROUND_IN_PROGRESS`, naming the active round.
+pub(super) async fn refuse_active(connection: &mut PgConnection, row: &PipelineRow, wants: &str) -> Result<(), Fail> {
+    let active = sqlx::query("SELECT id, kind, phase FROM rounds WHERE pipeline_id = $1 AND ended_at IS NULL")
+        .bind(row.id.uuid())
+        .fetch_optional(connection)
+        .await?;
+    let Some(active) = active else { return Ok(()) };
+    let (id, kind, phase): (Uuid, String, String) =
+        (active.try_get("id")?, active.try_get("kind")?, active.try_get("phase")?);
+    Err(round_in_progress(row, wants, id, &kind, &phase).into())
+}
+
+pub(super) fn round_in_progress(row: &PipelineRow, wants: &str, id: Uuid, kind: &str, phase: &str) -> Problem {
+    Problem::new(
+        Reason::RoundInProgress,
+        format!(
+            "pipeline {}: {wants} while {kind} round {id} is {phase}: wait for it or cancel it",
+            row.spec.name
+        ),
+    )
+    .with("pipeline", &row.spec.name)
+    .with("round", id)
+    .with("kind", kind)
+    .with("phase", phase)
+}
+
+/// What an update asks for.
+#[derive(Clone, Debug)]
+pub(super) struct Update {
+    pub(super) selector: PipelineSelector,
+    pub(super) spec: PipelineSpec,
+    pub(super) etag: Option<String>,
+    pub(super) caller: Caller,
+}
+
+fn unchangeable(field: &str, old: impl std::fmt::Display, new: impl std::fmt::Display, how: &str) -> Problem {
+    Problem::new(Reason::SpecInvalid, format!("{field} {old} can't become {new} by an update: {how}"))
+        .with("field", field)
+        .with("old", old)
+        .with("value", new)
+}
+
+pub(super) async fn update(connection: &mut PgConnection, update: &Update) -> Result<PipelineRow, Fail> {
+    let Update { selector, spec, etag, caller } = update;
+    let mut transaction = connection.begin().await?;
+    // Before the row's lock: a create holds the two in the same order.
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCATIONS).execute(&mut *transaction).await?;
+    let row = find(&mut transaction, selector, Lock::ForUpdate).await?;
+    check_etag(&row, etag.as_deref())?;
+    if row.spec == *spec {
+        return Ok(row);
+    }
+    if !row.spec.location.same_place(&spec.location) {
+        let how = "its checkpoints and its fence stay where they are; create a pipeline there and pull with read_location";
+        return Err(unchangeable("location", &row.spec.location, &spec.location, how).into());
+    }
+    if row.spec.initial != spec.initial {
+        let name = |initial| if initial == Initial::Standby { "standby" } else { "running" };
+        let how = "it says how a pipeline begins; a standby is activated instead";
+        return Err(unchangeable("initial", name(row.spec.initial), name(spec.initial), how).into());
+    }
+    let frozen = row.spec.layout != spec.layout || row.spec.agents != spec.agents || row.spec.location != spec.location;
+    if frozen {
+        refuse_active(&mut transaction, &row, "layout, agents and location can't change").await?;
+    }
+    if row.spec.name != spec.name
+        && let Ok(other) = find(&mut transaction, &PipelineSelector::Name(spec.name.clone()), Lock::No).await
+    {
+        return Err(Problem::new(
+            Reason::PipelineExists,
+            format!("pipeline {} can't be named {}: that is {}", row.spec.name, spec.name, other.id),
+        )
+        .with("name", &spec.name)
+        .with("pipeline", other.id)
+        .into());
+    }
+    let updated = sqlx::query(
+        "UPDATE pipelines SET name = $2, spec = $3, n_hosts = $4, spec_version = spec_version + 1, version = version + 1,
+                              updated_at = clock_timestamp()
+         WHERE id = $1 RETURNING *",
+    )
+    .bind(row.id.uuid())
+    .bind(spec.name.as_str())
+    .bind(spec.to_value())
+    .bind(i32::try_from(spec.layout.n_hosts()).unwrap_or(i32::MAX))
+    .fetch_one(&mut *transaction)
+    .await?;
+    let updated = pipeline(&updated)?;
+    let cause = changed_fields(&row.spec, spec);
+    let entry = Entry {
+        pipeline: row.id,
+        round: None,
+        event: event::PIPELINE_UPDATED,
+        from: None,
+        to: None,
+        cause: &cause,
+    };
+    audit::write(&mut transaction, caller, &entry).await?;
+    transaction.commit().await.settling()?;
+    Ok(updated)
+}
+
+/// For the audit trail: each field with both values.
+fn changed_fields(old: &PipelineSpec, new: &PipelineSpec) -> String {
+    let (old, new) = (old.to_value(), new.to_value());
+    let fields = ["name", "solo", "hosts", "agents", "location", "read_location", "start", "push_interval"];
+    let more = ["pull_interval", "retention", "transfer"];
+    let null = json!(null);
+    let changed = fields.iter().chain(&more).filter_map(|field| {
+        let (old, new) = (old.get(field).unwrap_or(&null), new.get(field).unwrap_or(&null));
+        (old != new).then(|| format!("{field}: {old} -> {new}"))
+    });
+    changed.collect::<Vec<_>>().join("; ")
+}
+
+/// What a delete asks for.
+#[derive(Clone, Debug)]
+pub(super) struct Delete {
+    pub(super) selector: PipelineSelector,
+    pub(super) etag: Option<String>,
+    pub(super) caller: Caller,
+}
+
+pub(super) async fn delete(connection: &mut PgConnection, delete: &Delete) -> Result<PipelineId, Fail> {
+    let Delete { selector, etag, caller } = delete;
+    let mut transaction = connection.begin().await?;
+    let row = find(&mut transaction, selector, Lock::ForUpdate).await?;
+    check_etag(&row, etag.as_deref())?;
+    refuse_active(&mut transaction, &row, "it can't be deleted").await?;
+    sqlx::query("UPDATE pipelines SET deleted_at = clock_timestamp(), version = version + 1, updated_at = clock_timestamp() WHERE id = $1")
+        .bind(row.id.uuid())
+        .execute(&mut *transaction)
+        .await?;
+    let cause = format!("deleted; the bucket keeps what stands at {}", row.spec.location);
+    let entry = Entry {
+        pipeline: row.id,
+        round: None,
+        event: event::PIPELINE_DELETED,
+        from: Some(row.claim.as_str()),
+        to: None,
+        cause: &cause,
+    };
+    audit::write(&mut transaction, caller, &entry).await?;
+    transaction.commit().await.settling()?;
+    Ok(row.id)
+}
+
+/// Takes over the claims that nobody drives; each gets a new term.
+pub(super) async fn claim_due(
+    connection: &mut PgConnection,
+    (replica, lease): &(String, Duration),
+) -> Result<Vec<PipelineRow>, Fail> {
+    let rows = sqlx::query(
+        "UPDATE pipelines SET claim_term = claim_term + 1, claim_lease_owner = $1, version = version + 1,
+                              claim_lease_until = clock_timestamp() + make_interval(secs => $2), updated_at = clock_timestamp()
+         WHERE id IN (
+             SELECT id FROM pipelines
+             WHERE claim = 'claiming' AND deleted_at IS NULL AND (claim_lease_until IS NULL OR claim_lease_until < clock_timestamp())
+             ORDER BY id LIMIT 64 FOR UPDATE SKIP LOCKED)
+         RETURNING *",
+    )
+    .bind(text(replica))
+    .bind(lease.as_secs_f64())
+    .fetch_all(connection)
+    .await
+    .settling()?;
+    rows.iter().map(pipeline).collect()
+}
+
+/// Keeps a claim while its fence is being put.
+pub(super) async fn renew_claim(
+    connection: &mut PgConnection,
+    (id, term, lease): &(PipelineId, Term, Duration),
+) -> Result<bool, Fail> {
+    let done = sqlx::query(
+        "UPDATE pipelines SET claim_lease_until = clock_timestamp() + make_interval(secs => $3)
+         WHERE id = $1 AND claim_term = $2 AND claim = 'claiming' AND deleted_at IS NULL",
+    )
+    .bind(id.uuid())
+    .bind(term.as_i64())
+    .bind(lease.as_secs_f64())
+    .execute(connection)
+    .await
+    .settling()?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// What a claim came to, guarded by version and term.
+#[derive(Clone, Debug)]
+pub(super) struct Settle {
+    pub(super) id: PipelineId,
+    pub(super) version: u64,
+    pub(super) term: Term,
+    pub(super) outcome: ClaimOutcome,
+    pub(super) caller: Caller,
+}
+
+pub(super) async fn settle(connection: &mut PgConnection, settle: &Settle) -> Result<ClaimSettled, Fail> {
+    let (claim, generation, problem, after) = match &settle.outcome {
+        ClaimOutcome::Owned(generation) => ("owned", *generation, None, None),
+        ClaimOutcome::Refused(problem) => ("refused", Generation::NONE, Some(problem), None),
+        ClaimOutcome::Again { problem, after } => ("claiming", Generation::NONE, Some(problem), Some(after.as_secs_f64())),
+    };
+    let mut transaction = connection.begin().await?;
+    let row = sqlx::query(
+        "UPDATE pipelines SET
+             claim = $4, generation = $5, claim_problem = $6, claim_lease_owner = NULL,
+             claim_lease_until = clock_timestamp() + make_interval(secs => $7),
+             deleted_at = CASE WHEN $4 = 'refused' THEN clock_timestamp() END,
+             version = version + 1, updated_at = clock_timestamp()
+         WHERE id = $1 AND version = $2 AND claim_term = $3 AND claim = 'claiming' AND deleted_at IS NULL
+         RETURNING *",
+    )
+    .bind(settle.id.uuid())
+    .bind(bigint(settle.version))
+    .bind(settle.term.as_i64())
+    .bind(claim)
+    .bind(generation.as_i64())
+    .bind(problem.map(stored_json).transpose()?)
+    .bind(after)
+    .fetch_optional(&mut *transaction)
+    .await?;
+    let Some(row) = row else { return Ok(ClaimSettled::Moved) };
+    let row = pipeline(&row)?;
+    let cause = match &settle.outcome {
+        ClaimOutcome::Owned(generation) => format!("fence {generation} stands at {}", row.spec.location),
+        ClaimOutcome::Refused(problem) | ClaimOutcome::Again { problem, .. } => problem.to_string(),
+    };
+    let entry = Entry {
+        pipeline: row.id,
+        round: None,
+        event: event::PIPELINE_CLAIM,
+        from: Some("claiming"),
+        to: Some(claim),
+        cause: &cause,
+    };
+    audit::write(&mut transaction, &settle.caller, &entry).await?;
+    transaction.commit().await.settling()?;
+    Ok(ClaimSettled::Stored(row))
+}
+
+/// After a lost answer of a settle: the row as it stands.
+pub(super) async fn look(connection: &mut PgConnection, id: &PipelineId) -> Result<PipelineRow, Fail> {
+    let row = sqlx::query("SELECT * FROM pipelines WHERE id = $1").bind(id.uuid()).fetch_optional(connection).await?;
+    row.map_or_else(|| Err(not_found(&PipelineSelector::Id(*id)).into()), |row| pipeline(&row))
+}

@@ -1,0 +1,221 @@
+//! What a round's rows say, and what is asked to make or change one.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use lockstep_protocol::{
+    id::{Attempt, PipelineId, RequestId, RoundId},
+    location::Location,
+    round::{CancelRequest, PullRequest, RetryPolicy, Round, WantedCut},
+    spec::Transfer,
+};
+
+use super::PipelineSelector;
+
+/// Who asks, for the audit trail.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Caller {
+    /// A user, a token's name or a replica.
+    pub actor: String,
+    /// W3C trace id, 32 hex digits.
+    pub trace_id: Option<String>,
+    /// Whole W3C header, so that what a replica does later belongs to the caller's trace.
+    pub traceparent: Option<String>,
+}
+
+/// A push to admit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AdmitPush {
+    /// Whose.
+    pub pipeline: PipelineSelector,
+    /// Which local checkpoints.
+    pub wanted: WantedCut,
+    /// Also what is already the newest commit.
+    pub force: bool,
+    /// Idempotency key (S14). None: each call is a new request.
+    pub request_id: Option<RequestId>,
+    /// From admission, by the database's clock.
+    pub deadline: Duration,
+    /// Frozen in the row.
+    pub retry: RetryPolicy,
+}
+
+/// A pull to admit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AdmitPull {
+    /// Whose.
+    pub pipeline: PipelineSelector,
+    /// What is wanted.
+    pub request: PullRequest,
+    /// Idempotency key (S14). None: each call is a new request.
+    pub request_id: Option<RequestId>,
+    /// From admission, by the database's clock.
+    pub deadline: Duration,
+    /// Frozen in the row.
+    pub retry: RetryPolicy,
+}
+
+/// What became of a request for a round.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Admission {
+    /// A round was made.
+    New(RoundRecord),
+    /// This request id was answered before with this round; it may be in any phase.
+    Known(RoundRecord),
+    /// Push of a step or local checkpoint that is the newest commit already, and not forced: the round that made it.
+    AlreadyCommitted(RoundRecord),
+}
+
+impl Admission {
+    /// The round that answers the request.
+    pub const fn record(&self) -> &RoundRecord {
+        match self {
+            Self::New(record) | Self::Known(record) | Self::AlreadyCommitted(record) => record,
+        }
+    }
+
+    /// The round that answers the request.
+    pub fn into_record(self) -> RoundRecord {
+        match self {
+            Self::New(record) | Self::Known(record) | Self::AlreadyCommitted(record) => record,
+        }
+    }
+}
+
+/// How far one host is. A hint for people: no decision rests on it, and a crash of Postgres may lose it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HostProgress {
+    /// Which host.
+    pub host_idx: u32,
+    /// Of which try.
+    pub attempt: Attempt,
+    /// Bytes sent or received.
+    pub bytes_done: u64,
+    /// Of how many, if known.
+    pub bytes_total: Option<u64>,
+    /// Files finished.
+    pub files_done: u64,
+    /// Of how many, if known.
+    pub files_total: Option<u64>,
+    /// Bytes a second, lately.
+    pub bytes_per_second: u64,
+}
+
+/// A round with everything that stands around it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct RoundRecord {
+    /// The state machine.
+    pub round: Round,
+    /// Under which it was admitted.
+    pub request_id: Option<RequestId>,
+    /// Who asked for it.
+    pub actor: String,
+    /// Of the request.
+    pub trace_id: Option<String>,
+    /// Of the request: effects continue this trace.
+    pub traceparent: Option<String>,
+    /// By the database's clock.
+    pub created_at: DateTime<Utc>,
+    /// By the database's clock.
+    pub updated_at: DateTime<Utc>,
+    /// When it became terminal.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// Which replica drives it.
+    pub lease_owner: Option<String>,
+    /// One a host that has reported any, by index.
+    pub progress: Vec<HostProgress>,
+    /// Limits, frozen from the spec at admission.
+    pub transfer: Transfer,
+    /// Read-only fallback, frozen from the spec at admission.
+    pub read_location: Option<Location>,
+    /// Asked for; the round may not have taken notice yet.
+    pub cancel_requested: Option<CancelRequest>,
+}
+
+/// Outcome of a guarded write.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Applied {
+    /// Written; the round with its new version.
+    Stored(Round),
+    /// Version or term are not current: nothing was written. Reload or let go, never insist (S6).
+    Moved,
+}
+
+/// Which rounds to list.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RoundFilter {
+    /// Only of this pipeline.
+    pub pipeline: Option<PipelineId>,
+    /// Only such that are not terminal.
+    pub active_only: bool,
+}
+
+/// Which audit events to list.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct AuditFilter {
+    /// Only of this pipeline.
+    pub pipeline: Option<PipelineId>,
+    /// Only of this round.
+    pub round: Option<RoundId>,
+}
+
+/// One line of the audit trail.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AuditRow {
+    /// Rises in the order of writing, with gaps.
+    pub id: u64,
+    /// By the database's clock.
+    pub at: DateTime<Utc>,
+    /// Of which pipeline.
+    pub pipeline: PipelineId,
+    /// None: the pipeline as a whole.
+    pub round: Option<RoundId>,
+    /// None: the round as a whole.
+    pub host_idx: Option<u32>,
+    /// What sort of event; docs/audit.md lists them.
+    pub event: String,
+    /// Phase before, if one changed.
+    pub from: Option<String>,
+    /// Phase after, if one changed.
+    pub to: Option<String>,
+    /// Why, for a reader.
+    pub cause: String,
+    /// Who.
+    pub actor: String,
+    /// Of the request or of the replica's work.
+    pub trace_id: Option<String>,
+    /// Term of the round at that time.
+    pub term: Option<u64>,
+    /// Version of the round after the change.
+    pub version: Option<u64>,
+}
+
+/// Part of a list.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Page {
+    /// At most this many; held to 1..=1000.
+    pub size: u32,
+    /// From [`Listed::next`] of the page before; empty or none for the first.
+    pub token: Option<String>,
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Self { size: 100, token: None }
+    }
+}
+
+impl Page {
+    pub(super) fn limit(&self) -> i64 {
+        i64::from(self.size.clamp(1, 1000))
+    }
+}
+
+/// One page.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Listed<T> {
+    /// In order.
+    pub items: Vec<T>,
+    /// Of the next page; none: this was the last.
+    pub next: Option<String>,
+}
