@@ -250,15 +250,16 @@ COMMENT ON COLUMN participants.updated_at IS 'last change, database clock';
 
 -- Not logged: written every few seconds by every transfer, of no use after a crash.
 CREATE UNLOGGED TABLE progress (
-    round_id         uuid NOT NULL,
-    host_idx         integer NOT NULL,
-    attempt          integer NOT NULL,
-    bytes_done       bigint NOT NULL,
-    bytes_total      bigint,
-    files_done       bigint NOT NULL,
-    files_total      bigint,
-    bytes_per_second bigint NOT NULL,
-    updated_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    round_id          uuid NOT NULL,
+    host_idx          integer NOT NULL,
+    attempt           integer NOT NULL,
+    bytes_done        bigint NOT NULL,
+    bytes_total       bigint,
+    files_done        bigint NOT NULL,
+    files_total       bigint,
+    bytes_transferred bigint NOT NULL,
+    bytes_per_second  bigint NOT NULL,
+    updated_at        timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (round_id, host_idx)
 ) WITH (fillfactor = 50);
 
@@ -266,10 +267,11 @@ COMMENT ON TABLE progress IS 'how far each host is; a hint for people, lost if P
 COMMENT ON COLUMN progress.round_id IS 'of which round';
 COMMENT ON COLUMN progress.host_idx IS 'slot in the layout; 0 for solo';
 COMMENT ON COLUMN progress.attempt IS 'of which try';
-COMMENT ON COLUMN progress.bytes_done IS 'bytes sent or received';
+COMMENT ON COLUMN progress.bytes_done IS 'bytes dealt with: sent, received, reused or found in place';
 COMMENT ON COLUMN progress.bytes_total IS 'of how many, if known';
 COMMENT ON COLUMN progress.files_done IS 'files finished';
 COMMENT ON COLUMN progress.files_total IS 'of how many, if known';
+COMMENT ON COLUMN progress.bytes_transferred IS 'bytes that went over the network';
 COMMENT ON COLUMN progress.bytes_per_second IS 'rate, lately';
 COMMENT ON COLUMN progress.updated_at IS 'database clock';
 

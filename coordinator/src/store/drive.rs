@@ -131,13 +131,15 @@ pub(super) async fn save_progress(connection: &mut PgConnection, progress: &Prog
     let current: i64 = sqlx::query_scalar(
         "WITH mine AS (SELECT id FROM rounds WHERE id = $1 AND term = $2 AND ended_at IS NULL),
          written AS (
-             INSERT INTO progress AS g (round_id, host_idx, attempt, bytes_done, bytes_total, files_done, files_total, bytes_per_second)
+             INSERT INTO progress AS g (round_id, host_idx, attempt, bytes_done, bytes_total, files_done, files_total,
+                                       bytes_transferred, bytes_per_second)
              SELECT mine.id, n.* FROM mine,
-                 UNNEST($3::int[], $4::int[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[]) AS n
+                 UNNEST($3::int[], $4::int[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
+                        $10::bigint[]) AS n
              ON CONFLICT (round_id, host_idx) DO UPDATE SET
                  attempt = excluded.attempt, bytes_done = excluded.bytes_done, bytes_total = excluded.bytes_total,
                  files_done = excluded.files_done, files_total = excluded.files_total,
-                 bytes_per_second = excluded.bytes_per_second, updated_at = clock_timestamp()
+                 bytes_transferred = excluded.bytes_transferred, bytes_per_second = excluded.bytes_per_second, updated_at = clock_timestamp()
              WHERE g.attempt <= excluded.attempt)
          SELECT count(*) FROM mine",
     )
@@ -149,6 +151,7 @@ pub(super) async fn save_progress(connection: &mut PgConnection, progress: &Prog
     .bind(maybe(|p| p.bytes_total))
     .bind(column(|p| p.files_done))
     .bind(maybe(|p| p.files_total))
+    .bind(column(|p| p.bytes_transferred))
     .bind(column(|p| p.bytes_per_second))
     .fetch_one(connection)
     .await

@@ -89,7 +89,7 @@ pub struct HostProgress {
     pub host_idx: u32,
     /// Of which try.
     pub attempt: Attempt,
-    /// Bytes sent or received.
+    /// Bytes dealt with: sent, received, reused or found in place.
     pub bytes_done: u64,
     /// Of how many, if known.
     pub bytes_total: Option<u64>,
@@ -97,6 +97,8 @@ pub struct HostProgress {
     pub files_done: u64,
     /// Of how many, if known.
     pub files_total: Option<u64>,
+    /// Bytes that went over the network.
+    pub bytes_transferred: u64,
     /// Bytes a second, lately.
     pub bytes_per_second: u64,
 }

@@ -118,6 +118,7 @@ struct StoredProgress {
     bytes_total: Option<u64>,
     files_done: u64,
     files_total: Option<u64>,
+    bytes_transferred: u64,
     bytes_per_second: u64,
 }
 
@@ -278,6 +279,7 @@ pub(super) fn record(row: &PgRow) -> Result<RoundRecord, Fail> {
                 bytes_total: p.bytes_total,
                 files_done: p.files_done,
                 files_total: p.files_total,
+                bytes_transferred: p.bytes_transferred,
                 bytes_per_second: p.bytes_per_second,
             })
             .collect(),
