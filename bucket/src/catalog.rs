@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
 use lockstep_protocol::{
     commit::{CommitDocument, CommitRef, DecisionObject},
     digest::Digest,
@@ -204,8 +204,12 @@ async fn scan_from(
         seqs.retain(|seq| !marks.retired.contains(seq));
         seqs.reverse();
         for some in seqs.chunks(batch) {
-            let read: Vec<Option<Checkpoint>> = futures::stream::iter(some.iter().copied())
-                .map(|seq| checkpoint(store, generation, seq, marks.damaged.contains(&seq)))
+            // Boxed, because the compiler can't prove that a stream which borrows in its closure is `Send`.
+            let reads: Vec<BoxFuture<'_, Result<Option<Checkpoint>, Problem>>> = some
+                .iter()
+                .map(|&seq| checkpoint(store, generation, seq, marks.damaged.contains(&seq)).boxed())
+                .collect();
+            let read: Vec<Option<Checkpoint>> = futures::stream::iter(reads)
                 .buffered(batch)
                 .collect::<Vec<Result<_, Problem>>>()
                 .await

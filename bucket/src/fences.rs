@@ -1,7 +1,7 @@
 //! Fences and their bases in one location: who owns it, claiming it, finishing what a dead taker left (F1 to F4, take-over).
 
 use bytes::Bytes;
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, future::BoxFuture};
 use lockstep_protocol::{
     commit::{CommitRef, DecisionObject},
     digest::Digest,
@@ -275,11 +275,10 @@ async fn tombstones_of(
         Some(Key::Retired(g, s)) if !known.iter().any(|t| (t.generation, t.seq) == (g, s)) => Some(Key::Retired(g, s)),
         _ => None,
     });
-    let read: Vec<Tombstone> = futures::stream::iter(fresh)
-        .map(async |key| match document::read(store, &key, Tombstone::parse).await.known()? {
-            Some(tombstone) => Ok(tombstone),
-            None => Err(vanished(store, &key)),
-        })
+    // Boxed, because the compiler can't prove that a stream which borrows in its closure is `Send`.
+    let reads: Vec<BoxFuture<'_, Result<Tombstone, Problem>>> =
+        fresh.map(|key| read_tombstone(store, key).boxed()).collect();
+    let read: Vec<Tombstone> = futures::stream::iter(reads)
         .buffer_unordered(PARALLEL)
         .try_collect()
         .await?;
@@ -287,4 +286,11 @@ async fn tombstones_of(
     tombstones.extend(read.iter().filter(|tombstone| tombstone.retired_in >= owner).map(Tombstone::reference));
     tombstones.sort_unstable();
     Ok(tombstones)
+}
+
+async fn read_tombstone(store: &dyn ObjectStore, key: Key) -> Result<Tombstone, Problem> {
+    match document::read(store, &key, Tombstone::parse).await.known()? {
+        Some(tombstone) => Ok(tombstone),
+        None => Err(vanished(store, &key)),
+    }
 }
