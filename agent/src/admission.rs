@@ -201,7 +201,7 @@ impl Core {
         Ok(true)
     }
 
-    async fn until_idle(&self, wait: Duration) {
+    pub(crate) async fn until_idle(&self, wait: Duration) {
         let mut changed = self.register.subscribe();
         let idle = async {
             while self.register.running().is_some() {

@@ -1,26 +1,353 @@
-//! Direct sync.
-use crate::{core::Core, order::PushDone};
+//! Direct sync: a solo agent pushes and commits without a coordinator, by the same rules (push steps 3 to 6). The exact bytes of fence and commit are on
+//! disk before they are PUT, so that a sync that was cut off is finished by the next one.
+
+use std::{str::FromStr, sync::Arc, time::Duration};
+
+use chrono::Utc;
+use lockstep_bucket::{Access, Checkpoint, Claim, DecisionOutcome, ObjectStore};
 use lockstep_protocol::{
-    commit::CommitRef,
-    host::Slot,
+    commit::{CommitDocument, CommitPart, CommitRef, DecisionObject},
+    digest::Digest,
+    fence::{Counts, Fence, Writer},
+    host::{Layout, Slot},
+    id::{Attempt, Generation, PipelineId, PipelineName, RoundId, RoundNo, Seq},
+    key::{AttemptPath, Key},
     location::Location,
+    order::PipelineSelector,
     problem::{Problem, Reason},
+    selection::LocalCheckpoint,
 };
-use std::sync::Arc;
+use uuid::Uuid;
+
+use crate::{
+    core::{Core, Ended},
+    order::{PartRef, PushDone},
+    push::{self, Assignment},
+    register::{Activity, Family, State, ViewState},
+    remote::Remote,
+    work::Work,
+};
+
+mod journal;
+
+use journal::{Journal, Pending};
+
+/// Tries to learn what a decision key holds before a sync gives up; the next one goes on with the same bytes.
+const DECISION_TRIES: u32 = 6;
+
+const DECISION_BACK_OFF: Duration = Duration::from_millis(200);
+
+/// What a sync did, or found done.
+#[derive(Clone, Debug)]
+pub(crate) struct Synced {
+    pub(crate) commit: CommitRef,
+    pub(crate) done: PushDone,
+}
+
+/// Before anything else, the location included.
 pub(crate) fn refuse_multihost(slot: Slot) -> Result<(), Problem> {
     match slot {
         Slot::Solo => Ok(()),
         Slot::Host(info) => Err(Problem::new(
             Reason::MultihostRequiresCoordinator,
-            format!("this agent runs as {info}: a direct sync is for solo only, push through the coordinator")
-                .to_owned(),
-        )),
+            format!("this agent runs as {info}: hosts of one pipeline commit together, push through the coordinator"),
+        )
+        .with("host_idx", info.host_idx())
+        .with("n_hosts", info.n_hosts())),
     }
 }
-pub(crate) struct Synced {
-    pub(crate) commit: CommitRef,
-    pub(crate) done: PushDone,
+
+/// Pushes the newest local checkpoint and commits it. Runs to its end once called: see [`Core::whole`].
+pub(crate) async fn sync(core: Arc<Core>, location: Location) -> Result<Synced, Problem> {
+    refuse_multihost(core.identity.slot)?;
+    if !core.identity.allowed.iter().any(|allowed| allowed.same_place(&location)) {
+        let allowed = core.identity.allowed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        return Err(Problem::new(
+            Reason::LocationNotAllowed,
+            format!("the sync names {location}, this agent allows [{allowed}]: add --allow-location"),
+        )
+        .with("ordered", &location)
+        .with("allowed", allowed));
+    }
+    let owner = Owner::of(&core.identity.pipeline)?;
+    let (round, attempt) = (RoundId::new(Uuid::new_v4()), Attempt::FIRST);
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    {
+        // The gate: no order is admitted between the look and the start.
+        let _gate = core.marks.lock().await;
+        if let Some(running) = core.register.running() {
+            return Err(Problem::new(
+                Reason::TransferInProgress,
+                format!("a {} of round {} runs here", running.activity.as_str(), running.round),
+            )
+            .with("kind", running.activity.as_str())
+            .with("round", running.round));
+        }
+        let (for_body, for_clean_up, for_uploads) = (Arc::clone(&core), Arc::clone(&core), location.clone());
+        core.launch(
+            Activity::Sync,
+            (round, attempt),
+            None,
+            core.limits,
+            |work| async move {
+                let synced = run(&for_body, &owner, location, round, work).await?;
+                let state = State::Pushed(synced.done.clone());
+                // Nobody waits any more: the commit stands all the same.
+                let _ = sender.send(synced);
+                Ok::<Ended, Problem>((state, None))
+            },
+            move |work| async move { push::abort_uploads(&for_clean_up, &for_uploads, work).await },
+        );
+    }
+    if let Ok(synced) = receiver.await {
+        core.until_idle(Duration::from_secs(60)).await;
+        return Ok(synced);
+    }
+    core.until_idle(Duration::from_secs(60)).await;
+    match core.register.view(Family::Sync, round, attempt).state {
+        ViewState::Failed(problem) => Err(problem),
+        _ => Err(Problem::new(Reason::Cancelled, "the sync was replaced before its end was told").with("round", round)),
+    }
 }
-pub(crate) async fn sync(_core: Arc<Core>, _location: Location) -> Result<Synced, Problem> {
-    Err(Problem::new(Reason::SpecInvalid, "a direct sync is not built yet: push through the coordinator"))
+
+/// Who a direct sync writes as.
+#[derive(Clone, Debug)]
+struct Owner {
+    pipeline: PipelineId,
+    name: PipelineName,
+}
+
+impl Owner {
+    /// Only a UUID names a pipeline for good; its name is the coordinator's to give, so it gets one that follows from the UUID.
+    fn of(selector: &PipelineSelector) -> Result<Self, Problem> {
+        match selector {
+            PipelineSelector::Id(pipeline) => {
+                let name = format!("direct-{}", pipeline.uuid().simple());
+                Ok(Self { pipeline: *pipeline, name: PipelineName::new(name)? })
+            }
+            PipelineSelector::Name(name) => Err(Problem::new(
+                Reason::SpecInvalid,
+                format!(
+                    "this agent runs for pipeline {name}: a direct sync needs --pipeline to be a UUID, names may change"
+                ),
+            )
+            .with("field", "pipeline")
+            .with("value", name)),
+        }
+    }
+}
+
+async fn run(core: &Core, owner: &Owner, location: Location, round: RoundId, work: Work) -> Result<Synced, Problem> {
+    let remote = Remote::connect(core.connector.as_ref(), &location, &work).await?;
+    let bucket = remote.bucket().as_ref();
+    let mut journal = Journal::load(&core.state_dir, &location, &work).await?;
+
+    let generation = claim(bucket, owner, &mut journal, &work).await?;
+    if let Some(pending) = journal.pending() {
+        decide(bucket, &mut journal, pending, &work).await?;
+    }
+    let newest = lockstep_bucket::latest(bucket, Access::Own).await.known()?;
+    let local = newest_local(core, &work).await?;
+    if let Some(newest) = &newest
+        && let Some(done) = already(newest, &local)
+    {
+        return Ok(Synced { commit: newest.commit, done });
+    }
+
+    let path = AttemptPath::new(Slot::Solo, generation, round, core.identity.incarnation, Attempt::FIRST);
+    let assignment = Assignment {
+        pipeline: owner.pipeline,
+        slot: Slot::Solo,
+        path,
+        incarnation: core.identity.incarnation,
+        location,
+        local_checkpoint: local.id,
+        step: local.step,
+        fingerprint: local.fingerprint,
+        base_parts: newest.as_ref().map(base_parts).transpose()?.unwrap_or_default(),
+    };
+    let done = push::run(core, assignment, work.clone()).await?;
+    let seq = next_seq(bucket, generation).await?;
+    let document = CommitDocument {
+        pipeline: owner.pipeline,
+        pipeline_name: owner.name.clone(),
+        generation,
+        seq,
+        parent: newest.as_ref().map(|newest| newest.commit),
+        base: newest.as_ref().map(|newest| newest.commit),
+        round,
+        // Nobody else numbers rounds here: one push, one seq.
+        round_no: RoundNo::new(seq.get())?,
+        step: done.step,
+        fingerprint: done.fingerprint,
+        layout: Layout::Solo,
+        created_at: Utc::now(),
+        parts: vec![CommitPart {
+            host_idx: 0,
+            local_checkpoint: done.local_checkpoint,
+            manifest: done.part.key(),
+            manifest_length: done.part.length,
+            manifest_blake3: done.part.blake3,
+            files: done.files,
+            bytes: done.bytes,
+            bytes_uploaded: done.bytes_uploaded,
+            processed_records: done.processed_records,
+        }],
+        trace_id: None,
+        writer: concat!("lockstep-agent/", env!("CARGO_PKG_VERSION")).to_owned(),
+        labels: std::collections::BTreeMap::new(),
+        partitions: Vec::new(),
+    };
+    let pending = Pending { generation, seq, round, bytes: document.encode() };
+    journal.remember(pending.clone(), &work).await?;
+    let commit = decide(bucket, &mut journal, pending, &work).await?;
+    Ok(Synced { commit, done })
+}
+
+/// Makes the location ours: the take-over of nothing, with the same fence at each try. A fence of this very pipeline that another disk wrote is ours too:
+/// two writers are kept apart by the decision keys.
+async fn claim(
+    bucket: &dyn ObjectStore,
+    owner: &Owner,
+    journal: &mut Journal,
+    work: &Work,
+) -> Result<Generation, Problem> {
+    let fence = match journal.fence()? {
+        Some(fence) => fence,
+        None => {
+            let fence = Fence {
+                generation: Generation::FIRST,
+                pipeline: owner.pipeline,
+                pipeline_name: owner.name.clone(),
+                writer: Writer::Direct,
+                take_over: Uuid::new_v4(),
+                created_at: Utc::now(),
+                released: false,
+            };
+            journal.remember_fence(&fence, work).await?;
+            fence
+        }
+    };
+    match lockstep_bucket::claim_first(bucket, &fence).await? {
+        Claim::Mine => Ok(fence.generation),
+        Claim::OwnedBy(stands)
+            if stands.pipeline == owner.pipeline && stands.writer == Writer::Direct && !stands.released =>
+        {
+            Ok(stands.generation)
+        }
+        Claim::OwnedBy(stands) => {
+            Err(lockstep_bucket::location_owned(bucket.location(), owner.pipeline, &owner.name, &stands))
+        }
+    }
+}
+
+async fn newest_local(core: &Core, work: &Work) -> Result<LocalCheckpoint, Problem> {
+    let store = Arc::clone(&core.store);
+    let listed = work.disk(move |_| store.list()).await?;
+    // Oldest first: of equal steps the last.
+    listed.into_iter().max_by_key(|local| local.step).ok_or_else(|| {
+        Problem::new(Reason::NoCommonCheckpoint, "this host has no local checkpoint: make one and sync again")
+    })
+}
+
+/// The report of a checkpoint that is the newest commit already.
+fn already(newest: &Checkpoint, local: &LocalCheckpoint) -> Option<PushDone> {
+    let part = newest.document.parts.first().filter(|part| part.local_checkpoint == local.id)?;
+    let named = part_ref(part).ok()?;
+    Some(PushDone {
+        part: named,
+        local_checkpoint: part.local_checkpoint,
+        step: newest.document.step,
+        fingerprint: newest.document.fingerprint,
+        files: part.files,
+        bytes: part.bytes,
+        bytes_uploaded: 0,
+        processed_records: part.processed_records,
+        elapsed: Duration::ZERO,
+    })
+}
+
+fn part_ref(part: &CommitPart) -> Result<PartRef, Problem> {
+    match Key::from_str(&part.manifest)? {
+        Key::PartManifest(path) => Ok(PartRef { path, length: part.manifest_length, blake3: part.manifest_blake3 }),
+        other => {
+            Err(Problem::new(Reason::ManifestInvalid, format!("{other} is no part manifest's key")).with("key", other))
+        }
+    }
+}
+
+fn base_parts(newest: &Checkpoint) -> Result<Vec<PartRef>, Problem> {
+    newest.document.parts.iter().map(part_ref).collect()
+}
+
+/// One above all decisions and tombstones of the generation: a swept decision still stands as its tombstone (S3).
+async fn next_seq(bucket: &dyn ObjectStore, generation: Generation) -> Result<Seq, Problem> {
+    let decided = bucket.list_all(&Key::commits_of(generation)).await?;
+    let retired = bucket.list_all(Key::RETIRED).await?;
+    let greatest = decided
+        .iter()
+        .chain(&retired)
+        .filter_map(|object| match Key::parse(&object.key) {
+            Some(Key::Commit(g, seq) | Key::Retired(g, seq)) if g == generation => Some(seq),
+            _ => None,
+        })
+        .max();
+    Ok(greatest.map_or(Seq::FIRST, Seq::next))
+}
+
+/// Push steps 4 to 6 with bytes that are on disk: put, until what stands is known, then look for a newer owner. What is decided is forgotten here.
+async fn decide(
+    bucket: &dyn ObjectStore,
+    journal: &mut Journal,
+    pending: Pending,
+    work: &Work,
+) -> Result<CommitRef, Problem> {
+    let Pending { generation, seq, round, bytes } = pending;
+    let key = Key::Commit(generation, seq).to_string();
+    let commit = CommitRef { generation, seq, round, digest: Digest::of(&bytes) };
+    let mut back_off = DECISION_BACK_OFF;
+    let mut outcome = lockstep_bucket::put_decision(bucket, (generation, seq), bytes.clone().into(), round).await;
+    for _ in 1..DECISION_TRIES {
+        if !matches!(&outcome, DecisionOutcome::Unknown(error) if error.is_retryable()) {
+            break;
+        }
+        tokio::time::sleep(back_off).await;
+        back_off *= 2;
+        outcome = lockstep_bucket::put_decision(bucket, (generation, seq), bytes.clone().into(), round).await;
+    }
+    let lost = |what: String| Problem::new(Reason::Fenced, what).with("key", &key).with("round", round);
+    match outcome {
+        DecisionOutcome::Stands => {}
+        // Not known: the next sync goes on with the same bytes.
+        DecisionOutcome::Unknown(error) | DecisionOutcome::Refused(error) => return Err(error.into()),
+        DecisionOutcome::Unreadable(problem) => return Err(problem),
+        DecisionOutcome::OtherRound { round: other } => {
+            journal.forget(work).await?;
+            return Err(Problem::new(
+                Reason::StoreUnavailable,
+                format!("round {other} took {key} first: another agent syncs this pipeline; sync again"),
+            )
+            .with("key", &key)
+            .with("round", round)
+            .with("other_round", other));
+        }
+        DecisionOutcome::Aborted(record) => {
+            journal.forget(work).await?;
+            return Err(lost(format!("{} aborted {key}: {}", record.aborted_by, record.cause)));
+        }
+        DecisionOutcome::Committed { .. } | DecisionOutcome::Retired => {
+            journal.forget(work).await?;
+            return Err(lost(format!("{key} was decided by somebody else")));
+        }
+    }
+    // A pending decision may be of a document that an older version wrote: it is parsed like anybody else's.
+    DecisionObject::parse(&key, &bytes)?;
+    let counts = lockstep_bucket::acknowledge(bucket, generation, seq).await?;
+    journal.forget(work).await?;
+    match counts {
+        Counts::Yes => Ok(commit),
+        Counts::No | Counts::Undecided => {
+            Err(lost(format!("a newer owner took {} over before {key} stood", bucket.location())))
+        }
+    }
 }
