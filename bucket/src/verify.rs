@@ -135,11 +135,9 @@ pub async fn verify_part(
             broken.push(differs(host_idx, file, "", &Digest::of(&[])));
         }
     }
-    let found: Vec<Vec<Problem>> = futures::stream::iter(runs(manifest))
-        .map(|run| verify_run(store, host_idx, run, progress))
-        .buffer_unordered(PARALLEL)
-        .try_collect()
-        .await?;
+    // Collected first: a closure that lived across the await would keep callers from seeing that this future is Send.
+    let reads: Vec<_> = runs(manifest).into_iter().map(|run| verify_run(store, host_idx, run, progress)).collect();
+    let found: Vec<Vec<Problem>> = futures::stream::iter(reads).buffer_unordered(PARALLEL).try_collect().await?;
     broken.extend(found.into_iter().flatten());
     Ok(broken)
 }
