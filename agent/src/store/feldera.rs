@@ -125,7 +125,11 @@ impl CheckpointStore for FelderaStore {
             return Err(self.not_found(id, &catalog));
         };
         match self.try_hold(entry, step) {
-            Ok(held) => Ok(Box::new(held)),
+            // Still in the catalog now that all is linked: so the engine had deleted nothing of it.
+            Ok(held) => match Catalog::read(&self.root)? {
+                now if now.find(id) == Some(entry) => Ok(Box::new(held)),
+                now => Err(self.not_found(id, &now)),
+            },
             Err(Trouble::Problem(problem)) => Err(problem),
             Err(Trouble::Gone(path)) => {
                 // The engine takes a checkpoint out of the catalog before it deletes files: if it is still in, they are missing for another reason.

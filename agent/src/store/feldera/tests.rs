@@ -22,6 +22,7 @@ mod crashing;
 mod holding;
 mod listing;
 mod locking;
+mod racing;
 mod restoring;
 mod retaining;
 

@@ -73,7 +73,15 @@ fn a_restore_over_other_checkpoints_leaves_the_old_or_the_new_ones_after_any_cra
             (site, staged)
         },
         |site, staged| site.store.install(staged),
-        |site, at| assert_consistent(site, &[&old_catalog, &checkpoint.alone(&fixtures().join("host0"))], at),
+        |site, at| {
+            let new_catalog = checkpoint.alone(&source.root());
+            assert_consistent(site, &[&old_catalog, &new_catalog], at);
+            // Nobody may find the new catalog beside what belongs to the old history.
+            if fs::read(site.at("checkpoints.feldera")).unwrap() == new_catalog {
+                assert_eq!(fs::read(site.at("state.json")).unwrap(), checkpoint.restored("host0")["state.json"]);
+                assert!(!site.at("steps.bin").exists(), "change {at}");
+            }
+        },
         &checkpoint.restored("host0"),
     );
 }
@@ -109,7 +117,14 @@ fn going_back_is_taken_up_after_any_crash() {
             (site, staged)
         },
         |site, staged| site.store.retain_only(Some(staged.id)),
-        |site, at| assert_consistent(site, &[&old_catalog, &checkpoint.alone(&source.root())], at),
+        |site, at| {
+            assert_consistent(site, &[&old_catalog, &checkpoint.alone(&source.root())], at);
+            // The root's state lets an engine start from the old checkpoint: then nothing else of the abandoned history may be left for it to go on with.
+            if fs::read(site.at("state.json")).unwrap() == checkpoint.restored("host0")["state.json"] {
+                assert_ne!(fs::read(site.at("checkpoints.feldera")).unwrap(), old_catalog, "change {at}");
+                assert!(!site.at("steps.bin").exists(), "change {at}");
+            }
+        },
         &checkpoint.restored("host0"),
     );
 }
