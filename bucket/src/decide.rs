@@ -13,7 +13,7 @@ use lockstep_protocol::{
 
 use crate::{
     document,
-    error::{Operation, StoreError, StoreErrorKind},
+    error::{Operation, StoreError},
     fences,
     store::{CreateOutcome, Lookup, ObjectStore},
 };
@@ -79,16 +79,13 @@ pub async fn put_decision(
         (Some(found), _) => judge(&key, &found, &bytes, my_round),
         (None, Some(error)) if error.is_refusal() => DecisionOutcome::Refused(error),
         (None, Some(error)) => DecisionOutcome::Unknown(error),
-        (None, None) => DecisionOutcome::Unknown(StoreError {
-            operation: Operation::Create,
-            bucket: store.location().bucket().to_owned(),
-            key: store.location().full_key(&key),
-            http_status: Some(412),
-            s3_code: None,
-            request_id: None,
-            kind: StoreErrorKind::Precondition,
-            message: "the key existed and was absent right after".into(),
-        }),
+        (None, None) => DecisionOutcome::Unknown(StoreError::answered(
+            Operation::Create,
+            (store.location().bucket(), &store.location().full_key(&key)),
+            Some(412),
+            None,
+            "the key existed and was absent right after",
+        )),
     }
 }
 

@@ -215,6 +215,26 @@ pub struct StoreError {
 }
 
 impl StoreError {
+    /// An error as a server answers it, classified by [`StoreErrorKind::of`].
+    pub fn answered(
+        operation: Operation,
+        (bucket, key): (&str, &str),
+        http_status: Option<u16>,
+        s3_code: Option<&str>,
+        message: impl Into<Box<str>>,
+    ) -> Self {
+        Self {
+            operation,
+            bucket: bucket.to_owned(),
+            key: key.to_owned(),
+            http_status,
+            s3_code: s3_code.map(str::to_owned),
+            request_id: None,
+            kind: StoreErrorKind::of(http_status, s3_code),
+            message: message.into(),
+        }
+    }
+
     /// Whether the same request may succeed later without anybody's doing.
     pub const fn is_retryable(&self) -> bool {
         matches!(

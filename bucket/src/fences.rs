@@ -278,10 +278,7 @@ async fn tombstones_of(
     // Boxed, because the compiler can't prove that a stream which borrows in its closure is `Send`.
     let reads: Vec<BoxFuture<'_, Result<Tombstone, Problem>>> =
         fresh.map(|key| read_tombstone(store, key).boxed()).collect();
-    let read: Vec<Tombstone> = futures::stream::iter(reads)
-        .buffer_unordered(PARALLEL)
-        .try_collect()
-        .await?;
+    let read: Vec<Tombstone> = futures::stream::iter(reads).buffer_unordered(PARALLEL).try_collect().await?;
     let mut tombstones = known;
     tombstones.extend(read.iter().filter(|tombstone| tombstone.retired_in >= owner).map(Tombstone::reference));
     tombstones.sort_unstable();

@@ -8,13 +8,18 @@
 //! - [`aws`]: the real thing
 //! - [`decide`]: a push round's decision (push steps 4 to 6); [`fences`]: who owns a location; [`catalog`]: which checkpoints it holds;
 //!   [`verify`]: whether they are whole
+//! - [`probe`]: whether a store can hold checkpoints at all
+//! - [`memory`]: the twin in memory, with faults; [`conformance`] holds it and real servers to one behaviour
 
 pub mod aws;
 pub mod catalog;
+pub mod conformance;
 pub mod decide;
 mod document;
 pub mod error;
 pub mod fences;
+pub mod memory;
+pub mod probe;
 pub mod store;
 pub mod verify;
 
@@ -23,6 +28,8 @@ pub use catalog::{Access, Checkpoint, Selector, find, latest, list_checkpoints};
 pub use decide::{DecisionFound, DecisionOutcome, acknowledge, put_decision, read_decision, successor};
 pub use error::{Operation, StoreError, StoreErrorKind};
 pub use fences::{Claim, FenceOutcome, claim_first, finish_base, location_owned, owner, put_fence};
+pub use memory::{MemoryBuckets, MemoryStore};
+pub use probe::{ProbeCheck, ProbeReport, probe};
 pub use store::{
     ByteStream, Connector, CreateOutcome, ListPage, Listed, Lookup, MAX_PAGE, ObjectMeta, ObjectStore, OpenUpload,
     PartTag, UploadId, WriteOutcome,

@@ -1,0 +1,151 @@
+//! What goes over the wire: a listener that answers by script and keeps what it was sent.
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use lockstep_bucket::{Connector, CreateOutcome, Lookup, ObjectStore, StoreErrorKind, WriteOutcome};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
+
+use crate::ground::{connector, location};
+
+/// Heads and bodies that came.
+type Seen = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+
+/// Answers every request with `answer`; returns the store and the heads and bodies that came.
+async fn scripted(answer: &'static str) -> (Arc<dyn ObjectStore>, Seen) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let seen: Seen = Arc::default();
+    let log = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let log = Arc::clone(&log);
+            tokio::spawn(async move {
+                let mut received = Vec::new();
+                let head = loop {
+                    if stream.read_buf(&mut received).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                    if let Some(end) = received.windows(4).position(|window| window == b"\r\n\r\n") {
+                        break String::from_utf8_lossy(&received[..end]).to_lowercase();
+                    }
+                };
+                let length = head
+                    .lines()
+                    .find_map(|line| line.strip_prefix("content-length: ").and_then(|n| n.trim().parse().ok()))
+                    .unwrap_or(0_usize);
+                while received.len() < head.len() + 4 + length {
+                    if stream.read_buf(&mut received).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                }
+                log.lock().unwrap().push((head.clone(), received.split_off(head.len() + 4)));
+                let _ = stream.write_all(answer.as_bytes()).await;
+                let _ = stream.shutdown().await;
+            });
+        }
+    });
+    (connector(&endpoint, "lockstep-secret").await.connect(&location("p")).await.unwrap(), seen)
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\netag: \"e\"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+fn only(seen: &Seen) -> (String, Vec<u8>) {
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), 1);
+    seen[0].clone()
+}
+
+#[tokio::test]
+async fn documents_are_signed_create_only_and_carry_a_digest() {
+    let (store, seen) = scripted(OK).await;
+    assert_eq!(store.create("key", Bytes::from_static(b"document")).await, CreateOutcome::Done);
+    let (head, body) = only(&seen);
+    assert!(head.starts_with("put /bucket/p/key"), "{head}");
+    assert!(head.contains("\nif-none-match: *"), "{head}");
+    assert!(head.contains("\ncontent-md5: "), "{head}");
+    assert!(!head.contains("unsigned-payload") && !head.contains("streaming-"), "{head}");
+    assert!(head.contains("signedheaders=") && head.contains("if-none-match;"), "the condition is signed: {head}");
+    assert_eq!(body, b"document");
+}
+
+#[tokio::test]
+async fn data_goes_unsigned_with_a_checksum_and_never_in_chunk_frames() {
+    for size in [1000, 3 << 20] {
+        let (store, seen) = scripted(OK).await;
+        let data = Bytes::from(vec![5; size]);
+        assert_eq!(store.put("key", data.clone()).await, WriteOutcome::Done);
+        let (head, body) = only(&seen);
+        assert!(head.contains("x-amz-content-sha256: unsigned-payload"), "{head}");
+        assert!(!head.contains("aws-chunked") && !head.contains("x-amz-trailer"), "{head}");
+        assert!(head.contains(&format!("content-length: {size}")), "{head}");
+        assert!(head.contains("content-md5: ") || head.contains("x-amz-checksum-crc32: "), "{head}");
+        assert!(!head.contains("if-none-match"), "{head}");
+        assert!(body == data, "the body is the data as it is");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_ignores_the_range_is_found_out() {
+    let whole = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\n01234";
+    let (store, _) = scripted(whole).await;
+    assert_eq!(store.get_range("key", 0, 3).await.err().unwrap().kind, StoreErrorKind::Integrity);
+}
+
+#[tokio::test]
+async fn a_server_that_sends_another_range_is_found_out() {
+    for answer in [
+        "HTTP/1.1 206 Partial Content\r\ncontent-range: bytes 1-3/9\r\ncontent-length: 3\r\nconnection: close\r\n\r\n123",
+        "HTTP/1.1 206 Partial Content\r\ncontent-range: bytes 0-1/9\r\ncontent-length: 2\r\nconnection: close\r\n\r\n01",
+        "HTTP/1.1 206 Partial Content\r\ncontent-range: bytes 0-2/9\r\ncontent-length: 4\r\nconnection: close\r\n\r\n0123",
+        // Without a length only the stream itself shows it.
+        "HTTP/1.1 206 Partial Content\r\ncontent-range: bytes 0-2/9\r\nconnection: close\r\n\r\n01",
+        "HTTP/1.1 206 Partial Content\r\ncontent-range: bytes 0-2/9\r\nconnection: close\r\n\r\n0123",
+    ] {
+        let (store, _) = scripted(answer).await;
+        let result = match store.get_range("key", 0, 3).await {
+            Ok(stream) => stream.try_collect::<Vec<Bytes>>().await,
+            Err(error) => Err(error),
+        };
+        assert_eq!(result.unwrap_err().kind, StoreErrorKind::Integrity, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_404_without_a_code_proves_nothing() {
+    let (store, _) = scripted("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+    assert!(matches!(store.get("key", 10).await, Lookup::Unknown(error) if error.kind == StoreErrorKind::NotFound));
+    assert!(matches!(store.head("key").await, Lookup::Unknown(error) if error.kind == StoreErrorKind::NotFound));
+}
+
+#[tokio::test]
+async fn a_proxy_page_is_no_success() {
+    let page =
+        "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 15\r\nconnection: close\r\n\r\n<html>hi</html>";
+    let (store, _) = scripted(page).await;
+    assert!(store.list_all("").await.is_err());
+}
+
+#[tokio::test]
+async fn a_listing_that_does_not_say_it_is_whole_is_an_error() {
+    for (keys, why) in [
+        ("", "no IsTruncated"),
+        ("<IsTruncated>true</IsTruncated>", "more, but nothing listed"),
+        ("<IsTruncated>false</IsTruncated><Contents><Key>q/a</Key><Size>1</Size></Contents>", "outside of the prefix"),
+        (
+            "<IsTruncated>false</IsTruncated><Contents><Key>p/b</Key><Size>1</Size></Contents><Contents><Key>p/a</Key><Size>1</Size></Contents>",
+            "out of order",
+        ),
+    ] {
+        let body = format!(
+            "<?xml version=\"1.0\"?><ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">{keys}</ListBucketResult>"
+        );
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+        let (store, _) = scripted(answer.leak()).await;
+        assert_eq!(store.list("", None, 10).await.unwrap_err().kind, StoreErrorKind::Integrity, "{why}");
+    }
+}
