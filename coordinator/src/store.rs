@@ -45,8 +45,8 @@ pub use pipeline::{
 };
 pub use pool::StoreOptions;
 pub use record::{
-    Admission, AdmitPull, AdmitPush, Applied, AuditFilter, AuditRow, Caller, HostProgress, Listed, Page, RoundFilter,
-    RoundRecord,
+    Admission, AdmitPull, AdmitPush, Applied, AuditFilter, AuditRow, Caller, FoundCut, HostProgress, Listed, Page,
+    RoundFilter, RoundKind, RoundRecord,
 };
 pub use sqlstate::StoreError;
 
@@ -105,7 +105,10 @@ impl Store {
         self.database
             .run("now", Access::Read, (), |connection, ()| {
                 Box::pin(async move {
-                    Ok(sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(connection).await.map_err(Fail::from)?)
+                    Ok(sqlx::query_scalar("SELECT clock_timestamp()")
+                        .fetch_one(connection)
+                        .await
+                        .map_err(Fail::from)?)
                 })
             })
             .await
@@ -183,11 +186,8 @@ impl Store {
         etag: Option<&str>,
         caller: &Caller,
     ) -> Result<(), StoreError> {
-        let delete = ownership::Delete {
-            selector: selector.clone(),
-            etag: etag.map(str::to_owned),
-            caller: caller.clone(),
-        };
+        let delete =
+            ownership::Delete { selector: selector.clone(), etag: etag.map(str::to_owned), caller: caller.clone() };
         let id = self
             .database
             .run("delete_pipeline", Access::Write, delete, |connection, delete| {
@@ -422,12 +422,7 @@ impl Store {
     }
 
     /// For people who watch. False: the term is not current or the round has ended; nothing was written.
-    pub async fn save_progress(
-        &self,
-        round: RoundId,
-        term: Term,
-        hosts: &[HostProgress],
-    ) -> Result<bool, StoreError> {
+    pub async fn save_progress(&self, round: RoundId, term: Term, hosts: &[HostProgress]) -> Result<bool, StoreError> {
         let progress = Progress { round, term, hosts: hosts.to_vec() };
         let current = self
             .database
@@ -445,9 +440,7 @@ impl Store {
 
     /// `ROUND_NOT_FOUND`.
     pub async fn get_round(&self, id: RoundId) -> Result<RoundRecord, StoreError> {
-        self.database
-            .run("get_round", Access::Read, id, |connection, id| Box::pin(drive::get(connection, id)))
-            .await
+        self.database.run("get_round", Access::Read, id, |connection, id| Box::pin(drive::get(connection, id))).await
     }
 
     /// Newest first.

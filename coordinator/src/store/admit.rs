@@ -223,9 +223,7 @@ fn check_admits(pipeline: &PipelineRow, ask: &Ask) -> Result<(), Problem> {
             .retry(retryable))
     };
     match (&pipeline.claim, ask) {
-        (ClaimState::Claiming, _) => {
-            owns_none("still claims its location: wait until it owns it", Retryable::Yes)
-        }
+        (ClaimState::Claiming, _) => owns_none("still claims its location: wait until it owns it", Retryable::Yes),
         (ClaimState::Standby, Ask::Push(_)) => {
             owns_none("is a standby and owns no location: activate it to push", Retryable::AfterFix)
         }
@@ -236,7 +234,7 @@ fn check_admits(pipeline: &PipelineRow, ask: &Ask) -> Result<(), Problem> {
     }
 }
 
-/// A push of exactly what is the newest commit is answered with that commit. For "newest" only planning can tell.
+/// A push of exactly what is the newest commit is answered with that commit. For "newest" only somebody who asked the hosts can tell.
 async fn already_committed(
     connection: &mut PgConnection,
     pipeline: &PipelineRow,
@@ -245,10 +243,15 @@ async fn already_committed(
     parameters: &Value,
 ) -> Result<Option<Admission>, Fail> {
     let (Ask::Push(push), Some(last)) = (&request.ask, &pipeline.last_commit) else { return Ok(None) };
-    let same = match push.wanted {
-        WantedCut::Newest => false,
-        WantedCut::Step(step) => step == last.step,
-        WantedCut::Local(id) => last.local_checkpoints.contains(&id),
+    let same = match (&push.found, push.wanted) {
+        (Some(found), _) => {
+            found.step == last.step
+                && found.fingerprint == last.fingerprint
+                && found.local_checkpoints == last.local_checkpoints
+        }
+        (None, WantedCut::Newest) => false,
+        (None, WantedCut::Step(step)) => step == last.step,
+        (None, WantedCut::Local(id)) => last.local_checkpoints.contains(&id),
     };
     // A commit of a base from before a take-over may have no round here.
     let here: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM rounds WHERE id = $1)")
@@ -445,13 +448,15 @@ async fn remember(
     parameters: &Value,
 ) -> Result<(), Fail> {
     let Some(request_id) = request.ask.request_id() else { return Ok(()) };
-    sqlx::query("INSERT INTO requests (pipeline_id, request_id, digest, parameters, round_id) VALUES ($1, $2, $3, $4, $5)")
-        .bind(pipeline.id.uuid())
-        .bind(request_id.uuid())
-        .bind(digest)
-        .bind(parameters)
-        .bind(round.uuid())
-        .execute(connection)
-        .await?;
+    sqlx::query(
+        "INSERT INTO requests (pipeline_id, request_id, digest, parameters, round_id) VALUES ($1, $2, $3, $4, $5)",
+    )
+    .bind(pipeline.id.uuid())
+    .bind(request_id.uuid())
+    .bind(digest)
+    .bind(parameters)
+    .bind(round.uuid())
+    .execute(connection)
+    .await?;
     Ok(())
 }

@@ -14,14 +14,12 @@ use super::{
     text::{bigint, text},
 };
 
-/// Sorts of events, as the column's CHECK names them.
+/// Sorts of events, as the column's CHECK names them; the statements that write others have their names in them.
 pub(super) mod event {
     pub(crate) const PIPELINE_CREATED: &str = "pipeline_created";
     pub(crate) const PIPELINE_UPDATED: &str = "pipeline_updated";
     pub(crate) const PIPELINE_DELETED: &str = "pipeline_deleted";
     pub(crate) const PIPELINE_CLAIM: &str = "pipeline_claim";
-    pub(crate) const PIPELINE_FENCED: &str = "pipeline_fenced";
-    pub(crate) const ROUND_ADMITTED: &str = "round_admitted";
     pub(crate) const CANCEL_REQUESTED: &str = "cancel_requested";
     pub(crate) const ROUND_PHASE: &str = "round_phase";
     pub(crate) const HOST_PHASE: &str = "host_phase";

@@ -124,7 +124,8 @@ pub(super) struct Progress {
 pub(super) async fn save_progress(connection: &mut PgConnection, progress: &Progress) -> Result<bool, Fail> {
     let hosts = &progress.hosts;
     let column = |value: fn(&HostProgress) -> u64| hosts.iter().map(|p| bigint(value(p))).collect::<Vec<_>>();
-    let maybe = |value: fn(&HostProgress) -> Option<u64>| hosts.iter().map(|p| value(p).map(bigint)).collect::<Vec<_>>();
+    let maybe =
+        |value: fn(&HostProgress) -> Option<u64>| hosts.iter().map(|p| value(p).map(bigint)).collect::<Vec<_>>();
     let narrow = |value: fn(&HostProgress) -> u32| {
         hosts.iter().map(|p| i32::try_from(value(p)).unwrap_or(i32::MAX)).collect::<Vec<_>>()
     };

@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{
-    Listed, Page, RoundFilter, RoundRecord,
+    Listed, Page, RoundFilter, RoundKind, RoundRecord,
     audit::bad_token,
     rows::{record, select_records},
     sqlstate::Fail,
@@ -36,6 +36,7 @@ pub(super) async fn list(
         select_records!("rounds"),
         "WHERE ($1::uuid IS NULL OR r.pipeline_id = $1) AND (NOT $2 OR r.ended_at IS NULL)
            AND ($3::timestamptz IS NULL OR (r.created_at, r.id) < ($3, $4))
+           AND ($6::text IS NULL OR r.kind = $6)
          ORDER BY r.created_at DESC, r.id DESC LIMIT $5"
     ))
     .bind(filter.pipeline.map(PipelineId::uuid))
@@ -43,6 +44,7 @@ pub(super) async fn list(
     .bind(before.map(|(at, _)| at))
     .bind(before.map(|(_, id)| id))
     .bind(page.limit())
+    .bind(filter.kind.map(RoundKind::as_str))
     .fetch_all(connection)
     .await?;
     let items = rows.iter().map(record).collect::<Result<Vec<_>, _>>()?;

@@ -142,7 +142,10 @@ async fn insert(connection: &mut PgConnection, new: &NewPipeline, caller: &Calle
         (Initial::Standby, Some(_)) | (Initial::Running, None) => {
             return Err(Problem::new(
                 Reason::SpecInvalid,
-                format!("pipeline {}: a running pipeline is created with the bytes of its fence, a standby without", spec.name),
+                format!(
+                    "pipeline {}: a running pipeline is created with the bytes of its fence, a standby without",
+                    spec.name
+                ),
             )
             .with("field", "initial")
             .retry(Retryable::No)
@@ -203,10 +206,7 @@ pub(super) async fn refuse_active(connection: &mut PgConnection, row: &PipelineR
 pub(super) fn round_in_progress(row: &PipelineRow, wants: &str, id: Uuid, kind: &str, phase: &str) -> Problem {
     Problem::new(
         Reason::RoundInProgress,
-        format!(
-            "pipeline {}: {wants} while {kind} round {id} is {phase}: wait for it or cancel it",
-            row.spec.name
-        ),
+        format!("pipeline {}: {wants} while {kind} round {id} is {phase}: wait for it or cancel it", row.spec.name),
     )
     .with("pipeline", &row.spec.name)
     .with("round", id)
@@ -241,7 +241,8 @@ pub(super) async fn update(connection: &mut PgConnection, update: &Update) -> Re
         return Ok(row);
     }
     if !row.spec.location.same_place(&spec.location) {
-        let how = "its checkpoints and its fence stay where they are; create a pipeline there and pull with read_location";
+        let how =
+            "its checkpoints and its fence stay where they are; create a pipeline there and pull with read_location";
         return Err(unchangeable("location", &row.spec.location, &spec.location, how).into());
     }
     if row.spec.initial != spec.initial {
@@ -277,14 +278,8 @@ pub(super) async fn update(connection: &mut PgConnection, update: &Update) -> Re
     .await?;
     let updated = pipeline(&updated)?;
     let cause = changed_fields(&row.spec, spec);
-    let entry = Entry {
-        pipeline: row.id,
-        round: None,
-        event: event::PIPELINE_UPDATED,
-        from: None,
-        to: None,
-        cause: &cause,
-    };
+    let entry =
+        Entry { pipeline: row.id, round: None, event: event::PIPELINE_UPDATED, from: None, to: None, cause: &cause };
     audit::write(&mut transaction, caller, &entry).await?;
     transaction.commit().await.settling()?;
     Ok(updated)
@@ -389,7 +384,9 @@ pub(super) async fn settle(connection: &mut PgConnection, settle: &Settle) -> Re
     let (claim, generation, problem, after) = match &settle.outcome {
         ClaimOutcome::Owned(generation) => ("owned", *generation, None, None),
         ClaimOutcome::Refused(problem) => ("refused", Generation::NONE, Some(problem), None),
-        ClaimOutcome::Again { problem, after } => ("claiming", Generation::NONE, Some(problem), Some(after.as_secs_f64())),
+        ClaimOutcome::Again { problem, after } => {
+            ("claiming", Generation::NONE, Some(problem), Some(after.as_secs_f64()))
+        }
     };
     let mut transaction = connection.begin().await?;
     let row = sqlx::query(

@@ -5,9 +5,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use chrono::{DateTime, Utc};
 use lockstep_protocol::{
     commit::CommitRef,
-    id::{
-        Fingerprint, Generation, LocalCheckpointId, PipelineId, PipelineName, RequestId, RoundNo, Seq, Step, Term,
-    },
+    id::{Fingerprint, Generation, LocalCheckpointId, PipelineId, PipelineName, RequestId, RoundNo, Seq, Step, Term},
     problem::Problem,
     spec::PipelineSpec,
 };

@@ -87,7 +87,9 @@ fn claim(row: &PgRow, id: PipelineId) -> Result<(ClaimState, Option<Problem>), F
         ("owned", _) => Ok((ClaimState::Owned, None)),
         ("standby", _) => Ok((ClaimState::Standby, None)),
         ("refused", Some(problem)) => Ok((ClaimState::Refused(problem), None)),
-        (other, _) => Err(Fail::Unreadable(format!("claim {other:?} of pipeline {id} is not readable by this version"))),
+        (other, _) => {
+            Err(Fail::Unreadable(format!("claim {other:?} of pipeline {id} is not readable by this version")))
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use lockstep_protocol::{
-    id::{Attempt, PipelineId, RequestId, RoundId},
+    id::{Attempt, Fingerprint, LocalCheckpointId, PipelineId, RequestId, RoundId, Step},
     location::Location,
     round::{CancelRequest, PullRequest, RetryPolicy, Round, WantedCut},
     spec::Transfer,
@@ -32,12 +32,25 @@ pub struct AdmitPush {
     pub wanted: WantedCut,
     /// Also what is already the newest commit.
     pub force: bool,
+    /// What the hosts would push, where they were asked already. No parameter of the request.
+    pub found: Option<FoundCut>,
     /// Idempotency key (S14). None: each call is a new request.
     pub request_id: Option<RequestId>,
     /// From admission, by the database's clock.
     pub deadline: Duration,
     /// Frozen in the row.
     pub retry: RetryPolicy,
+}
+
+/// What hosts hold in common, as they said shortly before.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FoundCut {
+    /// One for all.
+    pub step: Step,
+    /// One for all.
+    pub fingerprint: Option<Fingerprint>,
+    /// By host index.
+    pub local_checkpoints: Vec<LocalCheckpointId>,
 }
 
 /// A pull to admit.
@@ -143,6 +156,25 @@ pub enum Applied {
     Moved,
 }
 
+/// Push or pull.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RoundKind {
+    /// Local checkpoints to S3.
+    Push,
+    /// A checkpoint back to the hosts.
+    Pull,
+}
+
+impl RoundKind {
+    /// As rows carry it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Push => "push",
+            Self::Pull => "pull",
+        }
+    }
+}
+
 /// Which rounds to list.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RoundFilter {
@@ -150,6 +182,8 @@ pub struct RoundFilter {
     pub pipeline: Option<PipelineId>,
     /// Only such that are not terminal.
     pub active_only: bool,
+    /// Only of this kind.
+    pub kind: Option<RoundKind>,
 }
 
 /// Which audit events to list.

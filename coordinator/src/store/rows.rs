@@ -64,12 +64,9 @@ pub(super) struct PullRest {
 /// The column `state`.
 pub(super) fn rest_of(kind: &Kind) -> Result<Value, Fail> {
     match kind {
-        Kind::Push(push) => json(&PushRest {
-            wanted: push.wanted,
-            force: push.force,
-            parent: push.parent,
-            settle: push.settle.clone(),
-        }),
+        Kind::Push(push) => {
+            json(&PushRest { wanted: push.wanted, force: push.force, parent: push.parent, settle: push.settle.clone() })
+        }
         Kind::Pull(pull) => json(&PullRest { request: pull.request, resolved: pull.resolved.clone() }),
     }
 }
@@ -309,13 +306,9 @@ pub(super) struct SourceColumns {
 /// Step, fingerprint and source of either kind.
 pub(super) fn source_columns(kind: &Kind) -> SourceColumns {
     match kind {
-        Kind::Push(push) => SourceColumns {
-            source: None,
-            location: None,
-            commit: None,
-            step: push.step,
-            fingerprint: push.fingerprint,
-        },
+        Kind::Push(push) => {
+            SourceColumns { source: None, location: None, commit: None, step: push.step, fingerprint: push.fingerprint }
+        }
         Kind::Pull(pull) => match &pull.resolved {
             None => SourceColumns { source: None, location: None, commit: None, step: None, fingerprint: None },
             Some(resolved) => SourceColumns {

@@ -247,10 +247,7 @@ mod tests {
         let lost = || sqlx::Error::Io(std::io::Error::from(std::io::ErrorKind::ConnectionReset));
         assert!(matches!(place.error("apply", &Fail::Settling(lost())), StoreError::UnknownOutcome(_)));
         assert!(matches!(place.error("apply", &Fail::Statement(lost())), StoreError::Unavailable(_)));
-        assert!(matches!(
-            place.error("apply", &Fail::Settling(sqlx::Error::PoolTimedOut)),
-            StoreError::Unavailable(_)
-        ));
+        assert!(matches!(place.error("apply", &Fail::Settling(sqlx::Error::PoolTimedOut)), StoreError::Unavailable(_)));
         let problem = place.error("apply", &Fail::Statement(lost())).into_problem();
         assert_eq!(problem.metadata["host"], "db");
         assert_eq!(problem.metadata["port"], "5432");

@@ -1,0 +1,244 @@
+//! A database a test, and pipelines to use it with.
+
+use std::time::Duration;
+
+use chrono::Utc;
+use lockstep_coordinator::store::{
+    Admission, AdmitPull, AdmitPush, Applied, Caller, ClaimOutcome, ClaimSettled, NewPipeline, PipelineRow,
+    RoundRecord, Store, StoreError, StoreOptions,
+};
+use lockstep_devkit::TestDatabase;
+use lockstep_protocol::{
+    commit::CommitPart,
+    digest::Digest,
+    fence::Successor,
+    id::{Fingerprint, Generation, Incarnation, LocalCheckpointId, PipelineId, RequestId, Step},
+    problem::Reason,
+    round::{
+        DecisionKnown, Event, FoundHost, HostReport, Phase, PullRequest, Resolved, RetryPolicy, Round, Source,
+        WantedCut, decide,
+    },
+    spec::{PipelineSpec, PullSelector},
+};
+use sqlx::{Connection, PgConnection};
+use uuid::Uuid;
+
+pub const LEASE: Duration = Duration::from_secs(60);
+pub const FINGERPRINT: Fingerprint = Fingerprint(u64::MAX);
+
+pub struct Rig {
+    pub database: TestDatabase,
+    pub store: Store,
+}
+
+pub fn alice() -> Caller {
+    Caller {
+        actor: "alice".to_owned(),
+        trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736".to_owned()),
+        traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned()),
+    }
+}
+
+pub fn replica() -> Caller {
+    Caller { actor: "replica one".to_owned(), ..Caller::default() }
+}
+
+pub fn spec(name: &str, prefix: &str) -> PipelineSpec {
+    PipelineSpec::from_value(serde_json::json!({
+        "name": name, "hosts": 3, "agents": "http://agent-{host}:7402",
+        "location": {"bucket": "checkpoints", "prefix": prefix, "endpoint": "http://s3:9000"},
+        "read_location": {"bucket": "archive", "prefix": "old"},
+    }))
+    .unwrap()
+}
+
+pub fn new_pipeline(spec: PipelineSpec) -> NewPipeline {
+    NewPipeline {
+        id: PipelineId::new(Uuid::now_v7()),
+        spec,
+        fence_bytes: Some("{\"kind\":\"fence\"}\n".to_owned()),
+        request_id: None,
+    }
+}
+
+pub fn request_id() -> RequestId {
+    RequestId::new(Uuid::now_v7())
+}
+
+pub fn push(pipeline: &PipelineRow) -> AdmitPush {
+    AdmitPush {
+        pipeline: pipeline.id.into(),
+        wanted: WantedCut::Newest,
+        force: false,
+        found: None,
+        request_id: None,
+        deadline: Duration::from_secs(3600),
+        retry: RetryPolicy::default(),
+    }
+}
+
+pub fn pull(pipeline: &PipelineRow) -> AdmitPull {
+    AdmitPull {
+        pipeline: pipeline.id.into(),
+        request: PullRequest {
+            selector: PullSelector::Latest,
+            standby: false,
+            fail_if_none: false,
+            allow_fingerprint: false,
+            discard_local: false,
+        },
+        request_id: None,
+        deadline: Duration::from_secs(3600),
+        retry: RetryPolicy::default(),
+    }
+}
+
+pub fn admitted(admission: Admission) -> RoundRecord {
+    match admission {
+        Admission::New(record) => record,
+        other => panic!("not a new round: {other:?}"),
+    }
+}
+
+#[track_caller]
+pub fn refused(error: StoreError, reason: Reason) -> lockstep_protocol::problem::Problem {
+    match error {
+        StoreError::Problem(problem) if problem.reason == reason => problem,
+        other => panic!("expected {reason}, got {other:?}"),
+    }
+}
+
+impl Rig {
+    pub async fn new() -> Self {
+        let database = TestDatabase::create().await.unwrap();
+        let store = Store::connect(database.url(), StoreOptions::default()).await.unwrap();
+        store.migrate().await.unwrap();
+        Self { database, store }
+    }
+
+    /// A second replica on the same database.
+    pub async fn another(&self) -> Store {
+        Store::connect(self.database.url(), StoreOptions::default()).await.unwrap()
+    }
+
+    /// For what only somebody else would do.
+    pub async fn sql(&self) -> PgConnection {
+        PgConnection::connect(self.database.url()).await.unwrap()
+    }
+
+    /// A pipeline of three hosts that owns generation 1 of its location.
+    pub async fn pipeline(&self, name: &str) -> PipelineRow {
+        let created = self.store.create_pipeline(new_pipeline(spec(name, name)), &alice()).await.unwrap().into_row();
+        let mut claimed = self.store.claim_claiming("one", LEASE).await.unwrap();
+        claimed.retain(|row| row.id == created.id);
+        let row = claimed.pop().expect("the new pipeline is due");
+        let outcome = ClaimOutcome::Owned(Generation::FIRST);
+        match self.store.settle_claim(row.id, row.version, row.claim_term, outcome, &replica()).await.unwrap() {
+            ClaimSettled::Stored(row) => row,
+            ClaimSettled::Moved => panic!("nobody else settles it"),
+        }
+    }
+
+    pub async fn claim(&self) -> Round {
+        self.store.claim_round("one", LEASE).await.unwrap().expect("a round is due").round
+    }
+
+    pub async fn step(&self, round: Round, event: Event) -> Round {
+        let decision = decide(&round, &event, Utc::now());
+        assert!(decision.changes(&round), "{event:?} changes nothing in {}", round.phase);
+        match self.store.apply(&round, &decision, &replica()).await.unwrap() {
+            Applied::Stored(next) => next,
+            Applied::Moved => panic!("moved by {event:?}"),
+        }
+    }
+
+    /// Admits, claims and drives a push of `step` until it is committed.
+    pub async fn commit(&self, pipeline: &PipelineRow, step: u64) -> Round {
+        admitted(self.store.admit_push(push(pipeline), &alice()).await.unwrap());
+        let mut round = self.claim().await;
+        for event in events_of_a_push(&round, step) {
+            round = self.step(round, event).await;
+        }
+        assert_eq!(round.phase, Phase::Committed);
+        round
+    }
+}
+
+pub fn incarnation(host_idx: u32) -> Incarnation {
+    Incarnation::new(Uuid::from_u128(0xa0 + u128::from(host_idx)))
+}
+
+pub fn local(step: u64, host_idx: u32) -> LocalCheckpointId {
+    LocalCheckpointId::new(Uuid::from_u128(u128::from(step) << 32 | u128::from(host_idx)))
+}
+
+pub fn planned(round: &Round, step: u64) -> Event {
+    Event::Planned {
+        hosts: found(round, step),
+        step: Step::new(step).unwrap(),
+        fingerprint: Some(FINGERPRINT),
+        parent: None,
+    }
+}
+
+pub fn found(round: &Round, step: u64) -> Vec<FoundHost> {
+    (0..round.layout.len())
+        .map(|host_idx| FoundHost { incarnation: incarnation(host_idx), local_checkpoint: Some(local(step, host_idx)) })
+        .collect()
+}
+
+pub fn part(round: &Round, step: u64, host_idx: u32) -> CommitPart {
+    CommitPart {
+        host_idx,
+        local_checkpoint: local(step, host_idx),
+        manifest: format!("host{host_idx}/1/{}/{}-1/part.json", round.id, incarnation(host_idx)),
+        manifest_length: 10,
+        manifest_blake3: Digest::of(b"manifest"),
+        files: 2,
+        bytes: 100,
+        bytes_uploaded: 40,
+        processed_records: Some(7),
+    }
+}
+
+pub fn part_done(round: &Round, step: u64, host_idx: u32) -> Event {
+    Event::HostDone {
+        host_idx,
+        attempt: lockstep_protocol::id::Attempt::FIRST,
+        incarnation: incarnation(host_idx),
+        report: HostReport::Part {
+            part: part(round, step, host_idx),
+            step: Step::new(step).unwrap(),
+            fingerprint: Some(FINGERPRINT),
+        },
+    }
+}
+
+pub fn events_of_a_push(round: &Round, step: u64) -> Vec<Event> {
+    let mut events = vec![planned(round, step)];
+    events.extend((0..round.layout.len()).map(|host_idx| part_done(round, step, host_idx)));
+    events.push(Event::PartsChecked { writer: "test".to_owned(), trace_id: None });
+    events.push(Event::Settled {
+        decision: DecisionKnown::CommitStands,
+        successor: Some(Successor::Absent),
+        jitter: 0,
+    });
+    events
+}
+
+/// The local source: the pull is installing at once.
+pub fn resolved_locally(round: &Round, step: u64) -> Event {
+    Event::Resolved {
+        resolved: Resolved {
+            source: Source::Local,
+            location: None,
+            commit: None,
+            step: Some(Step::new(step).unwrap()),
+            fingerprint: Some(FINGERPRINT),
+            processed_records: None,
+            parts: Vec::new(),
+        },
+        hosts: found(round, step),
+        discard: false,
+    }
+}
