@@ -92,6 +92,11 @@ pub struct CoordinatorArgs {
         value_parser = clap::value_parser!(u32).range(2..=1000))]
     pub db_connections: u32,
 
+    /// How long to try for Postgres at start, which may still be starting itself.
+    #[arg(long, env = "LOCKSTEP_DATABASE_WAIT", default_value = "15s", value_name = "DURATION",
+        value_parser = humantime::parse_duration)]
+    pub database_wait: Duration,
+
     /// How long a claimed round belongs to a replica that doesn't renew it; a killed replica's rounds are driven again after this.
     #[arg(long, env = "LOCKSTEP_LEASE", default_value = "10s", value_name = "DURATION",
         value_parser = humantime::parse_duration)]
@@ -111,6 +116,16 @@ pub struct CoordinatorArgs {
     #[arg(long, env = "LOCKSTEP_UNREACHABLE_AFTER", default_value = "30s", value_name = "DURATION",
         value_parser = humantime::parse_duration)]
     pub unreachable_after: Duration,
+
+    /// How long a transfer may go without moving a byte before its attempt counts as failed.
+    #[arg(long, env = "LOCKSTEP_STALL_AFTER", default_value = "60s", value_name = "DURATION",
+        value_parser = humantime::parse_duration)]
+    pub stall_after: Duration,
+
+    /// Rounds that this replica drives at a time.
+    #[arg(long, env = "LOCKSTEP_MAX_ROUNDS", default_value_t = 256, value_name = "N",
+        value_parser = parse_max_rounds)]
+    pub max_rounds: usize,
 
     /// Attempts of one host in one round before the round fails.
     #[arg(long, env = "LOCKSTEP_MAX_ATTEMPTS", default_value_t = 5, value_name = "N",
@@ -169,6 +184,7 @@ impl CoordinatorArgs {
             ("--renew-every", self.renew_every),
             ("--long-poll", self.long_poll),
             ("--unreachable-after", self.unreachable_after),
+            ("--stall-after", self.stall_after),
             ("--retry-base", self.retry_base),
             ("--retry-max", self.retry_max),
         ] {
@@ -217,6 +233,13 @@ impl CoordinatorArgs {
                 .unwrap_or_else(|| "coordinator".to_owned());
             format!("{host}-{}", std::process::id())
         })
+    }
+}
+
+fn parse_max_rounds(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(rounds @ 1..=100_000) => Ok(rounds),
+        _ => Err("is not a number from 1 to 100000".to_owned()),
     }
 }
 

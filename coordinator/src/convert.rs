@@ -3,7 +3,13 @@
 //! - [`status`]: a [`Problem`](lockstep_protocol::problem::Problem) as gRPC status and as message
 //! - [`time`]: timestamps and durations
 //! - [`pipeline`]: specs, locations and update masks
+//! - [`round`], [`checkpoint`], [`audit`]: what callers are shown
+//! - [`agent`]: orders to agents and their answers
 
+pub mod agent;
+pub mod audit;
+pub mod checkpoint;
 pub mod pipeline;
+pub mod round;
 pub mod status;
 pub mod time;

@@ -1,0 +1,202 @@
+//! What a pipeline's location holds, read from the bucket. Nothing is written, so an open take-over is `TAKE_OVER_IN_PROGRESS`; and what could
+//! not be found out is an error, never an empty list.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use lockstep_bucket::{Access, Checkpoint, ObjectStore, Selector};
+use lockstep_proto::v1;
+use lockstep_protocol::{
+    commit::CommitDocument,
+    id::Step,
+    location::Location,
+    problem::{Problem, Reason},
+};
+use tokio::{sync::mpsc, time::Instant};
+use tokio_stream::wrappers::ReceiverStream;
+use tracing::Instrument;
+
+use super::{Api, Messages, cursor::Cursor, request};
+use crate::{convert, convert::status::status, plan::patiently};
+
+/// A store that fails in a way that may pass is asked again for this long.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often a verification tells how far it is.
+const PROGRESS: Duration = Duration::from_millis(500);
+
+impl Api {
+    pub(super) async fn do_list_checkpoints(
+        &self,
+        message: v1::ListCheckpointsRequest,
+    ) -> Result<v1::ListCheckpointsResponse, Problem> {
+        let page = request::page(message.page_size, message.page_token)?;
+        let after = page.token.as_deref().map(Cursor::parse).transpose()?;
+        let size = usize::try_from(page.size).unwrap_or(usize::MAX);
+        let row = self.pipeline(&message.pipeline).await?;
+        let store = self.connector.connect(&row.spec.location).await?;
+        // One more than shown tells whether another page follows. Later pages read from the newest on: what counts is decided from there.
+        let limit = if after.is_some() { usize::MAX } else { size.saturating_add(1) };
+        let all = list(&store, limit).await?;
+        let mut rest = all.iter().filter(|checkpoint| {
+            after.is_none_or(|after| {
+                (checkpoint.commit.generation, checkpoint.commit.seq) < (after.generation, after.seq)
+            })
+        });
+        let shown: Vec<&Checkpoint> = rest.by_ref().take(size).collect();
+        let next = shown
+            .last()
+            .filter(|_| rest.next().is_some())
+            .map(|last| Cursor { generation: last.commit.generation, seq: last.commit.seq }.token());
+        Ok(v1::ListCheckpointsResponse {
+            checkpoints: shown.into_iter().map(message_of).collect(),
+            next_page_token: next.unwrap_or_default(),
+        })
+    }
+
+    pub(super) async fn do_get_checkpoint(&self, message: v1::GetCheckpointRequest) -> Result<v1::Checkpoint, Problem> {
+        let (_, checkpoint) = self.checkpoint(&message.pipeline, &message.checkpoint).await?;
+        Ok(message_of(&checkpoint))
+    }
+
+    pub(super) async fn do_verify_checkpoint(
+        &self,
+        message: v1::VerifyCheckpointRequest,
+    ) -> Result<Messages<v1::VerifyCheckpointResponse>, Problem> {
+        let (store, checkpoint) = self.checkpoint(&message.pipeline, &message.checkpoint).await?;
+        let (sender, receiver) = mpsc::channel(2);
+        let verifying = verify(store, checkpoint, sender, self.stopping.clone());
+        tokio::spawn(verifying.in_current_span());
+        Ok(Box::pin(ReceiverStream::new(receiver)))
+    }
+
+    async fn checkpoint(&self, pipeline: &str, name: &str) -> Result<(Arc<dyn ObjectStore>, Checkpoint), Problem> {
+        let selector = selector_of(name)?;
+        let row = self.pipeline(pipeline).await?;
+        let store = self.connector.connect(&row.spec.location).await?;
+        match find(&store, selector).await? {
+            Some(checkpoint) => Ok((store, checkpoint)),
+            None => Err(not_found(name, &row.spec.location)),
+        }
+    }
+}
+
+// Boxed where their lifetimes are named: inside a handler's future the compiler forgets these and then can't see that they are Send.
+
+fn list(store: &Arc<dyn ObjectStore>, limit: usize) -> BoxFuture<'_, Result<Vec<Checkpoint>, Problem>> {
+    Box::pin(patiently(PATIENCE, move || lockstep_bucket::list_checkpoints(store.as_ref(), Access::ReadOnly, limit)))
+}
+
+fn find(store: &Arc<dyn ObjectStore>, selector: Selector) -> BoxFuture<'_, Result<Option<Checkpoint>, Problem>> {
+    Box::pin(patiently(PATIENCE, move || async move {
+        lockstep_bucket::find(store.as_ref(), selector, Access::ReadOnly).await.known()
+    }))
+}
+
+fn read_all<'a>(
+    store: &'a dyn ObjectStore,
+    document: &'a CommitDocument,
+    progress: &'a (dyn Fn(u64) + Send + Sync),
+) -> BoxFuture<'a, Result<Vec<Problem>, Problem>> {
+    Box::pin(lockstep_bucket::verify_checkpoint(store, document, progress))
+}
+
+fn message_of(checkpoint: &Checkpoint) -> v1::Checkpoint {
+    convert::checkpoint::checkpoint(&checkpoint.commit, &checkpoint.document, checkpoint.damaged)
+}
+
+fn not_found(name: &str, location: &Location) -> Problem {
+    Problem::new(Reason::CheckpointNotFound, format!("{location} holds no checkpoint {name}"))
+        .with("checkpoint", name)
+        .with("location", location)
+}
+
+/// UUID, step in decimal, or `latest`.
+fn selector_of(name: &str) -> Result<Selector, Problem> {
+    if name == "latest" {
+        return Ok(Selector::Latest);
+    }
+    if !name.is_empty() && name.bytes().all(|c| c.is_ascii_digit()) {
+        let step =
+            name.parse().map_err(|_| request::refuse("checkpoint", name, "is no step: the greatest is 2^63-1"))?;
+        return Ok(Selector::Step(Step::new(step)?));
+    }
+    name.parse().map(Selector::Round).map_err(|_| {
+        request::refuse("checkpoint", format!("{name:?}"), "is neither latest nor a step in decimal nor a UUID")
+    })
+}
+
+/// Reads everything once and tells how far it is. Ends early when nobody listens or the process stops: it has no effect.
+async fn verify(
+    store: Arc<dyn ObjectStore>,
+    checkpoint: Checkpoint,
+    sender: mpsc::Sender<Result<v1::VerifyCheckpointResponse, tonic::Status>>,
+    stopping: tokio_util::sync::CancellationToken,
+) {
+    let begun = Instant::now();
+    let read = AtomicU64::new(0);
+    let progress = |bytes: u64| {
+        read.fetch_add(bytes, Ordering::Relaxed);
+    };
+    let counters = || {
+        let elapsed = begun.elapsed();
+        let bytes = read.load(Ordering::Relaxed);
+        v1::Progress {
+            bytes_done: bytes,
+            bytes_total: checkpoint.document.bytes(),
+            files_total: checkpoint.document.files(),
+            bytes_transferred: bytes,
+            bytes_per_second: u64::try_from(u128::from(bytes) * 1000 / elapsed.as_millis().max(1)).unwrap_or(u64::MAX),
+            elapsed: Some(convert::time::duration(elapsed)),
+            ..v1::Progress::default()
+        }
+    };
+    let mut verifying = read_all(store.as_ref(), &checkpoint.document, &progress);
+    let outcome = loop {
+        tokio::select! {
+            outcome = &mut verifying => break outcome,
+            () = sender.closed() => return,
+            () = stopping.cancelled() => break Err(super::watch::stopping()),
+            () = tokio::time::sleep(PROGRESS) => {
+                let message = v1::VerifyCheckpointResponse { progress: Some(counters()), ..Default::default() };
+                // A slow reader misses a step; the last message always comes.
+                let _ = sender.try_send(Ok(message));
+            }
+        }
+    };
+    let last = match outcome {
+        Ok(problems) => {
+            let files = if problems.is_empty() { checkpoint.document.files() } else { 0 };
+            Ok(v1::VerifyCheckpointResponse {
+                progress: Some(v1::Progress { files_done: files, ..counters() }),
+                done: true,
+                problems: problems.iter().map(convert::status::problem).collect(),
+                checkpoint: Some(message_of(&checkpoint)),
+            })
+        }
+        Err(problem) => Err(status(problem)),
+    };
+    let _ = sender.send(last).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_is_named_by_uuid_step_or_latest() {
+        assert_eq!(selector_of("latest"), Ok(Selector::Latest));
+        assert_eq!(selector_of("310"), Ok(Selector::Step(Step::new(310).unwrap())));
+        let id = "0b54a5c0-3c1d-4c1b-9a53-0d6f3f3f2a11";
+        assert_eq!(selector_of(id), Ok(Selector::Round(id.parse().unwrap())));
+        for wrong in ["", "newest", "-1", "1.5", "9223372036854775808", "99999999999999999999999"] {
+            assert_eq!(selector_of(wrong).unwrap_err().reason, Reason::SpecInvalid, "{wrong}");
+        }
+    }
+}
