@@ -145,6 +145,23 @@ fn a_checkpoint_collected_while_it_is_being_held_is_not_found() {
 }
 
 #[test]
+fn a_hold_that_the_catalog_no_longer_backs_when_it_is_complete_does_not_count() {
+    let mut site = Site::copy_of("host0");
+    let host = expected_host(0);
+    let id = host.checkpoints[0].id();
+    let late = site.at(&format!("{id}/state.json"));
+    let state = fs::read(&late).unwrap();
+    fs::remove_file(&late).unwrap();
+    let (catalog, rest) = (site.at("checkpoints.feldera"), host.checkpoints[2].alone(&fixtures().join("host0")));
+    let (wait, _) = instantly(move |_| {
+        fs::write(&catalog, &rest).unwrap();
+        fs::write(&late, &state).unwrap();
+    });
+    site.store = site.store.with_state_wait(wait);
+    refused(site.store.hold(id), Reason::CheckpointNotFound);
+}
+
+#[test]
 fn a_late_state_json_is_waited_for() {
     let mut site = Site::copy_of("host0");
     let checkpoint = &expected_host(0).checkpoints[2];
