@@ -3,6 +3,9 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{audit, checkpoint, pipeline, probe, pull, push, round, status};
+use crate::demo::Demo;
+use crate::dev::Dev;
+use crate::hidden;
 use crate::output::Format;
 
 /// Keeps the distributed checkpoints of stateful pipelines in S3: pushes and pulls them as one consistent cut over all hosts.
@@ -57,6 +60,15 @@ pub(crate) struct Global {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    #[command(flatten)]
+    Ours(Ours),
+    #[command(flatten)]
+    Hidden(Hidden),
+}
+
+/// What people type.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Ours {
     /// Create, update, show and forget pipelines.
     #[command(subcommand)]
     Pipeline(pipeline::Command),
@@ -76,6 +88,21 @@ pub(crate) enum Command {
     Status(status::Status),
     /// Try whether a bucket can hold checkpoints, from here with the credentials of this shell.
     Probe(probe::Probe),
+    /// Coordinator, agents, Postgres, S3 and small engines on this machine, until Ctrl-C.
+    Dev(Dev),
+    /// The whole story on this machine in half a minute: push, kill, lose every disk, pull, compare.
+    Demo(Demo),
+}
+
+/// What [`crate::rig`] starts.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Hidden {
+    #[command(name = "__coordinator", hide = true)]
+    Coordinator(lockstep_coordinator::config::CoordinatorArgs),
+    #[command(name = "__agent", hide = true)]
+    Agent(lockstep_agent::args::AgentArgs),
+    #[command(name = "__s3", hide = true)]
+    S3(hidden::S3),
 }
 
 #[cfg(test)]

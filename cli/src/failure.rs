@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
 use lockstep_client::{ClientError, RpcProblem, v1};
-use lockstep_protocol::problem::Problem;
+use lockstep_protocol::problem::{Code, Problem};
 use serde_json::{Value, json};
 
 /// Exit codes of every command.
@@ -164,8 +164,9 @@ impl From<ClientError> for Failure {
 
 impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
+        let exit = if problem.reason.code() == Code::NotFound { Exit::NotFound } else { Exit::Failed };
         Self {
-            exit: Exit::Failed,
+            exit,
             reason: problem.reason.as_str().to_owned(),
             retryable: problem.retryable().as_str(),
             message: problem.message,

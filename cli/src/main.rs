@@ -5,17 +5,25 @@
 //! stdout as a table or as exactly one JSON document (`output`, `json`, `view`, `text`); progress, warnings and errors go
 //! to stderr (`progress`, `failure`). A command that waits for a round follows it (`follow`) and ends with its outcome.
 //!
+//! `demo` and `dev` run all of Lockstep here: a `rig` of Postgres and S3 in this process and coordinator and agents as
+//! children, which are this same binary with `hidden` subcommands; a small `engine` for each host gives them work.
+//!
 //! Modules: `args` (the command line), `commands` (one module each), `follow`, `spec` (from a file to the protocol's
 //! message), `actor` (who does this), and those above.
 
 mod actor;
 mod args;
 mod commands;
+mod demo;
+mod dev;
+mod engine;
 mod failure;
 mod follow;
+mod hidden;
 mod json;
 mod output;
 mod progress;
+mod rig;
 mod spec;
 mod text;
 mod view;
@@ -26,15 +34,21 @@ use clap::Parser as _;
 use lockstep_telemetry::TelemetryOptions;
 use tracing::Instrument as _;
 
-use args::{Cli, Command, Global};
+use args::{Cli, Command, Global, Ours};
 use commands::Context;
 use failure::{Exit, Failure};
 use output::{Format, note};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let format = cli.global.output;
-    let exit = match run(cli) {
+    // Fails only if a provider was installed before: nobody did.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let Cli { global, command } = Cli::parse();
+    let command = match command {
+        Command::Hidden(hidden) => return hidden::run(hidden),
+        Command::Ours(command) => command,
+    };
+    let format = global.output;
+    let exit = match run(global, command) {
         Ok(()) => Exit::Done,
         Err(failure) => {
             note(&failure.to_string());
@@ -47,18 +61,16 @@ fn main() -> ExitCode {
     ExitCode::from(exit as u8)
 }
 
-fn run(cli: Cli) -> Result<(), Failure> {
-    // Fails only if a provider was installed before: nobody did.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+fn run(global: Global, command: Ours) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .worker_threads(2)
         .build()
         .map_err(|error| Failure::local("INTERNAL", format!("can't start the runtime: {error}")))?;
     // Last to go: it exports the spans of everything else.
-    let _telemetry = telemetry(&cli.global)?;
+    let _telemetry = telemetry(&global)?;
     let span = tracing::info_span!("lockstep", otel.kind = "internal");
-    runtime.block_on(command(cli).instrument(span))
+    runtime.block_on(Box::pin(dispatch(global, command)).instrument(span))
 }
 
 /// Logs on stderr, warnings only unless more is asked for; and a trace that runs through to the S3 requests.
@@ -71,16 +83,17 @@ fn telemetry(global: &Global) -> Result<lockstep_telemetry::TelemetryGuard, Fail
         .map_err(|error| Failure::local("TELEMETRY_INVALID", error.to_string()))
 }
 
-async fn command(cli: Cli) -> Result<(), Failure> {
-    let global = cli.global;
-    match cli.command {
-        Command::Pipeline(command) => commands::pipeline::run(&Context::new(&global)?, command).await,
-        Command::Push(args) => commands::push::run(&Context::new(&global)?, args).await,
-        Command::Pull(args) => commands::pull::run(&Context::new(&global)?, args).await,
-        Command::Round(command) => commands::round::run(&Context::new(&global)?, command).await,
-        Command::Checkpoint(command) => commands::checkpoint::run(&Context::new(&global)?, command).await,
-        Command::Audit(args) => commands::audit::run(&Context::new(&global)?, args).await,
-        Command::Status(args) => commands::status::run(&Context::new(&global)?, args).await,
-        Command::Probe(args) => commands::probe::run(global.output, args).await,
+async fn dispatch(global: Global, command: Ours) -> Result<(), Failure> {
+    match command {
+        Ours::Pipeline(command) => commands::pipeline::run(&Context::new(&global)?, command).await,
+        Ours::Push(args) => commands::push::run(&Context::new(&global)?, args).await,
+        Ours::Pull(args) => commands::pull::run(&Context::new(&global)?, args).await,
+        Ours::Round(command) => commands::round::run(&Context::new(&global)?, command).await,
+        Ours::Checkpoint(command) => commands::checkpoint::run(&Context::new(&global)?, command).await,
+        Ours::Audit(args) => commands::audit::run(&Context::new(&global)?, args).await,
+        Ours::Status(args) => commands::status::run(&Context::new(&global)?, args).await,
+        Ours::Probe(args) => commands::probe::run(global.output, args).await,
+        Ours::Dev(args) => dev::run(args).await,
+        Ours::Demo(args) => demo::run(args).await,
     }
 }

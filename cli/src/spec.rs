@@ -6,7 +6,7 @@ use std::time::Duration;
 use lockstep_client::v1;
 use lockstep_protocol::host::Layout;
 use lockstep_protocol::location::Location;
-use lockstep_protocol::spec::{AgentAddresses, Initial, PipelineSpec, PullSelector, StartPolicy};
+use lockstep_protocol::spec::{AgentAddresses, Initial, PipelineSpec, PullSelector, StartPolicy, Transfer};
 use serde_json::Value;
 
 use crate::failure::Failure;
@@ -77,13 +77,18 @@ fn message(spec: &PipelineSpec) -> v1::PipelineSpec {
             min_count: retention.min_count,
             min_age: Some(duration(retention.min_age)),
         }),
-        transfer: Some(v1::TransferOptions {
-            concurrency: spec.transfer.concurrency,
-            part_size: spec.transfer.part_size,
-            memory: spec.transfer.memory,
-            bandwidth_limit: spec.transfer.bandwidth_limit.unwrap_or_default(),
-        }),
+        transfer: Some(transfer(&spec.transfer)),
         standby: None,
+    }
+}
+
+/// Limits as the protocol carries them.
+pub(crate) fn transfer(transfer: &Transfer) -> v1::TransferOptions {
+    v1::TransferOptions {
+        concurrency: transfer.concurrency,
+        part_size: transfer.part_size,
+        memory: transfer.memory,
+        bandwidth_limit: transfer.bandwidth_limit.unwrap_or_default(),
     }
 }
 
