@@ -49,6 +49,7 @@ impl Core {
     /// The gate, for an order that is not older than the highest.
     async fn gate(&self, header: &OrderHeader) -> Result<MutexGuard<'_, Marks>, Problem> {
         let marks = self.marks.lock().await;
+        self.refuse_when_leaving()?;
         self.refuse_during_sync()?;
         check_mark(header, marks.highest(header))?;
         Ok(marks)

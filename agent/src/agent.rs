@@ -27,7 +27,7 @@ use crate::{
     work::DISK_THREADS,
 };
 
-/// The agent's threads yield to the engine's: nice values add up to this.
+/// The nice value of the agent's threads, unless the process has a higher one: they yield to the engine's.
 const NICENESS: i32 = 10;
 
 /// Threads of the runtime; hashing and disk work have threads of their own.
@@ -125,10 +125,9 @@ impl AgentBuilder {
     pub fn start(self) -> Result<AgentHandle, Problem> {
         let limits = self.limits.checked()?;
         let incarnation = Incarnation::new(Uuid::new_v4());
-        let runtime = runtime()?;
         let connector = match self.connector {
             Some(connector) => connector,
-            None => from_env(&runtime)?,
+            None => from_env()?,
         };
         let endpoint = connector.default_endpoint().map(str::to_owned);
         let identity = AgentIdentity {
@@ -156,27 +155,45 @@ impl AgentBuilder {
         let stop = CancellationToken::new();
         let (ending, ended) = watch::channel(None);
         tracing::info!(%addr, pipeline.name = %core.identity.pipeline, slot = %core.identity.slot, %incarnation, store = core.store.kind(), "agent serves");
+        let (starting, started) = std::sync::mpsc::channel();
         let thread = thread::Builder::new()
             .name("lockstep-agent".to_owned())
             .spawn({
                 let stop = stop.clone();
                 move || {
+                    yield_to_the_engine();
+                    let runtime = match runtime() {
+                        Ok(runtime) => runtime,
+                        Err(problem) => return drop(starting.send(Err(problem))),
+                    };
+                    // Nobody may be left who asks, here and below.
+                    let _ = starting.send(Ok(()));
                     let outcome = runtime.block_on(serve(core, listener, stop));
                     runtime.shutdown_timeout(Duration::from_secs(1));
-                    // Nobody may be left who asks.
                     let _ = ending.send(Some(outcome));
                 }
             })
-            .map_err(|error| Problem::new(Reason::LocalIo, format!("cannot start the agent's thread: {error}")))?;
+            .map_err(no_threads)?;
+        started.recv().unwrap_or_else(|_| Err(Problem::new(Reason::AgentPanic, "the agent's thread panicked")))?;
         Ok(AgentHandle { addr, incarnation, stop, ended, thread: Some(thread) })
     }
 }
 
-/// The AWS chain of this process. On a thread of its own, because the caller may be inside of a runtime that can't block.
-fn from_env(runtime: &Runtime) -> Result<Arc<dyn Connector>, Problem> {
-    thread::scope(|scope| scope.spawn(|| runtime.block_on(AwsConnector::from_env())).join())
-        .map(|connector| -> Arc<dyn Connector> { Arc::new(connector) })
-        .map_err(|_| Problem::new(Reason::AgentPanic, "reading the AWS configuration of this process panicked"))
+/// The AWS chain of this process. On a thread and in a runtime of its own, because the caller may be in async code, where none can block or be
+/// dropped.
+fn from_env() -> Result<Arc<dyn Connector>, Problem> {
+    let load = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_threads)?;
+        let connector: Arc<dyn Connector> = Arc::new(runtime.block_on(AwsConnector::from_env()));
+        Ok(connector)
+    };
+    thread::scope(|scope| scope.spawn(load).join()).unwrap_or_else(|_| {
+        Err(Problem::new(Reason::AgentPanic, "reading the AWS configuration of this process panicked"))
+    })
+}
+
+fn no_threads(error: std::io::Error) -> Problem {
+    Problem::new(Reason::LocalIo, format!("cannot start the agent's threads: {error}"))
 }
 
 fn runtime() -> Result<Runtime, Problem> {
@@ -184,15 +201,20 @@ fn runtime() -> Result<Runtime, Problem> {
         .worker_threads(ASYNC_THREADS)
         .max_blocking_threads(DISK_THREADS + OTHER_BLOCKING_THREADS)
         .thread_name("lockstep-agent-io")
-        .on_thread_start(|| {
-            // On Linux a nice value is a thread's own. Refused or not: it only makes the engine's life easier.
-            if let Err(error) = rustix::process::nice(NICENESS) {
-                tracing::debug!(%error, "a thread of the agent keeps its priority");
-            }
-        })
+        .on_thread_start(yield_to_the_engine)
         .enable_all()
         .build()
-        .map_err(|error| Problem::new(Reason::LocalIo, format!("cannot start the agent's threads: {error}")))
+        .map_err(no_threads)
+}
+
+/// On Linux a nice value is a thread's own, and new threads begin with that of the thread which made them.
+fn yield_to_the_engine() {
+    let nice = rustix::process::getpriority_process(None)
+        .and_then(|nice| if nice < NICENESS { rustix::process::setpriority_process(None, NICENESS) } else { Ok(()) });
+    if let Err(error) = nice {
+        // It only makes the engine's life easier.
+        tracing::debug!(%error, "a thread of the agent keeps its priority");
+    }
 }
 
 async fn serve(core: Arc<Core>, listener: TcpListener, stop: CancellationToken) -> Result<(), String> {
@@ -208,17 +230,16 @@ async fn serve(core: Arc<Core>, listener: TcpListener, stop: CancellationToken) 
     let server = WAITING_CALLS
         .into_iter()
         .fold(server, |server, call| server.bounds_its_own_wait(format!("/lockstep.v1.Agent/{call}")));
-    let leaving = || Problem::new(Reason::Cancelled, "the agent is shutting down");
     let stopping = {
         let core = Arc::clone(&core);
         async move {
             stop.cancelled().await;
             // Calls that wait for the transfer are answered while the server drains.
-            core.register.stop(leaving());
+            core.leave();
         }
     };
     let outcome = server.serve(listener, stopping).await.map_err(|error| error.to_string());
-    core.register.stop(leaving());
+    core.leave();
     core.transfers.close();
     if tokio::time::timeout(STOP_GRACE, core.transfers.wait()).await.is_err() {
         tracing::warn!("a transfer did not stop in time and is left as it is");

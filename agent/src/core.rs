@@ -3,7 +3,10 @@
 use std::{
     future::Future,
     panic::AssertUnwindSafe,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -43,6 +46,8 @@ pub(crate) struct Core {
     pub(crate) disk: Arc<Semaphore>,
     /// Transfers with their clean-up, so that a shutdown can wait for them.
     pub(crate) transfers: TaskTracker,
+    /// Set once, when the agent shuts down.
+    leaving: AtomicBool,
 }
 
 /// What a transfer brought.
@@ -69,7 +74,19 @@ impl Core {
             state_dir,
             disk: Arc::new(Semaphore::new(DISK_THREADS)),
             transfers: TaskTracker::new(),
+            leaving: AtomicBool::new(false),
         }
+    }
+
+    /// Takes no more orders and asks the running transfer to stop.
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Ordering::SeqCst);
+        self.register.stop(shutting_down());
+    }
+
+    /// An order that was admitted before [`Core::leave`] is stopped by it, one that comes after is refused here.
+    pub(crate) fn refuse_when_leaving(&self) -> Result<(), Problem> {
+        if self.leaving.load(Ordering::SeqCst) { Err(shutting_down()) } else { Ok(()) }
     }
 
     /// Blocking work outside of any transfer: listings, marks. A panic in it is an `AGENT_PANIC` of the call.
@@ -102,6 +119,9 @@ impl Core {
     {
         let work = Work::new(limits, Arc::clone(&self.disk));
         let stale = self.register.begin(activity, round, attempt, &work);
+        if let Err(problem) = self.refuse_when_leaving() {
+            work.stop.request(problem);
+        }
         let running = body(work.clone());
         let core = Arc::clone(self);
         let span =
@@ -135,6 +155,10 @@ impl Core {
             .instrument(span),
         );
     }
+}
+
+fn shutting_down() -> Problem {
+    Problem::new(Reason::Cancelled, "the agent is shutting down: order again when it is back")
 }
 
 /// Removes a folder as part of a transfer.

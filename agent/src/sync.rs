@@ -75,6 +75,7 @@ pub(crate) async fn sync(core: Arc<Core>, location: Location) -> Result<Synced, 
     {
         // The gate: no order is admitted between the look and the start.
         let _gate = core.marks.lock().await;
+        core.refuse_when_leaving()?;
         if let Some(running) = core.register.running() {
             return Err(Problem::new(
                 Reason::TransferInProgress,

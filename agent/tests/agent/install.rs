@@ -1,5 +1,11 @@
 //! Install without a pull before it, repeated, and cancelled.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use lockstep_agent::store::{directory::DirectoryStore, engine::EngineCheck};
 use lockstep_proto::v1;
 
 use crate::harness::{Files, Host, files, noise, read_tree, s3};
@@ -68,4 +74,42 @@ async fn a_newer_round_removes_what_an_older_one_staged() {
     host.pull(host.pull_order(2, &done, 1)).await.unwrap();
     host.push(host.push_order(3, checkpoint, 4)).await.unwrap();
     assert_eq!(host.stagings(), Vec::<std::path::PathBuf>::new());
+}
+
+#[tokio::test]
+async fn under_a_running_engine_nothing_is_pulled_or_installed_and_what_is_staged_stays() {
+    let s3 = s3().await;
+    let pusher = Host::start(&s3).await;
+    let checkpoint = pusher.checkpoint(4, &files(&[("a", noise("a", 10))]));
+    let pushed = pusher.push(pusher.push_order(1, checkpoint, 4)).await.unwrap();
+
+    let dir = tempfile::tempdir().unwrap();
+    let running = Arc::new(AtomicBool::new(true));
+    let check = EngineCheck::new({
+        let running = Arc::clone(&running);
+        move || Ok(running.load(Ordering::SeqCst))
+    });
+    let store = DirectoryStore::open(dir.path()).unwrap().with_engine_check(check);
+    let host = Host::over(&s3, dir, Arc::new(store)).await;
+    s3.clear_requests();
+    let problem = host.pull(host.pull_order(2, &pushed, 1)).await.unwrap_err();
+    assert_eq!(problem.reason, "ENGINE_RUNNING");
+    assert_eq!(s3.requests(), []);
+
+    running.store(false, Ordering::SeqCst);
+    host.pull(host.pull_order(3, &pushed, 1)).await.unwrap();
+    running.store(true, Ordering::SeqCst);
+    let order = host.install_order(3, &pushed.local_checkpoint, 4);
+    let problem = host.install(order.clone()).await.unwrap_err();
+    assert_eq!((problem.reason.as_str(), problem.code), ("ENGINE_RUNNING", tonic::Code::FailedPrecondition));
+    let state = host.pull_state(host.header(3), 0).await;
+    assert!(
+        matches!(&state, v1::pull_status_response::State::Done(done) if done.reach() == v1::PullReach::Staged),
+        "{state:?}"
+    );
+
+    running.store(false, Ordering::SeqCst);
+    let done = host.install(order).await.unwrap();
+    assert_eq!(done.reach(), v1::PullReach::Installed);
+    assert!(host.folder(checkpoint).join("a").exists());
 }

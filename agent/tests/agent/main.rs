@@ -1,8 +1,11 @@
 //! A real agent over gRPC and TCP, against the embedded S3 server.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where its set-up does not hold")]
+
 mod harness;
 mod install;
 mod orders;
+mod process;
 mod pull;
 mod push;
 mod sync;
