@@ -23,15 +23,15 @@ use lockstep_protocol::{
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-pub const LEASE: Duration = Duration::from_secs(60);
-pub const FINGERPRINT: Fingerprint = Fingerprint(u64::MAX);
+pub(crate) const LEASE: Duration = Duration::from_secs(60);
+pub(crate) const FINGERPRINT: Fingerprint = Fingerprint(u64::MAX);
 
-pub struct Rig {
-    pub database: TestDatabase,
-    pub store: Store,
+pub(crate) struct Rig {
+    pub(crate) database: TestDatabase,
+    pub(crate) store: Store,
 }
 
-pub fn alice() -> Caller {
+pub(crate) fn alice() -> Caller {
     Caller {
         actor: "alice".to_owned(),
         trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736".to_owned()),
@@ -39,11 +39,11 @@ pub fn alice() -> Caller {
     }
 }
 
-pub fn replica() -> Caller {
+pub(crate) fn replica() -> Caller {
     Caller { actor: "replica one".to_owned(), ..Caller::default() }
 }
 
-pub fn spec(name: &str, prefix: &str) -> PipelineSpec {
+pub(crate) fn spec(name: &str, prefix: &str) -> PipelineSpec {
     PipelineSpec::from_value(serde_json::json!({
         "name": name, "hosts": 3, "agents": "http://agent-{host}:7402",
         "location": {"bucket": "checkpoints", "prefix": prefix, "endpoint": "http://s3:9000"},
@@ -52,7 +52,7 @@ pub fn spec(name: &str, prefix: &str) -> PipelineSpec {
     .unwrap()
 }
 
-pub fn new_pipeline(spec: PipelineSpec) -> NewPipeline {
+pub(crate) fn new_pipeline(spec: PipelineSpec) -> NewPipeline {
     NewPipeline {
         id: PipelineId::new(Uuid::now_v7()),
         spec,
@@ -61,11 +61,11 @@ pub fn new_pipeline(spec: PipelineSpec) -> NewPipeline {
     }
 }
 
-pub fn request_id() -> RequestId {
+pub(crate) fn request_id() -> RequestId {
     RequestId::new(Uuid::now_v7())
 }
 
-pub fn push(pipeline: &PipelineRow) -> AdmitPush {
+pub(crate) fn push(pipeline: &PipelineRow) -> AdmitPush {
     AdmitPush {
         pipeline: pipeline.id.into(),
         wanted: WantedCut::Newest,
@@ -77,7 +77,7 @@ pub fn push(pipeline: &PipelineRow) -> AdmitPush {
     }
 }
 
-pub fn pull(pipeline: &PipelineRow) -> AdmitPull {
+pub(crate) fn pull(pipeline: &PipelineRow) -> AdmitPull {
     AdmitPull {
         pipeline: pipeline.id.into(),
         request: PullRequest {
@@ -93,7 +93,7 @@ pub fn pull(pipeline: &PipelineRow) -> AdmitPull {
     }
 }
 
-pub fn admitted(admission: Admission) -> RoundRecord {
+pub(crate) fn admitted(admission: Admission) -> RoundRecord {
     match admission {
         Admission::New(record) => record,
         other => panic!("not a new round: {other:?}"),
@@ -101,7 +101,7 @@ pub fn admitted(admission: Admission) -> RoundRecord {
 }
 
 #[track_caller]
-pub fn refused(error: StoreError, reason: Reason) -> lockstep_protocol::problem::Problem {
+pub(crate) fn refused(error: StoreError, reason: Reason) -> lockstep_protocol::problem::Problem {
     match error {
         StoreError::Problem(problem) if problem.reason == reason => problem,
         other => panic!("expected {reason}, got {other:?}"),
@@ -109,7 +109,7 @@ pub fn refused(error: StoreError, reason: Reason) -> lockstep_protocol::problem:
 }
 
 impl Rig {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let database = TestDatabase::create().await.unwrap();
         let store = Store::connect(database.url(), StoreOptions::default()).await.unwrap();
         store.migrate().await.unwrap();
@@ -117,17 +117,17 @@ impl Rig {
     }
 
     /// A second replica on the same database.
-    pub async fn another(&self) -> Store {
+    pub(crate) async fn another(&self) -> Store {
         Store::connect(self.database.url(), StoreOptions::default()).await.unwrap()
     }
 
     /// For what only somebody else would do.
-    pub async fn sql(&self) -> PgConnection {
+    pub(crate) async fn sql(&self) -> PgConnection {
         PgConnection::connect(self.database.url()).await.unwrap()
     }
 
     /// A pipeline of three hosts that owns generation 1 of its location.
-    pub async fn pipeline(&self, name: &str) -> PipelineRow {
+    pub(crate) async fn pipeline(&self, name: &str) -> PipelineRow {
         let created = self.store.create_pipeline(new_pipeline(spec(name, name)), &alice()).await.unwrap().into_row();
         let mut claimed = self.store.claim_claiming("one", LEASE).await.unwrap();
         claimed.retain(|row| row.id == created.id);
@@ -139,11 +139,11 @@ impl Rig {
         }
     }
 
-    pub async fn claim(&self) -> Round {
+    pub(crate) async fn claim(&self) -> Round {
         self.store.claim_round("one", LEASE).await.unwrap().expect("a round is due").round
     }
 
-    pub async fn step(&self, round: Round, event: Event) -> Round {
+    pub(crate) async fn step(&self, round: Round, event: Event) -> Round {
         let decision = decide(&round, &event, Utc::now());
         assert!(decision.changes(&round), "{event:?} changes nothing in {}", round.phase);
         match self.store.apply(&round, &decision, &replica()).await.unwrap() {
@@ -153,7 +153,7 @@ impl Rig {
     }
 
     /// Admits, claims and drives a push of `step` until it is committed.
-    pub async fn commit(&self, pipeline: &PipelineRow, step: u64) -> Round {
+    pub(crate) async fn commit(&self, pipeline: &PipelineRow, step: u64) -> Round {
         admitted(self.store.admit_push(push(pipeline), &alice()).await.unwrap());
         let mut round = self.claim().await;
         for event in events_of_a_push(&round, step) {
@@ -164,15 +164,15 @@ impl Rig {
     }
 }
 
-pub fn incarnation(host_idx: u32) -> Incarnation {
+pub(crate) fn incarnation(host_idx: u32) -> Incarnation {
     Incarnation::new(Uuid::from_u128(0xa0 + u128::from(host_idx)))
 }
 
-pub fn local(step: u64, host_idx: u32) -> LocalCheckpointId {
+pub(crate) fn local(step: u64, host_idx: u32) -> LocalCheckpointId {
     LocalCheckpointId::new(Uuid::from_u128(u128::from(step) << 32 | u128::from(host_idx)))
 }
 
-pub fn planned(round: &Round, step: u64) -> Event {
+pub(crate) fn planned(round: &Round, step: u64) -> Event {
     Event::Planned {
         hosts: found(round, step),
         step: Step::new(step).unwrap(),
@@ -181,13 +181,13 @@ pub fn planned(round: &Round, step: u64) -> Event {
     }
 }
 
-pub fn found(round: &Round, step: u64) -> Vec<FoundHost> {
+pub(crate) fn found(round: &Round, step: u64) -> Vec<FoundHost> {
     (0..round.layout.len())
         .map(|host_idx| FoundHost { incarnation: incarnation(host_idx), local_checkpoint: Some(local(step, host_idx)) })
         .collect()
 }
 
-pub fn part(round: &Round, step: u64, host_idx: u32) -> CommitPart {
+pub(crate) fn part(round: &Round, step: u64, host_idx: u32) -> CommitPart {
     CommitPart {
         host_idx,
         local_checkpoint: local(step, host_idx),
@@ -201,7 +201,7 @@ pub fn part(round: &Round, step: u64, host_idx: u32) -> CommitPart {
     }
 }
 
-pub fn part_done(round: &Round, step: u64, host_idx: u32) -> Event {
+pub(crate) fn part_done(round: &Round, step: u64, host_idx: u32) -> Event {
     Event::HostDone {
         host_idx,
         attempt: lockstep_protocol::id::Attempt::FIRST,
@@ -214,7 +214,7 @@ pub fn part_done(round: &Round, step: u64, host_idx: u32) -> Event {
     }
 }
 
-pub fn events_of_a_push(round: &Round, step: u64) -> Vec<Event> {
+pub(crate) fn events_of_a_push(round: &Round, step: u64) -> Vec<Event> {
     let mut events = vec![planned(round, step)];
     events.extend((0..round.layout.len()).map(|host_idx| part_done(round, step, host_idx)));
     events.push(Event::PartsChecked { writer: "test".to_owned(), trace_id: None });
@@ -227,7 +227,7 @@ pub fn events_of_a_push(round: &Round, step: u64) -> Vec<Event> {
 }
 
 /// The local source: the pull is installing at once.
-pub fn resolved_locally(round: &Round, step: u64) -> Event {
+pub(crate) fn resolved_locally(round: &Round, step: u64) -> Event {
     Event::Resolved {
         resolved: Resolved {
             source: Source::Local,

@@ -130,7 +130,9 @@ async fn each_query_of_the_auditors_guide_runs_and_finds_something() {
     let pipeline = rig.pipeline("orders").await;
     rig.commit(&pipeline, 10).await;
     rig.commit(&pipeline, 11).await;
-    admitted(rig.store.admit_push(push(&pipeline), &alice()).await.unwrap());
+    let mut ask = push(&pipeline);
+    ask.request_id = Some(crate::rig::request_id());
+    admitted(rig.store.admit_push(ask, &alice()).await.unwrap());
     let round = rig.claim().await;
     let request = lockstep_protocol::round::CancelRequest { by: "alice".to_owned(), cause: "wrong step".to_owned() };
     rig.store.request_cancel(round.id, request.clone(), &alice()).await.unwrap();
