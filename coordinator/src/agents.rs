@@ -175,7 +175,8 @@ impl AgentPool {
         };
         // Closed it never is; and without a permit the call would merely be unbounded.
         let _permit = permits.acquire().await.ok();
-        let outcome = call(client).await.map(Response::into_inner);
+        // Boxed: the generated client's future is big, and each host of each round has one.
+        let outcome = Box::pin(call(client)).await.map(Response::into_inner);
         convert::answer_of(host, outcome, convert)
     }
 

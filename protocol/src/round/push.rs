@@ -44,7 +44,11 @@ pub(super) fn apply(work: &mut Work, event: &Event, now: DateTime<Utc>) {
                 );
             }
         }
-        (Phase::Planning, Event::Refused(problem)) => work.fail(problem.clone()),
+        (Phase::Planning, Event::Refused(problem)) => {
+            // F4: planning reads fence g+1 too. Whoever is fenced admits nothing in that generation any more.
+            work.fence_pipeline = problem.reason == Reason::Fenced;
+            work.fail(problem.clone());
+        }
         (Phase::Planning | Phase::Transferring, Event::CancelRequested(request)) => {
             // No decision PUT can be under way: its bytes are stored only on entering Committing.
             work.round.cancel = Some(request.clone());

@@ -1,0 +1,255 @@
+//! Drives what was admitted: claims rounds and locations that nobody drives, carries their effects out and stores what comes of them.
+//!
+//! Any number of replicas may run this over one database. A round belongs to whoever raised its term last; each write repeats version and term, so
+//! one that was paused or cut off changes nothing any more, whatever it still has under way (R4, S6). A round is driven in [`driver`], one
+//! screen: effects of the stored round, their events, `decide`, one guarded write, and again.
+//!
+//! - [`driver`]: one round
+//! - [`work`]: its effects that are under way, [`effects`]: what each of them does, with [`transfer`], [`hosts`], [`parts`] and [`settle`]
+//! - [`orders`]: what agents are told, as it follows from the row
+//! - [`drive`]: what effects and driver of one round share; [`progress`] of its hosts
+//! - [`leases`]: which rounds this replica holds; [`clock`]: by whose clock
+//! - [`claim`]: locations of new pipelines
+//! - [`farewell`]: what is told to agents and bucket after the end
+
+use std::{sync::Arc, time::Duration};
+
+use lockstep_bucket::Connector;
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
+
+use crate::{
+    agents::AgentPool,
+    plan::{BackOff, PlanContext, PlanOptions, Right},
+    store::{Caller, Change, Changes, RoundRecord, Store},
+};
+
+mod claim;
+mod clock;
+mod drive;
+mod driver;
+mod effects;
+mod farewell;
+mod hosts;
+mod leases;
+mod orders;
+mod parts;
+mod progress;
+mod settle;
+mod transfer;
+mod work;
+
+use clock::DatabaseClock;
+use drive::Drive;
+use driver::Ended;
+use leases::Leases;
+
+/// How rounds are driven. Defaults are those of protocol.md, "Coordinators".
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DispatchOptions {
+    /// Name of this replica in leases and audit events.
+    pub replica: String,
+    /// How long a claimed round belongs to a replica that doesn't renew it. 10 s.
+    pub lease: Duration,
+    /// 3 s.
+    pub renew_every: Duration,
+    /// How often to look for rounds that nobody drives; hints make it sooner. 1 s.
+    pub poll_every: Duration,
+    /// How long an agent may hold a status call. 20 s.
+    pub long_poll: Duration,
+    /// An agent without an answer for this long is unreachable. 30 s.
+    pub unreachable_after: Duration,
+    /// A transfer whose counters don't move for this long is stalled. 60 s.
+    pub stall_after: Duration,
+    /// How long planning insists with a store that fails in a way that may pass. 10 s.
+    pub store_patience: Duration,
+    /// How long agents of a round that is over are asked to stop. 20 s.
+    pub cancel_patience: Duration,
+    /// Rounds at once. 256.
+    pub max_rounds: usize,
+}
+
+impl Default for DispatchOptions {
+    fn default() -> Self {
+        Self {
+            replica: "coordinator".to_owned(),
+            lease: Duration::from_secs(10),
+            renew_every: Duration::from_secs(3),
+            poll_every: Duration::from_secs(1),
+            long_poll: Duration::from_secs(20),
+            unreachable_after: Duration::from_secs(30),
+            stall_after: Duration::from_secs(60),
+            store_patience: Duration::from_secs(10),
+            cancel_patience: Duration::from_secs(20),
+            max_rounds: 256,
+        }
+    }
+}
+
+impl DispatchOptions {
+    /// What planning is given of it.
+    pub const fn plan(&self) -> PlanOptions {
+        PlanOptions { unreachable_after: self.unreachable_after, store_patience: self.store_patience }
+    }
+}
+
+/// What all rounds of this replica share.
+#[derive(Debug)]
+pub(crate) struct Services {
+    store: Store,
+    connector: Arc<dyn Connector>,
+    agents: AgentPool,
+    options: DispatchOptions,
+    clock: DatabaseClock,
+    leases: Leases,
+}
+
+impl Services {
+    fn caller(&self) -> Caller {
+        Caller { actor: format!("replica {}", self.options.replica), trace_id: None, traceparent: None }
+    }
+
+    fn plan_context(&self) -> PlanContext {
+        PlanContext {
+            connector: Arc::clone(&self.connector),
+            agents: Arc::new(self.agents.clone()),
+            options: self.options.plan(),
+            right: Right::FinishBase,
+        }
+    }
+}
+
+/// Drives rounds and claims until it is told to stop.
+#[derive(Debug)]
+pub struct Dispatcher {
+    store: Store,
+    connector: Arc<dyn Connector>,
+    agents: AgentPool,
+    options: DispatchOptions,
+}
+
+impl Dispatcher {
+    /// Does nothing yet.
+    pub const fn new(store: Store, connector: Arc<dyn Connector>, agents: AgentPool, options: DispatchOptions) -> Self {
+        Self { store, connector, agents, options }
+    }
+
+    /// Runs until `shutdown`; then hands its rounds back, for others to claim at once. What is under way at agents goes on there.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let Self { store, connector, agents, options } = self;
+        let Some(clock) = first_reading(&store, &shutdown).await else { return };
+        let services = Arc::new(Services { store, connector, agents, options, clock, leases: Leases::default() });
+        let tasks = TaskTracker::new();
+        // Leases are renewed until the last round was handed back, not only until the shutdown begins.
+        let renewing = CancellationToken::new();
+        let renewal = tokio::spawn(leases::keep(Arc::clone(&services), renewing.clone()));
+        tasks.spawn(claim::run(Arc::clone(&services), shutdown.clone()));
+        claim_rounds(&services, &tasks, &shutdown).await;
+        tasks.close();
+        tasks.wait().await;
+        renewing.cancel();
+        if let Err(error) = renewal.await {
+            tracing::error!(%error, "renewing leases ended early");
+        }
+    }
+}
+
+/// The database may come up later than this process.
+async fn first_reading(store: &Store, shutdown: &CancellationToken) -> Option<DatabaseClock> {
+    let mut back_off = BackOff::of_calls();
+    loop {
+        match DatabaseClock::read(store).await {
+            Ok(clock) => return Some(clock),
+            Err(error) => {
+                tracing::warn!(reason = %error.problem().reason, "rounds are not driven yet: {}", error.problem().message);
+            }
+        }
+        shutdown.run_until_cancelled(back_off.pause()).await?;
+    }
+}
+
+/// Claims rounds that nobody drives and drives each in a task of its own.
+async fn claim_rounds(services: &Arc<Services>, tasks: &TaskTracker, shutdown: &CancellationToken) {
+    let options = &services.options;
+    let places = Arc::new(Semaphore::new(options.max_rounds.max(1)));
+    let mut changes = services.store.changes();
+    let mut back_off = BackOff::of_calls();
+    while !shutdown.is_cancelled() {
+        let Some(Ok(place)) = shutdown.run_until_cancelled(Arc::clone(&places).acquire_owned()).await else { return };
+        match services.store.claim_round(&options.replica, options.lease).await {
+            Ok(Some(record)) => {
+                back_off = BackOff::of_calls();
+                let (services, shutdown) = (Arc::clone(services), shutdown.clone());
+                tasks.spawn(async move {
+                    drive_round(services, record, &shutdown).await;
+                    drop(place);
+                });
+            }
+            Ok(None) => {
+                back_off = BackOff::of_calls();
+                shutdown.run_until_cancelled(next_look(services, &mut changes)).await;
+            }
+            Err(error) => {
+                tracing::warn!(reason = %error.problem().reason, "no round could be claimed: {}", error.problem().message);
+                shutdown.run_until_cancelled(back_off.pause()).await;
+            }
+        }
+    }
+}
+
+/// Until a hint or the next poll. Rounds of our own change all the time; those of others may have been handed back. Hints come in bursts: a short
+/// pause lets one look serve them all.
+async fn next_look(services: &Services, changes: &mut Changes) {
+    const BURST: Duration = Duration::from_millis(20);
+    let hinted = async {
+        loop {
+            match changes.next().await {
+                Change::Round(round) if services.leases.holds(round) => {}
+                Change::Round(_) | Change::Pipeline(_) | Change::Anything => return,
+            }
+        }
+    };
+    if tokio::time::timeout(services.options.poll_every, hinted).await.is_ok() {
+        tokio::time::sleep(BURST).await;
+    }
+}
+
+/// One round, from its claim to its end or to the loss of its lease. All of it belongs to the trace of whoever asked for the round.
+async fn drive_round(services: Arc<Services>, record: RoundRecord, shutdown: &CancellationToken) {
+    let round = &record.round;
+    let span = tracing::info_span!(
+        "round",
+        otel.name = drive::kind_name(round),
+        round.id = %round.id,
+        pipeline.name = %round.pipeline_name,
+        round.no = %round.round_no,
+        round.term = %round.term,
+    );
+    if let Some(traceparent) = &record.traceparent
+        && let Err(error) = lockstep_telemetry::resume_trace(&span, traceparent)
+    {
+        tracing::debug!(round.id = %round.id, %error, "a stored trace is not continued");
+    }
+    async {
+        let (round, term) = (record.round.id, record.round.term);
+        let lost = services.leases.hold(round, term);
+        let drive = Arc::new(Drive::new(Arc::clone(&services), &record));
+        tracing::info!(phase = %record.round.phase, "round claimed");
+        let active = drive::Active::begin();
+        let ended = Box::pin(driver::drive(&drive, record.round, shutdown, &lost)).await;
+        drop(active);
+        services.leases.let_go(round, term);
+        match ended {
+            Ended::Terminal(round) => farewell::bid(&drive, &round, shutdown).await,
+            Ended::Shutdown => {
+                if let Err(error) = services.store.release(round, term, &services.caller()).await {
+                    tracing::warn!(reason = %error.problem().reason, "the lease runs out by itself: {}", error.problem().message);
+                }
+            }
+            Ended::Lost => tracing::info!("the round is somebody else's now"),
+        }
+    }
+    .instrument(span)
+    .await;
+}

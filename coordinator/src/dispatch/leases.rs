@@ -1,0 +1,125 @@
+//! Which rounds this replica holds. All leases are renewed in one statement; one that is not ours any more stops its driver at once.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use lockstep_protocol::id::{RoundId, Term};
+use tokio_util::sync::CancellationToken;
+
+use super::Services;
+
+/// The rounds that are held.
+#[derive(Debug, Default)]
+pub(super) struct Leases {
+    held: Mutex<HashMap<RoundId, Held>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    term: Term,
+    lost: CancellationToken,
+}
+
+impl Leases {
+    fn lock(&self) -> MutexGuard<'_, HashMap<RoundId, Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A round was claimed. The token is cancelled when its lease turns out to be lost.
+    pub(super) fn hold(&self, round: RoundId, term: Term) -> CancellationToken {
+        let lost = CancellationToken::new();
+        if let Some(before) = self.lock().insert(round, Held { term, lost: lost.clone() }) {
+            // This very replica lost the lease and claimed the round again before it noticed.
+            before.lost.cancel();
+        }
+        lost
+    }
+
+    /// The round is not driven here any more.
+    pub(super) fn let_go(&self, round: RoundId, term: Term) {
+        let mut held = self.lock();
+        if held.get(&round).is_some_and(|held| held.term == term) {
+            held.remove(&round);
+        }
+    }
+
+    /// Whether a round is driven here.
+    pub(super) fn holds(&self, round: RoundId) -> bool {
+        self.lock().contains_key(&round)
+    }
+
+    fn terms(&self) -> Vec<(RoundId, Term)> {
+        self.lock().iter().map(|(round, held)| (*round, held.term)).collect()
+    }
+
+    fn settle(&self, asked: &[(RoundId, Term)], kept: &[RoundId]) {
+        let held = self.lock();
+        for (round, term) in asked {
+            if !kept.contains(round)
+                && let Some(held) = held.get(round).filter(|held| held.term == *term)
+            {
+                held.lost.cancel();
+            }
+        }
+    }
+}
+
+/// Renews until it is told to stop. A database that doesn't answer takes nothing away: only *another* claim does, and the next renewal that gets
+/// through tells of it.
+pub(super) async fn keep(services: Arc<Services>, stop: CancellationToken) {
+    let options = &services.options;
+    while stop.run_until_cancelled(tokio::time::sleep(options.renew_every)).await.is_some() {
+        let held = services.leases.terms();
+        if !held.is_empty() {
+            match services.store.renew_all(held.clone(), options.lease).await {
+                Ok(kept) => services.leases.settle(&held, &kept),
+                Err(error) => {
+                    let problem = error.problem();
+                    tracing::warn!(reason = %problem.reason, rounds = held.len(), "leases were not renewed: {}", problem.message);
+                }
+            }
+        }
+        if let Err(error) = services.clock.adjust(&services.store).await {
+            tracing::debug!(reason = %error.problem().reason, "the database's clock was not read: {}", error.problem().message);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn term(term: u64) -> Term {
+        Term::new(term).unwrap()
+    }
+
+    #[test]
+    fn only_what_was_not_kept_is_lost() {
+        let leases = Leases::default();
+        let (kept, gone) = (RoundId::new(Uuid::from_u128(1)), RoundId::new(Uuid::from_u128(2)));
+        let (kept_token, gone_token) = (leases.hold(kept, term(1)), leases.hold(gone, term(1)));
+        let asked = leases.terms();
+        // Claimed while the renewal was under way: it was not asked for, so it is not lost.
+        let later = RoundId::new(Uuid::from_u128(3));
+        let later_token = leases.hold(later, term(1));
+        leases.settle(&asked, &[kept]);
+        assert!(!kept_token.is_cancelled() && gone_token.is_cancelled() && !later_token.is_cancelled());
+    }
+
+    #[test]
+    fn an_old_term_neither_loses_nor_frees_the_new_one() {
+        let leases = Leases::default();
+        let round = RoundId::new(Uuid::from_u128(1));
+        let old = leases.hold(round, term(1));
+        let new = leases.hold(round, term(2));
+        assert!(old.is_cancelled(), "two drivers of one round");
+        leases.let_go(round, term(1));
+        leases.settle(&[(round, term(1))], &[]);
+        assert!(!new.is_cancelled());
+        assert_eq!(leases.terms(), [(round, term(2))]);
+    }
+}
