@@ -149,3 +149,44 @@ async fn a_listing_that_does_not_say_it_is_whole_is_an_error() {
         assert_eq!(store.list("", None, 10).await.unwrap_err().kind, StoreErrorKind::Integrity, "{why}");
     }
 }
+
+#[tokio::test]
+async fn each_request_carries_the_trace_of_whoever_asks() {
+    use tracing::Instrument as _;
+
+    let options = lockstep_telemetry::TelemetryOptions {
+        log_filter: Some("off".to_owned()),
+        ..lockstep_telemetry::TelemetryOptions::new("lockstep-test")
+    };
+    let telemetry = lockstep_telemetry::init(options).unwrap();
+    let (store, seen) = scripted(OK).await;
+    let span = tracing::info_span!("push");
+    let trace = lockstep_telemetry::traceparent_of(&span).unwrap();
+    assert_eq!(store.put("key", Bytes::from_static(b"x")).instrument(span).await, WriteOutcome::Done);
+    let (head, _) = only(&seen);
+    let sent = head.lines().find_map(|line| line.strip_prefix("traceparent: ")).unwrap().to_owned();
+    assert_eq!(sent.split('-').nth(1), trace.split('-').nth(1), "the same trace");
+    assert_ne!(sent.split('-').nth(2), trace.split('-').nth(2), "a span of its own");
+    assert!(
+        !head.contains("traceparent;") && !head.contains(";traceparent"),
+        "what proxies change is not signed: {head}"
+    );
+    let metrics = telemetry.prometheus().render();
+    assert!(metrics.contains("lockstep_s3_requests_total{operation=\"put\",outcome=\"ok\"} 1"), "{metrics}");
+    assert!(metrics.contains("lockstep_s3_bytes_total{direction=\"sent\"} 1"), "{metrics}");
+    assert!(metrics.contains("lockstep_s3_request_duration_seconds"), "{metrics}");
+}
+
+#[tokio::test]
+async fn no_secret_is_in_an_error_or_in_what_is_printed_of_a_connector() {
+    let (store, _) = scripted("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+    let CreateOutcome::Refused(error) = store.create("key", Bytes::new()).await else { panic!("not refused") };
+    let connector = connector("http://127.0.0.1:1", "lockstep-secret").await;
+    let given = lockstep_bucket::StaticCredentials {
+        access_key_id: "id".to_owned(),
+        secret_access_key: "lockstep-secret".to_owned(),
+    };
+    for shown in [format!("{error} {error:?} {:?}", error.problem()), format!("{store:?} {connector:?} {given:?}")] {
+        assert!(!shown.contains("lockstep-secret"), "{shown}");
+    }
+}

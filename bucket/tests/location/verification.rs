@@ -1,0 +1,127 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use lockstep_bucket::{
+    Operation, fetch_part,
+    memory::fault::{Fault, FaultRule},
+    verify_checkpoint,
+};
+use lockstep_protocol::problem::{Problem, Reason};
+
+use crate::sample::{Place, commit, part};
+
+async fn broken(place: &Place) -> Vec<Problem> {
+    verify_checkpoint(&place.store, &commit(1, 1), &|_| {}).await.unwrap()
+}
+
+fn whole() -> Place {
+    let place = Place::new();
+    place.whole_commit(1, 1);
+    place
+}
+
+#[tokio::test]
+async fn a_whole_checkpoint_has_no_problem_and_every_byte_was_read() {
+    let read = AtomicU64::new(0);
+    let count = |bytes| {
+        read.fetch_add(bytes, Ordering::Relaxed);
+    };
+    assert_eq!(verify_checkpoint(&whole().store, &commit(1, 1), &count).await, Ok(vec![]));
+    assert_eq!(read.into_inner(), commit(1, 1).bytes());
+}
+
+#[tokio::test]
+async fn each_flipped_byte_is_found_with_host_file_expected_and_found() {
+    let (manifest, objects) = part(1, 1, 1);
+    for (object, at, file) in [(0, 0, "a/first"), (0, 9_999, "a/first"), (0, 10_500, "a/second"), (1, 49_999, "large")]
+    {
+        let place = whole();
+        let (key, bytes) = &objects[object];
+        let mut flipped = bytes.to_vec();
+        flipped[at] ^= 1;
+        place.write(key, Bytes::from(flipped));
+        let problems = broken(&place).await;
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert_eq!(problems[0].reason, Reason::Integrity);
+        let expected = manifest.files.iter().find(|entry| entry.path.as_str() == file).unwrap().blake3.to_string();
+        let metadata = |name: &str| problems[0].metadata.get(name).cloned().unwrap_or_default();
+        assert_eq!((metadata("host_idx"), metadata("file"), metadata("expected")), ("1".into(), file.into(), expected));
+        assert_ne!(metadata("found"), metadata("expected"));
+    }
+}
+
+#[tokio::test]
+async fn bytes_between_files_do_not_matter() {
+    let place = whole();
+    let (_, objects) = part(1, 1, 0);
+    let mut changed = objects[0].1.to_vec();
+    changed[10_250] ^= 1;
+    place.write(&objects[0].0, Bytes::from(changed));
+    assert_eq!(broken(&place).await, []);
+}
+
+#[tokio::test]
+async fn missing_and_short_objects_damage_each_file_in_them() {
+    let (_, objects) = part(1, 1, 0);
+    let place = whole();
+    place.remove(&objects[0].0);
+    place.write(&objects[1].0, objects[1].1.slice(..100));
+    let problems = broken(&place).await;
+    let mut files: Vec<_> = problems.iter().map(|p| (p.reason, p.metadata.get("file").unwrap().as_str())).collect();
+    files.sort_by_key(|(_, file)| *file);
+    let damaged = Reason::CheckpointDamaged;
+    assert_eq!(files, [(damaged, "a/first"), (damaged, "a/second"), (damaged, "large")]);
+}
+
+#[tokio::test]
+async fn a_missing_or_changed_part_manifest_is_damage() {
+    let (manifest, _) = part(1, 1, 1);
+    let key = manifest.attempt_path().manifest();
+    let place = whole();
+    place.remove(&key);
+    assert_eq!(broken(&place).await[0].reason, Reason::CheckpointDamaged);
+    let mut other = manifest.clone();
+    other.store_meta = "x".to_owned();
+    place.write(&key, other.encode());
+    assert_eq!(broken(&place).await[0].reason, Reason::CheckpointDamaged);
+    // The same length, other content.
+    let mut bytes = manifest.encode();
+    let last = bytes.len() - 40;
+    bytes[last] ^= 1;
+    place.write(&key, bytes);
+    assert_eq!(broken(&place).await[0].reason, Reason::CheckpointDamaged);
+}
+
+#[tokio::test]
+async fn a_part_that_is_not_what_the_commit_names_is_refused() {
+    let place = whole();
+    let good = commit(1, 1).parts[0].clone();
+    assert!(fetch_part(&place.store, &good).await.is_ok());
+    for change in [
+        |p: &mut lockstep_protocol::commit::CommitPart| p.files += 1,
+        |p: &mut lockstep_protocol::commit::CommitPart| p.bytes += 1,
+        |p: &mut lockstep_protocol::commit::CommitPart| p.host_idx += 1,
+        |p: &mut lockstep_protocol::commit::CommitPart| p.manifest_length += 1,
+        |p: &mut lockstep_protocol::commit::CommitPart| p.manifest_length -= 1,
+    ] {
+        let mut part = good.clone();
+        change(&mut part);
+        assert_eq!(fetch_part(&place.store, &part).await.unwrap_err().reason, Reason::CheckpointDamaged);
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_now_is_not_called_damaged() {
+    for (operation, fault) in [
+        (Operation::GetRange, Fault::Deny),
+        (Operation::GetRange, Fault::FailBefore),
+        (Operation::GetRange, Fault::Truncate),
+        (Operation::Get, Fault::Deny),
+        (Operation::Get, Fault::Truncate),
+    ] {
+        let place = whole();
+        place.buckets.inject(FaultRule::new(fault).operation(operation).times(1));
+        let result = verify_checkpoint(&place.store, &commit(1, 1), &|_| {}).await;
+        assert!(result.is_err(), "{operation} {fault:?}: {result:?}");
+    }
+}
