@@ -20,6 +20,12 @@ impl DatabaseUrl {
     pub fn expose(&self) -> &str {
         &self.0
     }
+
+    /// Whether it has the form of a URL at all. The driver takes any scheme and makes a database name of what it doesn't understand, which
+    /// errors then show, password and all.
+    fn is_postgres(&self) -> bool {
+        ["postgres://", "postgresql://"].iter().any(|scheme| self.0.starts_with(scheme))
+    }
 }
 
 impl FromStr for DatabaseUrl {
@@ -178,6 +184,13 @@ impl CoordinatorArgs {
                         keep its ports away from strangers"
                 .to_owned());
         }
+        if self.database_url.as_ref().is_some_and(|url| !url.is_postgres()) {
+            return Err(
+                "DATABASE_URL does not begin with postgres://, as in postgres://user:password@host:port/database \
+                        (not shown, it may hold a password)"
+                    .to_owned(),
+            );
+        }
         let show = |duration: Duration| humantime::format_duration(duration).to_string();
         for (flag, value) in [
             ("--lease", self.lease),
@@ -300,6 +313,9 @@ mod tests {
 
     #[test]
     fn a_password_shows_neither_in_debug_nor_in_help() {
+        let wrong = args(&["--insecure", "--database-url", "lockstep:hunter2@db/lockstep"]);
+        let refused = wrong.check().unwrap_err();
+        assert!(refused.contains("postgres://") && !refused.contains("hunter2"), "{refused}");
         let args = args(&["--database-url", "postgres://lockstep:hunter2@db/lockstep"]);
         assert!(!format!("{args:?}").contains("hunter2"));
         assert_eq!(args.database_url.unwrap().expose(), "postgres://lockstep:hunter2@db/lockstep");

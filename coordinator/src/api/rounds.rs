@@ -103,7 +103,11 @@ impl Api {
         }
         let cause = if message.cause.is_empty() { "no cause given".to_owned() } else { message.cause };
         let request = CancelRequest { by: caller.actor.clone(), cause };
-        self.store.request_cancel(id, request, &caller).await?;
+        let asked = self.store.request_cancel(id, request.clone(), &caller).await?;
+        if asked.round.phase.is_terminal() && asked.cancel_requested != Some(request) {
+            // Over before this request. The same one again is a retry, and gets the answer that was lost.
+            check_cancellable(&asked.round)?;
+        }
         // The round's driver decides; in Committing whoever wins the decision key.
         let record = self.round_when(id, self.options.cancel_wait, |r| check_cancellable(&r.round).is_err()).await?;
         if record.round.phase != Phase::Cancelled {
