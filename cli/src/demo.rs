@@ -59,6 +59,7 @@ async fn tell(args: Demo) -> Result<(), Failure> {
         (None, None) => return Ok(()),
     };
     let narrator = Narrator::begin();
+    narrator.say("starting an own postgres and S3 server, a coordinator and three agents");
     let options = RigOptions {
         dir,
         hosts: HOSTS,

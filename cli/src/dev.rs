@@ -23,8 +23,7 @@ pub(crate) struct Dev {
     /// Where everything is kept between runs.
     #[arg(long, default_value = ".lockstep/dev", value_name = "DIR")]
     dir: PathBuf,
-    /// First of the ports: gRPC, then HTTP; agents from 10 above it, S3 at 90 above it. 0 takes free ones, and then what was pushed in
-    /// an earlier run is not found again.
+    /// First of the ports: gRPC, then HTTP; agents from 10 above it, S3 at 90 above it. 0 takes free ones.
     #[arg(long, default_value_t = 7400, value_name = "PORT", value_parser = clap::value_parser!(u16).range(..=65_000))]
     port: u16,
     /// How often the engines write a checkpoint; 0s: never.

@@ -153,7 +153,8 @@ impl Rig {
                 bucket: self.options.name.to_owned(),
                 prefix: self.options.name.to_owned(),
                 region: s3::REGION.to_owned(),
-                endpoint: self.s3.endpoint(),
+                // That of AWS_ENDPOINT_URL: its port may be another one in the next run, and it would be another location then.
+                endpoint: String::new(),
                 force_path_style: true,
             }),
             start: Some(v1::StartPolicy { from: Some(v1::start_policy::From::Latest(true)), fail_if_none: false }),

@@ -45,7 +45,8 @@ impl S3 {
 
 impl Drop for S3 {
     fn drop(&mut self) {
-        let _ = self.process.kill();
+        // It ends by itself, and removes what it made.
+        drop(self.process.stdin.take());
         let _ = self.process.wait();
     }
 }
