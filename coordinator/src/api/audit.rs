@@ -1,6 +1,6 @@
 //! The audit trail.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use lockstep_proto::v1;
 use lockstep_protocol::{
@@ -45,9 +45,9 @@ impl Api {
         }
         let listed = self.store.list_audit(filter, page).await?;
         for row in &listed.items {
-            if !names.contains_key(&row.pipeline) {
+            if let Entry::Vacant(unknown) = names.entry(row.pipeline) {
                 let name = self.name_of(row.pipeline).await?;
-                names.insert(row.pipeline, name);
+                unknown.insert(name);
             }
         }
         let events = listed
