@@ -6,31 +6,33 @@
 //! - Each method runs in a task of its own ([`pool`]): a caller may be dropped at any time. A lost answer to a COMMIT is
 //!   [`StoreError::UnknownOutcome`]; where the store can find out by itself what became of it, it does (R6).
 //!
-//! Modules: [`pipeline`] and [`record`] are the values; [`ownership`] creates pipelines and claims locations, [`pipelines`] reads them; [`admit`]
-//! makes rounds, [`apply`] moves them, [`drive`] is for the replica that drives one, [`list`] and [`audit`] for those who look;
+//! Modules: [`pipeline`] and [`record`] are the values; [`ownership`] creates pipelines, [`claims`] claims their
+//! locations, [`pipelines`] reads them; [`admit`] makes rounds from what is [`ask`]ed, [`apply`] moves them, [`drive`] is for the replica that drives one, [`list`] and [`audit`] for those who look;
 //! [`rows`] and [`text`] translate; [`sqlstate`] is the one table of database errors; [`changes`] are hints to look sooner.
 
 use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use lockstep_protocol::{
-    id::{PipelineId, RoundId, Term},
+    id::{RoundId, Term},
     problem::{Problem, Retryable},
     round::{CancelRequest, Decision, Round},
-    spec::PipelineSpec,
 };
 use sqlx::{Connection, migrate::Migrator};
 use uuid::Uuid;
 
 mod admit;
 mod apply;
+mod ask;
 mod audit;
 mod changes;
+mod claims;
 mod drive;
 mod identity;
 mod list;
 mod ownership;
 mod pipeline;
+mod pipeline_calls;
 mod pipelines;
 mod pool;
 mod record;
@@ -50,10 +52,9 @@ pub use record::{
 };
 pub use sqlstate::StoreError;
 
-use admit::{Ask, Request};
+use ask::{Ask, Request};
 use changes::{Hints, Reach};
 use drive::{Cancel, Claim, Progress};
-use pipelines::Lock;
 use pool::{Access, Database};
 use sqlstate::Fail;
 
@@ -105,10 +106,7 @@ impl Store {
         self.database
             .run("now", Access::Read, (), |connection, ()| {
                 Box::pin(async move {
-                    Ok(sqlx::query_scalar("SELECT clock_timestamp()")
-                        .fetch_one(connection)
-                        .await
-                        .map_err(Fail::from)?)
+                    sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(connection).await.map_err(Fail::from)
                 })
             })
             .await
@@ -122,133 +120,6 @@ impl Store {
     /// Hints that something changed, here or at another replica. Subscribe before looking.
     pub fn changes(&self) -> Changes {
         self.hints.subscribe()
-    }
-
-    // ---- pipelines
-
-    /// Writes a pipeline whose location is still to be claimed, with the exact bytes of its fence. `PIPELINE_EXISTS`, `REQUEST_ID_REUSED`;
-    /// `LOCATION_OWNED` where another pipeline of this database has the same or an overlapping location.
-    pub async fn create_pipeline(&self, new: NewPipeline, caller: &Caller) -> Result<Created, StoreError> {
-        let id = new.id;
-        let arguments = (new, caller.clone());
-        let made = self.settle_twice("create_pipeline", arguments, |connection, arguments| {
-            Box::pin(ownership::create(connection, arguments))
-        });
-        let made = made.await?;
-        self.hints.tell(Change::Pipeline(id), Reach::Everywhere);
-        Ok(made)
-    }
-
-    /// `PIPELINE_NOT_FOUND`. A pipeline that was refused its location is found by its id only.
-    pub async fn get_pipeline(&self, selector: &PipelineSelector) -> Result<PipelineRow, StoreError> {
-        self.database
-            .run("get_pipeline", Access::Read, selector.clone(), |connection, selector| {
-                Box::pin(pipelines::find(connection, selector, Lock::No))
-            })
-            .await
-    }
-
-    /// By name.
-    pub async fn list_pipelines(&self, page: Page) -> Result<Listed<PipelineRow>, StoreError> {
-        self.database
-            .run("list_pipelines", Access::Read, page, |connection, page| Box::pin(pipelines::list(connection, page)))
-            .await
-    }
-
-    /// Replaces the spec. `ETAG_MISMATCH`; `ROUND_IN_PROGRESS` if layout, agents or location change while a round is active; `PIPELINE_EXISTS`;
-    /// `SPEC_INVALID` for another place or another `initial`, which no update can bring about.
-    pub async fn update_pipeline(
-        &self,
-        selector: &PipelineSelector,
-        spec: PipelineSpec,
-        etag: Option<&str>,
-        caller: &Caller,
-    ) -> Result<PipelineRow, StoreError> {
-        let update = ownership::Update {
-            selector: selector.clone(),
-            spec,
-            etag: etag.map(str::to_owned),
-            caller: caller.clone(),
-        };
-        let row = self
-            .settle_twice("update_pipeline", update, |connection, update| {
-                Box::pin(ownership::update(connection, update))
-            })
-            .await?;
-        self.hints.tell(Change::Pipeline(row.id), Reach::Everywhere);
-        Ok(row)
-    }
-
-    /// Frees name and location in this database; the bucket is not touched. `ROUND_IN_PROGRESS`, `ETAG_MISMATCH`.
-    pub async fn delete_pipeline(
-        &self,
-        selector: &PipelineSelector,
-        etag: Option<&str>,
-        caller: &Caller,
-    ) -> Result<(), StoreError> {
-        let delete =
-            ownership::Delete { selector: selector.clone(), etag: etag.map(str::to_owned), caller: caller.clone() };
-        let id = self
-            .database
-            .run("delete_pipeline", Access::Write, delete, |connection, delete| {
-                Box::pin(ownership::delete(connection, delete))
-            })
-            .await?;
-        self.hints.tell(Change::Pipeline(id), Reach::Everywhere);
-        Ok(())
-    }
-
-    /// Takes over claims of locations that nobody drives. Each row comes with a new term.
-    pub async fn claim_claiming(&self, replica: &str, lease: Duration) -> Result<Vec<PipelineRow>, StoreError> {
-        self.database
-            .run("claim_claiming", Access::Write, (replica.to_owned(), lease), |connection, arguments| {
-                Box::pin(ownership::claim_due(connection, arguments))
-            })
-            .await
-    }
-
-    /// False: the term is not current any more, or the claim is settled.
-    pub async fn renew_claim(&self, id: PipelineId, term: Term, lease: Duration) -> Result<bool, StoreError> {
-        self.database
-            .run("renew_claim", Access::Write, (id, term, lease), |connection, arguments| {
-                Box::pin(ownership::renew_claim(connection, arguments))
-            })
-            .await
-    }
-
-    /// Writes what a claim came to. Refused: the row is deleted, name and location are free again.
-    pub async fn settle_claim(
-        &self,
-        id: PipelineId,
-        version: u64,
-        term: Term,
-        outcome: ClaimOutcome,
-        caller: &Caller,
-    ) -> Result<ClaimSettled, StoreError> {
-        let settle = ownership::Settle { id, version, term, outcome, caller: caller.clone() };
-        let settled = self
-            .database
-            .run("settle_claim", Access::Write, settle.clone(), |connection, settle| {
-                Box::pin(ownership::settle(connection, settle))
-            })
-            .await;
-        let settled = match settled {
-            Err(StoreError::UnknownOutcome(problem)) => {
-                let found = self
-                    .database
-                    .run("settle_claim", Access::Read, id, |connection, id| Box::pin(ownership::look(connection, id)))
-                    .await?;
-                let written = found.version == version.saturating_add(1) && found.claim_term == term;
-                match (written, found.version == version) {
-                    (true, _) => ClaimSettled::Stored(found),
-                    (false, true) => return Err(StoreError::UnknownOutcome(problem)),
-                    (false, false) => ClaimSettled::Moved,
-                }
-            }
-            settled => settled?,
-        };
-        self.hints.tell(Change::Pipeline(id), Reach::Everywhere);
-        Ok(settled)
     }
 
     // ---- rounds: admission

@@ -1,100 +1,28 @@
 //! Admission: one transaction under the pipeline's row lock (push step 1). Number, seq and base are taken together, so no two rounds share
 //! one and the base can't be retired in between (R7, R10).
 
-use std::time::Duration;
-
 use chrono::{DateTime, TimeDelta, Utc};
 use lockstep_protocol::{
     digest::Digest,
-    id::{Generation, RequestId, RoundId, Term},
+    id::{Generation, RoundId, Term},
     problem::{Problem, Reason, Retryable},
-    round::{
-        Event, Kind, Participant, Phase, PullState, PushState, RetryPolicy, Round, SettleState, WantedCut, decide,
-    },
+    round::{Event, Kind, Participant, Phase, PullState, PushState, Round, SettleState, WantedCut, decide},
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 use sqlx::{Connection, PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
-    Admission, AdmitPull, AdmitPush, Applied, Caller, ClaimState, PipelineRow, PipelineSelector, RoundRecord,
+    Admission, Applied, ClaimState, PipelineRow, RoundRecord,
     apply::{self, Change},
+    ask::{Ask, Request},
     audit::{self, Entry, event},
     ownership::round_in_progress,
     pipelines::{Lock, find},
     rows::{StoredTransfer, record, rest_of, select_records},
     sqlstate::{Fail, Settling},
-    text::{bigint, json as stored_json, optional_json, text},
+    text::{json as stored_json, optional_json, text},
 };
-
-/// What is asked for, of either kind.
-#[derive(Clone, Debug)]
-pub(super) enum Ask {
-    Push(AdmitPush),
-    Pull(AdmitPull),
-}
-
-/// A request with the id its round will have: a call that is repeated after a lost answer finds its own round.
-#[derive(Clone, Debug)]
-pub(super) struct Request {
-    pub(super) ask: Ask,
-    pub(super) round: RoundId,
-    pub(super) caller: Caller,
-}
-
-impl Ask {
-    const fn pipeline(&self) -> &PipelineSelector {
-        match self {
-            Self::Push(push) => &push.pipeline,
-            Self::Pull(pull) => &pull.pipeline,
-        }
-    }
-
-    const fn request_id(&self) -> Option<RequestId> {
-        match self {
-            Self::Push(push) => push.request_id,
-            Self::Pull(pull) => pull.request_id,
-        }
-    }
-
-    const fn deadline(&self) -> Duration {
-        match self {
-            Self::Push(push) => push.deadline,
-            Self::Pull(pull) => pull.deadline,
-        }
-    }
-
-    const fn retry(&self) -> RetryPolicy {
-        match self {
-            Self::Push(push) => push.retry,
-            Self::Pull(pull) => pull.retry,
-        }
-    }
-
-    const fn wants(&self) -> &'static str {
-        match self {
-            Self::Push(_) => "no push",
-            Self::Pull(_) => "no pull",
-        }
-    }
-
-    /// What the same request id may not change (S14). The retry policy is the coordinator's, not the caller's.
-    fn parameters(&self) -> Result<Value, Fail> {
-        Ok(match self {
-            Self::Push(push) => json!({
-                "kind": "push",
-                "wanted": stored_json(&push.wanted)?,
-                "force": push.force,
-                "deadline_ms": bigint(u64::try_from(push.deadline.as_millis()).unwrap_or(u64::MAX)),
-            }),
-            Self::Pull(pull) => json!({
-                "kind": "pull",
-                "request": stored_json(&pull.request)?,
-                "deadline_ms": bigint(u64::try_from(pull.deadline.as_millis()).unwrap_or(u64::MAX)),
-            }),
-        })
-    }
-}
 
 pub(super) async fn admit(connection: &mut PgConnection, request: &Request) -> Result<Admission, Fail> {
     let mut transaction = connection.begin().await?;

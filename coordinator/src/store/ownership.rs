@@ -1,10 +1,8 @@
-//! Creating, changing and deleting pipelines, and the claim of their locations.
-
-use std::time::Duration;
+//! Creating, changing and deleting pipelines.
 
 use lockstep_protocol::{
     digest::Digest,
-    id::{Generation, PipelineId, Term},
+    id::PipelineId,
     location::Location,
     problem::{Problem, Reason, Retryable},
     spec::{Initial, PipelineSpec},
@@ -14,12 +12,12 @@ use sqlx::{Connection, PgConnection, Row};
 use uuid::Uuid;
 
 use super::{
-    Caller, ClaimOutcome, ClaimSettled, ClaimState, Created, NewPipeline, PipelineRow, PipelineSelector,
+    Caller, ClaimState, Created, NewPipeline, PipelineRow, PipelineSelector,
     audit::{self, Entry, event},
     identity,
-    pipelines::{Lock, find, not_found, pipeline},
+    pipelines::{Lock, find, pipeline},
     sqlstate::{Fail, Settling},
-    text::{bigint, json as stored_json, text},
+    text::{from_json, text},
 };
 
 /// Key of the advisory lock under which locations and names are compared and taken: "lock" and "loca" in ASCII.
@@ -108,7 +106,7 @@ async fn check_location(
     .fetch_all(connection)
     .await?;
     for row in rows {
-        let other: Location = super::text::from_json("location", row.try_get("location")?)?;
+        let other: Location = from_json("location", row.try_get("location")?)?;
         let claim: String = row.try_get("claim")?;
         let follows = other.same_place(&spec.location) && (spec.initial == Initial::Standby || claim == "standby");
         if !other.overlaps(&spec.location) || follows {
@@ -236,10 +234,11 @@ pub(super) async fn update(connection: &mut PgConnection, update: &Update) -> Re
     // Before the row's lock: a create holds the two in the same order.
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCATIONS).execute(&mut *transaction).await?;
     let row = find(&mut transaction, selector, Lock::ForUpdate).await?;
-    check_etag(&row, etag.as_deref())?;
+    // Before the etag: an update that is repeated after a lost answer finds its own work.
     if row.spec == *spec {
         return Ok(row);
     }
+    check_etag(&row, etag.as_deref())?;
     if !row.spec.location.same_place(&spec.location) {
         let how =
             "its checkpoints and its fence stay where they are; create a pipeline there and pull with read_location";
@@ -328,106 +327,4 @@ pub(super) async fn delete(connection: &mut PgConnection, delete: &Delete) -> Re
     audit::write(&mut transaction, caller, &entry).await?;
     transaction.commit().await.settling()?;
     Ok(row.id)
-}
-
-/// Takes over the claims that nobody drives; each gets a new term.
-pub(super) async fn claim_due(
-    connection: &mut PgConnection,
-    (replica, lease): &(String, Duration),
-) -> Result<Vec<PipelineRow>, Fail> {
-    let rows = sqlx::query(
-        "UPDATE pipelines SET claim_term = claim_term + 1, claim_lease_owner = $1, version = version + 1,
-                              claim_lease_until = clock_timestamp() + make_interval(secs => $2), updated_at = clock_timestamp()
-         WHERE id IN (
-             SELECT id FROM pipelines
-             WHERE claim = 'claiming' AND deleted_at IS NULL AND (claim_lease_until IS NULL OR claim_lease_until < clock_timestamp())
-             ORDER BY id LIMIT 64 FOR UPDATE SKIP LOCKED)
-         RETURNING *",
-    )
-    .bind(text(replica))
-    .bind(lease.as_secs_f64())
-    .fetch_all(connection)
-    .await
-    .settling()?;
-    rows.iter().map(pipeline).collect()
-}
-
-/// Keeps a claim while its fence is being put.
-pub(super) async fn renew_claim(
-    connection: &mut PgConnection,
-    (id, term, lease): &(PipelineId, Term, Duration),
-) -> Result<bool, Fail> {
-    let done = sqlx::query(
-        "UPDATE pipelines SET claim_lease_until = clock_timestamp() + make_interval(secs => $3)
-         WHERE id = $1 AND claim_term = $2 AND claim = 'claiming' AND deleted_at IS NULL",
-    )
-    .bind(id.uuid())
-    .bind(term.as_i64())
-    .bind(lease.as_secs_f64())
-    .execute(connection)
-    .await
-    .settling()?;
-    Ok(done.rows_affected() == 1)
-}
-
-/// What a claim came to, guarded by version and term.
-#[derive(Clone, Debug)]
-pub(super) struct Settle {
-    pub(super) id: PipelineId,
-    pub(super) version: u64,
-    pub(super) term: Term,
-    pub(super) outcome: ClaimOutcome,
-    pub(super) caller: Caller,
-}
-
-pub(super) async fn settle(connection: &mut PgConnection, settle: &Settle) -> Result<ClaimSettled, Fail> {
-    let (claim, generation, problem, after) = match &settle.outcome {
-        ClaimOutcome::Owned(generation) => ("owned", *generation, None, None),
-        ClaimOutcome::Refused(problem) => ("refused", Generation::NONE, Some(problem), None),
-        ClaimOutcome::Again { problem, after } => {
-            ("claiming", Generation::NONE, Some(problem), Some(after.as_secs_f64()))
-        }
-    };
-    let mut transaction = connection.begin().await?;
-    let row = sqlx::query(
-        "UPDATE pipelines SET
-             claim = $4, generation = $5, claim_problem = $6, claim_lease_owner = NULL,
-             claim_lease_until = clock_timestamp() + make_interval(secs => $7),
-             deleted_at = CASE WHEN $4 = 'refused' THEN clock_timestamp() END,
-             version = version + 1, updated_at = clock_timestamp()
-         WHERE id = $1 AND version = $2 AND claim_term = $3 AND claim = 'claiming' AND deleted_at IS NULL
-         RETURNING *",
-    )
-    .bind(settle.id.uuid())
-    .bind(bigint(settle.version))
-    .bind(settle.term.as_i64())
-    .bind(claim)
-    .bind(generation.as_i64())
-    .bind(problem.map(stored_json).transpose()?)
-    .bind(after)
-    .fetch_optional(&mut *transaction)
-    .await?;
-    let Some(row) = row else { return Ok(ClaimSettled::Moved) };
-    let row = pipeline(&row)?;
-    let cause = match &settle.outcome {
-        ClaimOutcome::Owned(generation) => format!("fence {generation} stands at {}", row.spec.location),
-        ClaimOutcome::Refused(problem) | ClaimOutcome::Again { problem, .. } => problem.to_string(),
-    };
-    let entry = Entry {
-        pipeline: row.id,
-        round: None,
-        event: event::PIPELINE_CLAIM,
-        from: Some("claiming"),
-        to: Some(claim),
-        cause: &cause,
-    };
-    audit::write(&mut transaction, &settle.caller, &entry).await?;
-    transaction.commit().await.settling()?;
-    Ok(ClaimSettled::Stored(row))
-}
-
-/// After a lost answer of a settle: the row as it stands.
-pub(super) async fn look(connection: &mut PgConnection, id: &PipelineId) -> Result<PipelineRow, Fail> {
-    let row = sqlx::query("SELECT * FROM pipelines WHERE id = $1").bind(id.uuid()).fetch_optional(connection).await?;
-    row.map_or_else(|| Err(not_found(&PipelineSelector::Id(*id)).into()), |row| pipeline(&row))
 }

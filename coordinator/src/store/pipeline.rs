@@ -125,6 +125,7 @@ pub enum ClaimOutcome {
 }
 
 /// What became of [`super::Store::settle_claim`].
+#[expect(clippy::large_enum_variant, reason = "returned once and taken apart at once, never kept in numbers")]
 #[derive(Clone, PartialEq, Debug)]
 pub enum ClaimSettled {
     /// Written.

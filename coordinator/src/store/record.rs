@@ -148,6 +148,7 @@ pub struct RoundRecord {
 }
 
 /// Outcome of a guarded write.
+#[expect(clippy::large_enum_variant, reason = "returned once and taken apart at once, never kept in numbers")]
 #[derive(Clone, PartialEq, Debug)]
 pub enum Applied {
     /// Written; the round with its new version.
