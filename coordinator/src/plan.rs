@@ -108,3 +108,10 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod pull_tests;
+#[cfg(test)]
+mod push_tests;
