@@ -175,7 +175,10 @@ impl MemoryStore {
         act: impl FnOnce(&mut State, Flaws, &str) -> Result<T, StoreError> + Send,
     ) -> Result<T, StoreError> {
         // Lets others in between, as a network does.
-        tokio::task::yield_now().await;
+        let turns = self.buckets.inner().faults.turns();
+        for _ in 0..turns {
+            tokio::task::yield_now().await;
+        }
         let full = self.location.full_key(key);
         let mut inner = self.buckets.inner();
         let fault = inner.faults.draw(op, &full, late.is_some());

@@ -142,6 +142,13 @@ impl Faults {
         Some(fault)
     }
 
+    /// How often others go first. With random faults now and then a request is much slower than all others.
+    pub(super) fn turns(&mut self) -> u32 {
+        let Some((rng, _)) = self.random.as_mut() else { return 1 };
+        let slow = rng.random_bool(0.1);
+        if slow { rng.random_range(10..80) } else { rng.random_range(1..4) }
+    }
+
     pub(super) fn truncates(&mut self, operation: Operation, key: &str) -> bool {
         let hit = self.by_rule(operation, key, |fault| fault == Fault::Truncate).is_some()
             || self.by_chance() == Some(Fault::Truncate);
