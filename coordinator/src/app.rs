@@ -25,6 +25,9 @@ const USAGE: u8 = 2;
 /// How often the database is asked for the health check.
 const HEALTH_EVERY: Duration = Duration::from_secs(2);
 
+/// How long to wait for database calls that outlived everything else.
+const CLOSE: Duration = Duration::from_secs(2);
+
 /// Why the process ends other than by a signal.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
@@ -170,7 +173,8 @@ async fn serve(args: CoordinatorArgs, url: DatabaseUrl, prometheus: PrometheusHa
     }
     tracing::info!(replica, %addr, http.addr = %http_addr, version = env!("CARGO_PKG_VERSION"), "serving");
     let outcome = end(parts, &stopping, args.shutdown_grace).await;
-    store.close().await;
+    // Calls of the store that are under way end by themselves; one that hangs is not waited for.
+    let _ = tokio::time::timeout(CLOSE, store.close()).await;
     tracing::info!(replica, "stopped");
     outcome
 }

@@ -241,6 +241,7 @@ fn still_claiming(row: &PipelineRow) -> Problem {
         Some(last) => {
             let mut problem = last.clone();
             problem.reason = Reason::StoreUnavailable;
+            problem.retryable_override = None;
             problem.message = format!("pipeline {name} does not own {location} yet ({last}); {go_on}");
             problem.with("pipeline", name).with("id", row.id).with("location", location)
         }

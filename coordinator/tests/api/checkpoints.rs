@@ -19,13 +19,19 @@ use crate::harness::{BUCKET, Coordinator, refused, uuid};
 const CONTENT: &[u8] = b"twelve bytes";
 
 /// A checkpoint of one host of one, with one file.
-struct Put {
-    commit: CommitRef,
+pub(crate) struct Put {
+    pub(crate) commit: CommitRef,
     data: String,
 }
 
 /// Puts a commit and all that it reaches below `orders/`.
-fn put(coordinator: &Coordinator, pipeline: &v1::Pipeline, seq: u64, step: u64, parent: Option<CommitRef>) -> Put {
+pub(crate) fn put(
+    coordinator: &Coordinator,
+    pipeline: &v1::Pipeline,
+    seq: u64,
+    step: u64,
+    parent: Option<CommitRef>,
+) -> Put {
     let admin = coordinator.s3.admin();
     let (generation, attempt) = (Generation::FIRST, Attempt::FIRST);
     let (round, incarnation) = (RoundId::new(Uuid::new_v4()), Incarnation::new(Uuid::new_v4()));
@@ -109,7 +115,7 @@ async fn three() -> (Coordinator, Vec<Put>) {
     (coordinator, all)
 }
 
-fn list(page_size: i32, page_token: &str) -> v1::ListCheckpointsRequest {
+pub(crate) fn list(page_size: i32, page_token: &str) -> v1::ListCheckpointsRequest {
     v1::ListCheckpointsRequest { pipeline: "orders".to_owned(), page_size, page_token: page_token.to_owned() }
 }
 

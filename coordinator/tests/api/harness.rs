@@ -24,6 +24,7 @@ pub(crate) const BUCKET: &str = "acme-ckpt";
 /// Ends with the value: tasks are told to stop, the database goes with the cluster.
 pub(crate) struct Coordinator {
     pub(crate) s3: S3Server,
+    pub(crate) database: TestDatabase,
     pub(crate) channel: TracedChannel,
     pub(crate) client: Client,
     stopping: CancellationToken,
@@ -82,7 +83,7 @@ impl Coordinator {
         ];
         let channel = connect_lazy(&address, &ChannelOptions::default()).unwrap();
         let client = CoordinatorClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        Self { s3, channel, client, stopping, tasks }
+        Self { s3, database, channel, client, stopping, tasks }
     }
 
     /// Stops as a process would on SIGTERM.

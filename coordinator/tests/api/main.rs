@@ -7,5 +7,6 @@ mod binary;
 mod checkpoints;
 mod harness;
 mod pipelines;
+mod refusals;
 mod rounds;
 mod serving;

@@ -12,11 +12,11 @@ use crate::{
     harness::{Client, Coordinator, as_actor, refused, uuid},
 };
 
-fn push(pipeline: &str) -> v1::StartPushRequest {
+pub(crate) fn push(pipeline: &str) -> v1::StartPushRequest {
     v1::StartPushRequest { pipeline: pipeline.to_owned(), ..Default::default() }
 }
 
-fn pull(pipeline: &str) -> v1::StartPullRequest {
+pub(crate) fn pull(pipeline: &str) -> v1::StartPullRequest {
     v1::StartPullRequest { pipeline: pipeline.to_owned(), standby: Some(false), ..Default::default() }
 }
 
@@ -178,7 +178,7 @@ async fn wrong_requests_are_refused_by_field() {
 }
 
 /// Three hosts that say what they hold.
-async fn described(steps: &[&[u64]]) -> (Coordinator, Agents) {
+pub(crate) async fn described(steps: &[&[u64]]) -> (Coordinator, Agents) {
     let agents = Agents::start("orders", steps).await;
     let preview =
         PlanOptions { unreachable_after: Duration::from_millis(300), store_patience: Duration::from_millis(300) };
