@@ -13,6 +13,9 @@ use crate::{json, view};
 
 /// What a push or pull prints once it was admitted, and waits for if asked to.
 pub(crate) async fn admitted(context: &Context, round: v1::Round, admission: &Admission) -> Result<(), Failure> {
+    if !admission.dry_run && admission.request_id.is_none() && is_terminal(&round) {
+        note("nothing new to do, this is what was done before; a push of the same step again takes --force");
+    }
     if admission.wait {
         return to_the_end(context, &round.id).await;
     }

@@ -69,7 +69,7 @@ impl RoundProgress {
         if !changed && self.line.is_some_and(|last| last.elapsed() < LINE_PAUSE) {
             return;
         }
-        let claimed = self.phase.is_some() && self.term != round.term;
+        let claimed = self.term > 0 && self.term != round.term;
         (self.phase, self.term, self.line) = (Some(round.phase()), round.term, Some(Instant::now()));
         let progress = total_of(round);
         let mut line = format!("{}: {}", view::what(round), phase_name(round.phase()));

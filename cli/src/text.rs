@@ -27,10 +27,8 @@ pub(crate) fn size(bytes: u64) -> String {
 pub(crate) fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
-        0 if duration.subsec_millis() < 1000 && duration < Duration::from_secs(1) => {
-            format!("{} ms", duration.as_millis())
-        }
-        0..60 => format!("{:.1} s", duration.as_secs_f64()),
+        0 => format!("{} ms", duration.as_millis()),
+        1..60 => format!("{:.1} s", duration.as_secs_f64()),
         60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
         3600..86_400 => format!("{}h {}m", seconds / 3600, seconds % 3600 / 60),
         _ => format!("{}d {}h", seconds / 86_400, seconds % 86_400 / 3600),
@@ -50,7 +48,10 @@ pub(crate) fn time(timestamp: Option<&Timestamp>) -> String {
 fn time_as_of(timestamp: Option<&Timestamp>, now: DateTime<Utc>) -> String {
     let Some(time) = timestamp.and_then(moment) else { return NONE.to_owned() };
     let distance = now.signed_duration_since(time);
-    let shown = duration(Duration::from_secs(distance.num_seconds().unsigned_abs()));
+    let shown = match distance.num_seconds().unsigned_abs() {
+        seconds @ 0..60 => format!("{seconds} s"),
+        seconds => duration(Duration::from_secs(seconds)),
+    };
     let relative = match distance.num_seconds() {
         0 => "now".to_owned(),
         ..0 => format!("in {shown}"),
@@ -127,7 +128,7 @@ mod tests {
         let now = DateTime::from_timestamp(1_000_000, 0).unwrap();
         let at = |seconds| time_as_of(Some(&Timestamp { seconds, nanos: 0 }), now);
         assert!(at(999_940).ends_with(" (1m 0s ago)"), "{}", at(999_940));
-        assert!(at(1_000_005).ends_with(" (in 5.0 s)"), "{}", at(1_000_005));
+        assert!(at(1_000_005).ends_with(" (in 5 s)"), "{}", at(1_000_005));
         assert!(at(1_000_000).ends_with(" (now)"));
         assert_eq!(time_as_of(None, now), "-");
     }

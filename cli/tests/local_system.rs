@@ -2,7 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 struct Dev {
     process: Child,
     coordinator: String,
+    s3: String,
     dir: tempfile::TempDir,
 }
 
@@ -28,25 +30,45 @@ impl Dev {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut coordinator = String::new();
+        let (mut coordinator, mut s3) = (String::new(), String::new());
         for line in BufReader::new(process.stdout.as_mut().unwrap()).lines() {
             let line = line.unwrap();
             if let Some(rest) = line.strip_prefix("coordinator ") {
                 coordinator = rest.split_whitespace().next().unwrap().to_owned();
             }
+            if let Some(rest) = line.strip_prefix("S3 ") {
+                let endpoint = rest.split_whitespace().next().unwrap();
+                s3 = endpoint.strip_prefix("http://").unwrap().to_owned();
+            }
             if line == "Ctrl-C ends it." {
-                return Self { process, coordinator, dir };
+                return Self { process, coordinator, s3, dir };
             }
         }
         panic!("lockstep dev ended before it was up: {:?}", process.wait());
     }
 
+    fn command(&self, options: &[&str], args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lockstep"));
+        command.args(["--actor", "tester", "--coordinator", &self.coordinator]).args(options).args(args);
+        command
+    }
+
     fn run(&self, args: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_lockstep"))
-            .args(["--output", "json", "--actor", "tester", "--coordinator", &self.coordinator])
-            .args(args)
-            .output()
-            .unwrap()
+        self.command(&["--output", "json"], args).output().unwrap()
+    }
+
+    /// Makes the S3 server misbehave.
+    fn fault(&self, rule: &str) {
+        let mut connection = TcpStream::connect(&self.s3).unwrap();
+        let length = rule.len();
+        write!(
+            connection,
+            "POST /_lockstep/faults HTTP/1.1\r\nhost: s3\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{rule}"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 
     /// The one document on stdout, and the exit code.
@@ -155,6 +177,31 @@ fn every_command_gives_one_document_and_its_exit_code() {
     let again = Dev::start(dir);
     assert_eq!(again.done(&["status"])["pipelines"][0]["last_committed_step"], 1, "the next run goes on from there");
     again.stop();
+}
+
+#[test]
+fn ctrl_c_ends_the_waiting_and_not_the_round() {
+    let dev = Dev::start(traversable_dir());
+    push_when_there_is_something(&dev);
+    dev.fault(r#"{"method": "PUT", "action": {"kind": "hang"}}"#);
+    let mut waiting = dev.command(&["--output", "table"], &["push", "dev", "--force", "--wait"]);
+    let mut waiting = waiting.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(waiting.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("transferring")));
+    kill(Pid::from_raw(waiting.id().cast_signed()), Signal::SIGINT).unwrap();
+    assert_eq!(waiting.wait().unwrap().code(), Some(1));
+    let said = lines.collect::<Vec<_>>().join("\n");
+    let round = dev.done(&["status"])["pipelines"][0]["active_round"].clone();
+    let id = round["id"].as_str().unwrap();
+    assert_eq!(round["phase"], "transferring", "it goes on");
+    assert!(said.contains(&format!("lockstep round watch {id}")), "{said}");
+    assert!(said.contains(&format!("lockstep round cancel {id}")), "{said}");
+
+    dev.fails(&["push", "dev", "--force"], "ROUND_IN_PROGRESS", 5);
+    dev.done(&["round", "cancel", id, "--cause", "the test is over"]);
+    let (ended, exit) = dev.document(&["round", "watch", id]);
+    assert_eq!((&ended["phase"], exit), (&json!("cancelled"), 1), "{ended}");
+    dev.stop();
 }
 
 #[test]
