@@ -112,6 +112,9 @@ impl Marks {
             Problem::new(Reason::LocalIo, format!("cannot write {}: {error}", self.path.display()))
                 .with("path", self.path.display())
         })?;
+        // The disk may have been emptied under a running agent; what it accepted is still known here and is written anew.
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(folder).map_err(|error| durable::io_problem("create", folder, &error))?;
         durable::replace(&self.path, &bytes).map_err(|error| durable::io_problem("write", &self.path, &error))?;
         self.known = next;
         Ok(())

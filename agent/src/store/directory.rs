@@ -205,7 +205,7 @@ impl CheckpointStore for DirectoryStore {
 
     fn staging_root(&self) -> Result<PathBuf, Problem> {
         let staging = self.own().join("staging");
-        durable::create_folder(&staging)?;
+        durable::own_folder(&staging)?;
         Ok(staging)
     }
 

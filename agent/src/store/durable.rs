@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use lockstep_protocol::problem::Problem;
+use lockstep_protocol::problem::{Problem, Reason};
 use uuid::Uuid;
 
 use super::local_io::{exists, local};
@@ -55,6 +55,23 @@ fn crash_point() -> io::Result<()> {
 /// Creates a folder and those above it.
 pub(crate) fn create_folder(path: &Path) -> Result<(), Problem> {
     crash_point().and_then(|()| fs::create_dir_all(path)).map_err(|error| local("create folder", path, &error))
+}
+
+/// Creates a folder of the agent's own and makes sure that neither it nor the one above is a symlink: what is written there must stay on
+/// this disk.
+pub(crate) fn own_folder(path: &Path) -> Result<(), Problem> {
+    create_folder(path)?;
+    for folder in [path.parent(), Some(path)].into_iter().flatten() {
+        let meta = fs::symlink_metadata(folder).map_err(|error| local("read", folder, &error))?;
+        if !meta.is_dir() {
+            return Err(Problem::new(
+                Reason::SourceUnsupported,
+                format!("{} is a symlink, not a folder: remove it, lockstep makes the folder itself", folder.display()),
+            )
+            .with("path", folder.display()));
+        }
+    }
+    Ok(())
 }
 
 /// Renames; on the same file system one atomic step.

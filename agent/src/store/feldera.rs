@@ -145,7 +145,7 @@ impl CheckpointStore for FelderaStore {
 
     fn staging_root(&self) -> Result<PathBuf, Problem> {
         let staging = self.root.own().join("staging");
-        durable::create_folder(&staging)?;
+        durable::own_folder(&staging)?;
         Ok(staging)
     }
 

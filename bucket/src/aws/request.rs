@@ -160,13 +160,16 @@ impl Request {
         let (code, message) = match error {
             SdkError::ServiceError(service) => {
                 let meta = service.err().meta();
-                (meta.code().map(text), meta.message().map(text).unwrap_or_default())
+                // A message that says nothing is worse than the SDK's own words.
+                (meta.code().map(text), meta.message().map_or_else(|| chain(service.err()), text))
             }
             other => (None, chain(other)),
         };
         let kind = match (error, status) {
             (SdkError::ConstructionFailure(_), _) => StoreErrorKind::BadRequest,
             (SdkError::DispatchFailure(_), None) if lacks_credentials(&message) => StoreErrorKind::Denied,
+            // The head of an answer came, its body did not: what it said is not known, whatever its status.
+            (SdkError::ResponseError(_), _) => StoreErrorKind::Unavailable,
             // A range that the object does not have: it is shorter than whoever asks was told.
             (_, Some(416)) => StoreErrorKind::Integrity,
             _ => StoreErrorKind::of(status, code.as_deref()),

@@ -74,6 +74,7 @@ async fn calls_about_what_does_not_exist_or_was_said_wrong_are_refused() {
     };
     let error = client.update_pipeline(stale).await.unwrap_err();
     assert_eq!(error.reason(), "ETAG_MISMATCH");
+    assert_eq!(error.problem().unwrap().metadata["requested"], "old");
     let moved = v1::PipelineSpec { location: Some(cluster.location("elsewhere")), ..cluster.spec(PIPELINE) };
     let moved = v1::UpdatePipelineRequest { pipeline: PIPELINE.to_owned(), spec: Some(moved), ..Default::default() };
     assert_eq!(client.update_pipeline(moved).await.unwrap_err().reason(), "SPEC_INVALID");
@@ -311,9 +312,7 @@ async fn unreachable_dependencies_at_start_are_said_clearly_and_end_with_a_statu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unreachable_s3_is_an_error_of_the_call_and_not_a_crash() {
-    let cluster =
-        Cluster::with(Options { create: false, coordinator_flags: vec!["--claim-wait", "5s"], ..Options::default() })
-            .await;
+    let cluster = Cluster::with(Options { create: false, ..Options::default() }).await;
     let mut spec = cluster.spec(PIPELINE);
     spec.location.as_mut().unwrap().endpoint = "http://127.0.0.1:9".to_owned();
     let error = cluster.client.create_pipeline(spec).await.expect_err("nobody listens there");
