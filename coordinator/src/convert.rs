@@ -2,7 +2,7 @@
 //!
 //! - [`status`]: a [`Problem`](lockstep_protocol::problem::Problem) as gRPC status and as message
 //! - [`time`]: timestamps and durations
-//! - [`pipeline`]: specs, locations and update masks
+//! - [`pipeline`]: specs and locations, [`update`]: update masks
 //! - [`round`], [`checkpoint`], [`audit`]: what callers are shown
 //! - [`agent`]: orders to agents and their answers
 
@@ -13,3 +13,4 @@ pub mod pipeline;
 pub mod round;
 pub mod status;
 pub mod time;
+pub mod update;

@@ -119,7 +119,7 @@ impl Api {
         let mut tries = 1;
         loop {
             let row = self.pipeline(&message.pipeline).await?;
-            let spec = convert::pipeline::masked(&row.spec, message.spec.as_ref(), message.update_mask.as_ref())?;
+            let spec = convert::update::masked(&row.spec, message.spec.as_ref(), message.update_mask.as_ref())?;
             check_initial(&spec)?;
             if message.validate_only {
                 return self.plan_update(row, spec, given).await;
