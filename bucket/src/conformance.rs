@@ -73,6 +73,7 @@ checks! {
     transfers::a_range_of_a_missing_key_is_not_found,
     transfers::large_bodies_arrive_whole,
     transfers::multipart_makes_one_object,
+    transfers::a_completed_multipart_may_be_completed_again,
     transfers::an_aborted_multipart_leaves_nothing,
     transfers::open_multiparts_are_listed,
     transfers::multipart_with_a_wrong_part_is_refused,

@@ -404,13 +404,13 @@ impl ObjectStore for MemoryStore {
         let result = self
             .request(op, key, None, |state, _, _| match state.assemble(&full, upload, parts) {
                 Some(Some(body)) => {
-                    state.apply(&Change::Put { bucket, key: full.clone(), body }, false);
-                    state.drop_upload(upload);
+                    state.complete(&bucket, &full, upload, body);
                     Ok(())
                 }
                 Some(None) => {
                     Err(self.error(op, &full, Some(400), Some("InvalidPart"), "a part is missing or differs"))
                 }
+                None if state.became(&bucket, &full, upload) => Ok(()),
                 None => Err(self.no_such_upload(op, &full)),
             })
             .await;

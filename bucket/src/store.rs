@@ -200,7 +200,7 @@ pub trait ObjectStore: fmt::Debug + Send + Sync {
     /// Sends one part; all but the last have at least 5 MiB.
     async fn upload_part(&self, key: &str, upload: &UploadId, number: u16, body: Bytes) -> Result<PartTag, StoreError>;
 
-    /// Makes the object of its parts, given in rising order.
+    /// Makes the object of its parts, given in rising order. Repeated after it was done, it is done still.
     async fn complete_multipart(&self, key: &str, upload: &UploadId, parts: &[PartTag]) -> WriteOutcome;
 
     /// Gives up an upload; one that is not there counts as done.

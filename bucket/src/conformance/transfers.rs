@@ -88,6 +88,14 @@ pub(super) async fn multipart_makes_one_object(ground: &Ground<'_>) -> Result<()
     ensure(open.is_empty(), || format!("still open: {open:?}"))
 }
 
+pub(super) async fn a_completed_multipart_may_be_completed_again(ground: &Ground<'_>) -> Result<(), String> {
+    let (upload, tags) = begin(ground, "twice").await?;
+    for _ in 0..2 {
+        done("complete", ground.store.complete_multipart("twice", &upload, &tags).await)?;
+    }
+    ground.must_hold("twice", &pattern(PART + 11)).await
+}
+
 pub(super) async fn an_aborted_multipart_leaves_nothing(ground: &Ground<'_>) -> Result<(), String> {
     let (upload, tags) = begin(ground, "given up").await?;
     for _ in 0..2 {

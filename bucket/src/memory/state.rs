@@ -25,6 +25,8 @@ struct Upload {
 pub(super) struct State {
     buckets: BTreeMap<String, BTreeMap<String, Bytes>>,
     uploads: BTreeMap<String, Upload>,
+    /// Id to full key and ETag of what it became.
+    completed: BTreeMap<String, (String, String)>,
     next_upload: u64,
     /// Sent, but not landed yet.
     pub(super) late: Vec<Change>,
@@ -148,6 +150,18 @@ impl State {
             last = part.number;
         }
         Some((!parts.is_empty()).then(|| Bytes::from(whole)))
+    }
+
+    pub(super) fn complete(&mut self, bucket: &str, key: &str, upload: &UploadId, body: Bytes) {
+        self.completed.insert(upload.0.clone(), (key.to_owned(), etag(&body)));
+        self.set(bucket, key, Some(body));
+        self.drop_upload(upload);
+    }
+
+    /// Whether this upload became what stands at the key.
+    pub(super) fn became(&self, bucket: &str, key: &str, upload: &UploadId) -> bool {
+        let stands = self.get(bucket, key).map(etag);
+        self.completed.get(&upload.0).is_some_and(|(k, e)| k == key && Some(e) == stands.as_ref())
     }
 
     pub(super) fn drop_upload(&mut self, upload: &UploadId) {
