@@ -63,7 +63,7 @@ pub(crate) enum Command {
     #[command(flatten)]
     Ours(Ours),
     #[command(flatten)]
-    Hidden(Hidden),
+    Hidden(Box<Hidden>),
 }
 
 /// What people type.

@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let Cli { global, command } = Cli::parse();
     let command = match command {
-        Command::Hidden(hidden) => return hidden::run(hidden),
+        Command::Hidden(hidden) => return hidden::run(*hidden),
         Command::Ours(command) => command,
     };
     let format = global.output;

@@ -18,8 +18,11 @@ const SEGMENT: u64 = 1 << 20;
 /// More live segments than these are compacted away.
 const LIVE: usize = 14;
 
-/// What S3 takes in a second, for each request, while it is slow.
-const SLOW: u64 = 400 << 10;
+/// What S3 takes in a second, for each request, in the first push.
+const PACED: u64 = 1 << 20;
+
+/// The same while the coordinator is killed.
+const SLOW: u64 = 256 << 10;
 
 pub(crate) struct Story {
     rig: Rig,
@@ -46,7 +49,10 @@ impl Story {
 
         self.narrator.chapter("work, checkpoint, push");
         self.work(10)?;
+        let paced = self.slow_down(PACED);
+        self.narrator.say(&format!("push, at {}/s a request, so that there is something to see", text::size(PACED)));
         self.push().await?;
+        self.rig.s3.faults().remove(paced);
 
         self.narrator.chapter("work on, push again: only what is new goes");
         self.work(2)?;
@@ -128,6 +134,12 @@ impl Story {
         Ok(())
     }
 
+    /// Lets every upload run at no more than this, and returns the rule's id.
+    fn slow_down(&self, bytes_per_second: u64) -> u64 {
+        let rule = FaultRule::new(FaultAction::Throttle { bytes_per_second }).method("PUT");
+        self.rig.s3.faults().add(rule)
+    }
+
     async fn start_push(&self) -> Result<v1::Round, Failure> {
         let request = v1::StartPushRequest { pipeline: PIPELINE.to_owned(), ..Default::default() };
         Ok(self.client.start_push(request).await?)
@@ -164,8 +176,7 @@ impl Story {
 
     /// The coordinator dies when some of the bytes are through, and is started again. Returns the round's id.
     async fn push_through_a_crash(&mut self) -> Result<String, Failure> {
-        let slow = FaultRule::new(FaultAction::Throttle { bytes_per_second: SLOW }).method("PUT");
-        let slow = self.rig.s3.faults().add(slow);
+        let slow = self.slow_down(SLOW);
         let round = self.start_push().await?;
         self.narrator.reset_progress();
         self.narrator.say(&format!("push {} begins; S3 is slow now, {}/s a request", round.round_no, text::size(SLOW)));
@@ -185,16 +196,18 @@ impl Story {
                 .say(&format!("kill -9 {pid}: the coordinator is gone, {} into the transfer", text::size(sent)));
             self.rig.restart_coordinator().await?;
             let pid = self.rig.coordinator.pid();
-            self.narrator.say(&format!("a new one (pid {pid}) on the same database; the agents never stopped sending"));
+            self.narrator
+                .say(&format!("a new one (pid {pid}) is up on the same database; the agents go on sending meanwhile"));
         }
         self.rig.s3.faults().remove(slow);
         if !killed {
             return Err(Failure::local("INTERNAL", "the push was over before the coordinator could be killed"));
         }
         self.narrator.say(&format!(
-            "it took the round over: term {} now, phase {}",
+            "it took the round over: term {} now, phase {}, attempts of the hosts {}",
             last.term,
-            crate::json::phase_name(last.phase())
+            crate::json::phase_name(last.phase()),
+            last.participants.iter().map(|host| host.attempt.to_string()).collect::<Vec<_>>().join(", ")
         ));
         self.committed(&last).await?;
         Ok(last.id)
