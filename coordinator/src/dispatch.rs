@@ -1,16 +1,16 @@
 //! Drives what was admitted: claims rounds and locations that nobody drives, carries their effects out and stores what comes of them.
 //!
 //! Any number of replicas may run this over one database. A round belongs to whoever raised its term last; each write repeats version and term, so
-//! one that was paused or cut off changes nothing any more, whatever it still has under way (R4, S6). A round is driven in [`driver`], one
+//! one that was paused or cut off changes nothing any more, whatever it still has under way (R4, S6). A round is driven in `driver`, one
 //! screen: effects of the stored round, their events, `decide`, one guarded write, and again.
 //!
-//! - [`driver`]: one round
-//! - [`work`]: its effects that are under way, [`effects`]: what each of them does, with [`transfer`], [`hosts`], [`parts`] and [`settle`]
-//! - [`orders`]: what agents are told, as it follows from the row
-//! - [`drive`]: what effects and driver of one round share; [`progress`] of its hosts
-//! - [`leases`]: which rounds this replica holds; [`clock`]: by whose clock
-//! - [`claim`]: locations of new pipelines
-//! - [`farewell`]: what is told to agents and bucket after the end
+//! - `driver`: one round
+//! - `work`: its effects that are under way, `effects`: what each of them does, with `transfer`, `hosts`, `parts` and `settle`
+//! - `orders`: what agents are told, as it follows from the row
+//! - `drive`: what effects and driver of one round share; `progress` of its hosts
+//! - `leases`: which rounds this replica holds; `clock`: by whose clock
+//! - `claim`: locations of new pipelines
+//! - `farewell`: what is told to agents and bucket after the end
 
 use std::{sync::Arc, time::Duration};
 
