@@ -361,11 +361,9 @@ impl ObjectStore for AwsStore {
             .upload_id(&upload.0)
             .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts.collect())).build());
         match request.send(COMPLETE, complete.send()).await.map(drop) {
-            // The try before, whose answer was lost, may have completed it; and some servers succeed with an answer that nobody can parse.
-            Err(error)
-                if error.s3_code.as_deref() == Some("NoSuchUpload")
-                    || (error.s3_code.is_none() && error.http_status == Some(200)) =>
-            {
+            // It may be complete even so: by this try, whose answer was lost or can't be parsed, or by one before. Of an upload that has
+            // ended S3 says NoSuchUpload, ceph 16 says 500.
+            Err(error) if !error.is_refusal() || error.s3_code.as_deref() == Some("NoSuchUpload") => {
                 if self.is_made_of(key, &etags).await { WriteOutcome::Done } else { WriteOutcome::Unknown(error) }
             }
             result => Self::outcome(result),
