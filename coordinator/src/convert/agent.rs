@@ -16,7 +16,7 @@ use lockstep_protocol::{
 use lockstep_rpc::RpcProblem;
 use tonic::{Code, Status};
 
-use super::{pipeline, time};
+use super::{pipeline, round, time};
 use crate::agents::{
     AgentAnswer, Counters, Described, Host, InstallWhat, Listing, PullDone, PullOrder, PushDone, PushOrder, Reach,
     TransferState, TransferStatus,
@@ -59,7 +59,7 @@ pub(crate) fn push_order(order: &PushOrder) -> v1::PushOrder {
         local_checkpoint: order.local_checkpoint.to_string(),
         step: order.step.get(),
         fingerprint: fingerprint(order.fingerprint),
-        base: order.base.as_ref().map(|(base, _)| commit_ref(base)),
+        base: order.base.as_ref().map(|(base, _)| round::commit_ref(base)),
         base_parts: order.base.iter().flat_map(|(_, parts)| parts).map(part_ref).collect(),
         deadline: Some(time::timestamp(order.deadline)),
         transfer: Some(pipeline::transfer(&order.transfer)),
@@ -70,7 +70,7 @@ pub(crate) fn pull_order(order: &PullOrder) -> v1::PullOrder {
     v1::PullOrder {
         header: Some(header(&order.header)),
         source: Some(pipeline::location(&order.source)),
-        commit: Some(commit_ref(&order.commit)),
+        commit: Some(round::commit_ref(&order.commit)),
         part: Some(part_ref(&order.part)),
         local_checkpoint: order.part.local_checkpoint.to_string(),
         step: order.step.get(),
@@ -319,14 +319,5 @@ pub(crate) fn answer_of<M, T>(
                 ),
             }
         }
-    }
-}
-
-fn commit_ref(commit: &lockstep_protocol::commit::CommitRef) -> v1::CommitRef {
-    v1::CommitRef {
-        generation: commit.generation.get(),
-        seq: commit.seq.get(),
-        round: commit.round.to_string(),
-        digest: commit.digest.to_string(),
     }
 }
