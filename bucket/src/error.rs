@@ -307,3 +307,59 @@ impl fmt::Display for StoreError {
 }
 
 impl std::error::Error for StoreError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_decides_and_the_code_refines() {
+        use StoreErrorKind as Kind;
+        for (status, code, kind) in [
+            (None, None, Kind::Unavailable),
+            (Some(403), None, Kind::Denied),
+            (Some(403), Some("SignatureDoesNotMatch"), Kind::Denied),
+            (Some(403), Some("InvalidAccessKeyId"), Kind::Denied),
+            // A code that contradicts its status: the status holds.
+            (Some(403), Some("NoSuchKey"), Kind::Denied),
+            (Some(500), Some("AccessDenied"), Kind::Unavailable),
+            (Some(403), Some("RequestTimeTooSkewed"), Kind::ClockSkew),
+            (Some(404), Some("NoSuchBucket"), Kind::NotFound),
+            (Some(404), None, Kind::NotFound),
+            (Some(409), Some("ConditionalRequestConflict"), Kind::Conflict),
+            (Some(412), Some("PreconditionFailed"), Kind::Precondition),
+            (Some(429), None, Kind::Throttled),
+            (Some(503), Some("SlowDown"), Kind::Throttled),
+            (Some(503), None, Kind::Unavailable),
+            (Some(501), Some("NotImplemented"), Kind::BadRequest),
+            (Some(301), Some("PermanentRedirect"), Kind::BadRequest),
+            (Some(400), Some("ExpiredToken"), Kind::Denied),
+            (Some(400), Some("BadDigest"), Kind::Integrity),
+            (Some(400), Some("RequestTimeout"), Kind::Unavailable),
+            (Some(400), Some("AuthorizationHeaderMalformed"), Kind::BadRequest),
+            (Some(200), Some("InternalError"), Kind::Unavailable),
+        ] {
+            assert_eq!(Kind::of(status, code), kind, "{status:?} {code:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_a_refusal_and_retryable_at_once() {
+        for status in [
+            None,
+            Some(200),
+            Some(301),
+            Some(400),
+            Some(403),
+            Some(404),
+            Some(409),
+            Some(412),
+            Some(429),
+            Some(500),
+            Some(503),
+        ] {
+            let error = StoreError::answered(Operation::Put, ("bucket", "key"), status, None, "");
+            assert_ne!(error.is_refusal(), error.is_retryable(), "{error}");
+        }
+    }
+}

@@ -163,13 +163,17 @@ impl Request {
                 // A message that says nothing is worse than the SDK's own words.
                 (meta.code().map(text), meta.message().map_or_else(|| chain(service.err()), text))
             }
+            // Its own first words, "dispatch failure", say nothing.
+            SdkError::DispatchFailure(failure) => {
+                (None, failure.as_connector_error().map_or_else(|| chain(error), |connector| chain(connector)))
+            }
             other => (None, chain(other)),
         };
         let kind = match (error, status) {
             (SdkError::ConstructionFailure(_), _) => StoreErrorKind::BadRequest,
-            (SdkError::DispatchFailure(_), None) if lacks_credentials(&message) => StoreErrorKind::Denied,
-            // The head of an answer came, its body did not: what it said is not known, whatever its status.
-            (SdkError::ResponseError(_), _) => StoreErrorKind::Unavailable,
+            (SdkError::DispatchFailure(failure), None) if !failure.is_io() && lacks_credentials(&message) => {
+                StoreErrorKind::Denied
+            }
             // A range that the object does not have: it is shorter than whoever asks was told.
             (_, Some(416)) => StoreErrorKind::Integrity,
             _ => StoreErrorKind::of(status, code.as_deref()),
@@ -247,5 +251,62 @@ impl Intercept for SendTrace {
         let mut headers = Headers(context.request_mut().headers_mut());
         opentelemetry::global::get_text_map_propagator(|propagator| propagator.inject_context(&trace, &mut headers));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt;
+
+    use aws_sdk_s3::operation::get_object::GetObjectError;
+    use aws_smithy_runtime_api::client::result::ConnectorError;
+
+    use super::*;
+
+    /// An error with one cause.
+    #[derive(Debug)]
+    struct Chained(&'static str, Option<Box<Chained>>);
+
+    impl fmt::Display for Chained {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl Error for Chained {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            self.1.as_deref().map(|cause| cause as _)
+        }
+    }
+
+    fn kind(error: ConnectorError) -> StoreErrorKind {
+        let request = Request::new(Operation::Get, "bucket", "key".to_owned());
+        request.failed(&SdkError::<GetObjectError, HttpResponse>::dispatch_failure(error)).kind
+    }
+
+    fn other(text: &'static str, cause: Option<&'static str>) -> ConnectorError {
+        ConnectorError::other(Box::new(Chained(text, cause.map(|cause| Box::new(Chained(cause, None))))), None)
+    }
+
+    #[test]
+    fn missing_credentials_are_denied_and_unreachable_ones_are_not() {
+        let missing = other("the credential provider was not enabled", Some("no credentials found in chain"));
+        assert_eq!(kind(missing), StoreErrorKind::Denied);
+        let unreachable = other("an error occurred while loading credentials", Some("dispatch failure"));
+        assert_eq!(kind(unreachable), StoreErrorKind::Unavailable);
+        let slow = other("credentials provider timed out", None);
+        assert_eq!(kind(slow), StoreErrorKind::Unavailable);
+    }
+
+    #[test]
+    fn a_broken_connection_is_unavailable_whatever_it_says() {
+        let broken = ConnectorError::io(Box::new(Chained("connection to credential.example reset", None)));
+        assert_eq!(kind(broken), StoreErrorKind::Unavailable);
+    }
+
+    #[test]
+    fn texts_of_servers_are_short_and_on_one_line() {
+        assert_eq!(text("a\nb"), "a b");
+        assert_eq!(text(&"x".repeat(10_000)).len(), MAX_TEXT);
     }
 }
