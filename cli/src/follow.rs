@@ -3,6 +3,7 @@
 use futures::StreamExt as _;
 use lockstep_client::{is_terminal, succeeded, v1};
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::commands::Context;
 use crate::commands::push::Admission;
@@ -42,10 +43,13 @@ pub(crate) async fn to_the_end(context: &Context, id: &str) -> Result<(), Failur
     let mut watch = context.client.watch_round(id);
     let mut shown = RoundProgress::new(context.format.progress());
     let mut last = None;
+    // One listener for all turns of the loop: one a turn would miss a Ctrl-C that comes while a line is printed.
+    let mut interrupt = signal(SignalKind::interrupt())
+        .map_err(|error| Failure::local("LOCAL_IO", format!("Ctrl-C can't be listened for: {error}")))?;
     loop {
         let next = tokio::select! {
             next = watch.next() => next,
-            _ = tokio::signal::ctrl_c() => {
+            _ = interrupt.recv() => {
                 shown.finish();
                 return Err(interrupted(id));
             }
