@@ -63,7 +63,8 @@ impl Default for ApiOptions {
             push_deadline: deadline,
             pull_deadline: deadline,
             retry: RetryPolicy::default(),
-            create_wait: Duration::from_secs(60),
+            // Below the 30 s that clients usually give a call, so that they get the cause and not a deadline.
+            create_wait: Duration::from_secs(20),
             cancel_wait: Duration::from_secs(5),
             look_wait: Duration::from_secs(3),
             preview: PlanOptions { unreachable_after: Duration::from_secs(10), store_patience: Duration::from_secs(5) },
