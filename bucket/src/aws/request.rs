@@ -174,6 +174,8 @@ impl Request {
             (SdkError::DispatchFailure(failure), None) if !failure.is_io() && lacks_credentials(&message) => {
                 StoreErrorKind::Denied
             }
+            // The head of an answer came, its body did not: what it said is not known, whatever its status.
+            (SdkError::ResponseError(_), _) => StoreErrorKind::Unavailable,
             // A range that the object does not have: it is shorter than whoever asks was told.
             (_, Some(416)) => StoreErrorKind::Integrity,
             _ => StoreErrorKind::of(status, code.as_deref()),

@@ -25,8 +25,10 @@ struct Upload {
 pub(super) struct State {
     buckets: BTreeMap<String, BTreeMap<String, Bytes>>,
     uploads: BTreeMap<String, Upload>,
-    /// Id to full key and ETag of what it became.
-    completed: BTreeMap<String, (String, String)>,
+    /// Id to bucket, full key and ETag of what it became.
+    completed: BTreeMap<String, (String, String, String)>,
+    /// Objects that a multipart upload made and nothing has replaced since: a single PUT of the same bytes has another ETag in S3.
+    assembled: BTreeMap<(String, String), String>,
     next_upload: u64,
     /// Sent, but not landed yet.
     pub(super) late: Vec<Change>,
@@ -56,6 +58,7 @@ impl State {
 
     pub(super) fn set(&mut self, bucket: &str, key: &str, bytes: Option<Bytes>) {
         let Some(objects) = self.buckets.get_mut(bucket) else { return };
+        self.assembled.remove(&(bucket.to_owned(), key.to_owned()));
         match bytes {
             Some(bytes) => {
                 self.fresh_to_read.insert(key.to_owned());
@@ -153,15 +156,17 @@ impl State {
     }
 
     pub(super) fn complete(&mut self, bucket: &str, key: &str, upload: &UploadId, body: Bytes) {
-        self.completed.insert(upload.0.clone(), (key.to_owned(), etag(&body)));
+        let etag = etag(&body);
         self.set(bucket, key, Some(body));
+        self.assembled.insert((bucket.to_owned(), key.to_owned()), etag.clone());
+        self.completed.insert(upload.0.clone(), (bucket.to_owned(), key.to_owned(), etag));
         self.drop_upload(upload);
     }
 
     /// Whether this upload became what stands at the key.
     pub(super) fn became(&self, bucket: &str, key: &str, upload: &UploadId) -> bool {
-        let stands = self.get(bucket, key).map(etag);
-        self.completed.get(&upload.0).is_some_and(|(k, e)| k == key && Some(e) == stands.as_ref())
+        let stands = self.assembled.get(&(bucket.to_owned(), key.to_owned()));
+        self.completed.get(&upload.0).is_some_and(|(b, k, e)| b == bucket && k == key && Some(e) == stands)
     }
 
     pub(super) fn drop_upload(&mut self, upload: &UploadId) {
