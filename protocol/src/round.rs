@@ -12,12 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     commit::{CommitPart, CommitRef},
-    fence::Successor,
     host::Layout,
-    id::{
-        Attempt, Fingerprint, Generation, Incarnation, LocalCheckpointId, PipelineId, PipelineName, RoundId, RoundNo,
-        Seq, Step, Term,
-    },
+    id::{Fingerprint, Generation, LocalCheckpointId, PipelineId, PipelineName, RoundId, RoundNo, Seq, Step, Term},
     location::Location,
     problem::{Problem, Reason},
     selection::Wanted,
@@ -25,97 +21,16 @@ use crate::{
 };
 
 mod effect;
+mod event;
 mod participant;
+mod phase;
 mod pull;
 mod push;
 
 pub use effect::{Effect, effects, next_wake};
+pub use event::{DecisionKnown, Event, FoundHost, HostReport};
 pub use participant::{Participant, ParticipantPhase, RetryPolicy};
-
-/// Where a round stands.
-///
-/// ```text
-/// push: Planning -> Transferring -> Committing -> Committed      Failed from the first three;
-///                                                                Cancelled from the first two, and from Committing by an abort that won the key
-/// pull: Resolving -> Transferring -> Installing -> Installed     Failed from the first three (from Installing only SUPERSEDED);
-///                 \-> Fresh                                      Cancelled from the first two
-/// ```
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Phase {
-    /// Push was admitted: `round_no`, seq and base are taken. Remains until the agents were asked and a common step chosen, or that failed. No order was
-    /// sent yet. Next: `Transferring`, `Failed`, `Cancelled`.
-    Planning,
-    /// Pull was admitted. Remains until one source was chosen for all hosts. Next: `Transferring`, `Fresh`, `Failed`, `Cancelled`.
-    Resolving,
-    /// Orders stand for every host. Remains until all parts are reported and checked (push) or all are staged (pull), one host failed for
-    /// good, the deadline passed or somebody cancelled. Next: `Committing` or `Installing`, `Failed`, `Cancelled`.
-    Transferring,
-    /// The exact bytes of the commit document are stored in the row. Remains until the decision object is known, and if it is ours, until fence g+1 was
-    /// read. Deadline has no effect; a cancel tries to win the key. Next: `Committed`, `Failed`, `Cancelled`.
-    Committing,
-    /// Every host is staged. Remains until every host's present incarnation says it has this checkpoint. Only forward: `Installed`, or `Failed` with
-    /// `SUPERSEDED` in the transaction that admits a newer pull.
-    Installing,
-    /// The commit stands in S3 and no fence excludes it. Terminal.
-    Committed,
-    /// Every host has the same checkpoint; engines may start. Terminal.
-    Installed,
-    /// Nothing to restore, proven; engines start from nothing. Terminal.
-    Fresh,
-    /// It did not happen and never will; the problem says why. Terminal.
-    Failed,
-    /// Somebody cancelled it in time. Terminal.
-    Cancelled,
-}
-
-impl Phase {
-    /// No event changes it any more.
-    pub const fn is_terminal(self) -> bool {
-        matches!(self, Self::Committed | Self::Installed | Self::Fresh | Self::Failed | Self::Cancelled)
-    }
-
-    /// As rows and audit events carry it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Planning => "planning",
-            Self::Resolving => "resolving",
-            Self::Transferring => "transferring",
-            Self::Committing => "committing",
-            Self::Installing => "installing",
-            Self::Committed => "committed",
-            Self::Installed => "installed",
-            Self::Fresh => "fresh",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
-    /// Every phase.
-    pub const ALL: [Self; 10] = [
-        Self::Planning,
-        Self::Resolving,
-        Self::Transferring,
-        Self::Committing,
-        Self::Installing,
-        Self::Committed,
-        Self::Installed,
-        Self::Fresh,
-        Self::Failed,
-        Self::Cancelled,
-    ];
-
-    /// Back from [`Phase::as_str`].
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|phase| phase.as_str() == text)
-    }
-}
-
-impl std::fmt::Display for Phase {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+pub use phase::Phase;
 
 /// Somebody asked to stop.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -328,136 +243,6 @@ pub struct Resolved {
     pub processed_records: Option<u64>,
     /// The commit's parts, by host; empty without a commit.
     pub parts: Vec<CommitPart>,
-}
-
-/// One host as planning or resolving found it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct FoundHost {
-    /// Of its present process.
-    pub incarnation: Incarnation,
-    /// Its share of the chosen cut; none for a fresh start.
-    pub local_checkpoint: Option<LocalCheckpointId>,
-}
-
-/// What a host reports when its attempt is done.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum HostReport {
-    /// Push: the part is in S3.
-    Part {
-        /// As the commit will name it.
-        part: CommitPart,
-        /// Step of the local checkpoint it holds.
-        step: Step,
-        /// Fingerprint of the local checkpoint it holds.
-        fingerprint: Option<Fingerprint>,
-    },
-    /// Pull: verified and synced, not yet visible.
-    Staged,
-    /// Pull: visible to the engine, the only one.
-    Installed,
-}
-
-/// What became known of the decision key.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum DecisionKnown {
-    /// Our commit's bytes stand.
-    CommitStands,
-    /// An abort record of this round stands.
-    AbortStands,
-    /// Something of another round stands: never mine.
-    OtherRound(RoundId),
-    /// Not known; try the same bytes again. Carries what went wrong.
-    Unknown(Problem),
-}
-
-/// Something that happened outside.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Event {
-    /// Push: the bucket agrees with the database and the hosts have a common cut.
-    Planned {
-        /// By host index.
-        hosts: Vec<FoundHost>,
-        /// One for all.
-        step: Step,
-        /// One for all.
-        fingerprint: Option<Fingerprint>,
-        /// Newest counted commit.
-        parent: Option<CommitRef>,
-    },
-    /// Pull: one source serves all hosts.
-    Resolved {
-        /// The source.
-        resolved: Resolved,
-        /// By host index.
-        hosts: Vec<FoundHost>,
-        /// Fresh only: some host has local checkpoints that must go first (`discard_local`).
-        discard: bool,
-    },
-    /// Planning or resolving failed for good.
-    Refused(Problem),
-    /// An attempt is done.
-    HostDone {
-        /// Which host.
-        host_idx: u32,
-        /// Which try.
-        attempt: Attempt,
-        /// Which process.
-        incarnation: Incarnation,
-        /// With what.
-        report: HostReport,
-    },
-    /// An attempt failed, could not be started or its process is gone.
-    HostFailed {
-        /// Which host.
-        host_idx: u32,
-        /// Which try.
-        attempt: Attempt,
-        /// Why.
-        problem: Problem,
-        /// Random in 0..=1000, for the back-off's jitter.
-        jitter: u32,
-    },
-    /// A host that backs off was described: its present process.
-    HostReady {
-        /// Which host.
-        host_idx: u32,
-        /// The try that backs off.
-        attempt: Attempt,
-        /// Its present process.
-        incarnation: Incarnation,
-    },
-    /// Push: every part manifest was read and agrees with its report, layout and base.
-    PartsChecked {
-        /// For the commit document.
-        writer: String,
-        /// For the commit document.
-        trace_id: Option<String>,
-    },
-    /// Push: the decision key and what follows this generation.
-    Settled {
-        /// The key.
-        decision: DecisionKnown,
-        /// Fence g+1 and its base; none: not known.
-        successor: Option<Successor>,
-        /// Random in 0..=1000, for the back-off's jitter.
-        jitter: u32,
-    },
-    /// Pull: every host was described again after all installed.
-    Confirmed {
-        /// Present process of each host, by index; none: no answer.
-        incarnations: Vec<Option<Incarnation>>,
-        /// Random in 0..=1000, for the back-off's jitter.
-        jitter: u32,
-    },
-    /// Somebody asked to stop.
-    CancelRequested(CancelRequest),
-    /// A newer pull was admitted.
-    Superseded {
-        /// The newer pull.
-        by: RoundId,
-    },
-    /// Time passed.
-    Tick,
 }
 
 /// For the audit trail: what changed from where to where, and why.
