@@ -328,7 +328,7 @@ fn a_fresh_start_with_discard_local_is_fresh_only_when_every_host_has_discarded(
 /// One random event; numbers may or may not fit the round.
 fn any_event(push: bool) -> impl Strategy<Value = Event> {
     let attempt = || (1_u32..4).prop_map(|n| Attempt::new(n).unwrap());
-    let process = || prop_oneof![4 => (0_u128..3), 1 => (100_u128..103)].prop_map(sample::incarnation);
+    let process = || prop_oneof![4 => 0_u128..3, 1 => 100_u128..103].prop_map(sample::incarnation);
     let reason = || {
         prop::sample::select(vec![
             Reason::StoreUnavailable,
