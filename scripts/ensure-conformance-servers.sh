@@ -2,16 +2,23 @@
 # Installs the further real S3 servers of the conformance tests: Ceph radosgw (Debian) and moto (PyPI). Needs root for the former.
 set -euo pipefail
 
-if ! command -v radosgw >/dev/null 2>&1; then
-    echo "lockstep: installing radosgw and a one-machine ceph for the conformance tests" >&2
+missing=()
+for program in radosgw radosgw-admin ceph-mon ceph-osd ceph monmaptool; do
+    command -v "$program" >/dev/null 2>&1 || missing+=("$program")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+    echo "lockstep: installing radosgw and a one-machine ceph for the conformance tests (missing: ${missing[*]})" >&2
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq >&2
-    apt-get install -y -qq --no-install-recommends radosgw ceph-mon ceph-osd ceph-mgr ceph-common >&2
+    apt-get install -y -qq --no-install-recommends radosgw ceph-mon ceph-osd ceph-common >&2
 fi
-# An own environment: the system's Python may be externally managed.
+
+# An own environment: the system's Python may be externally managed. Pinned: the tests know where exactly this one differs from S3.
+moto=5.2.5
 venv="${LOCKSTEP_TOOLS:-$HOME/.cache/lockstep}/moto"
-if ! [ -x "$venv/bin/moto_server" ]; then
-    echo "lockstep: installing moto[server] into $venv" >&2
+if ! [ -x "$venv/bin/moto_server" ] || ! [ -e "$venv/lockstep-moto-$moto" ]; then
+    echo "lockstep: installing moto[server] $moto into $venv" >&2
     python3 -m venv "$venv"
-    "$venv/bin/pip" install -q 'moto[server]' >&2
+    "$venv/bin/pip" install -q "moto[server]==$moto" >&2
+    touch "$venv/lockstep-moto-$moto"
 fi
