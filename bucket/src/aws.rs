@@ -5,7 +5,7 @@
 //! - `body`: bodies that tell whether they move
 //!
 //! The SDK's retries are off: a retried create-only PUT would take its own first try for somebody else's (R2). So is its
-//! stalled-stream protection, which has false alarms on uploads; a transfer is given up after [`STALL`] without a byte instead.
+//! stalled-stream protection, which has false alarms on uploads; a transfer is given up after `STALL` without a byte instead.
 
 mod body;
 mod connect;

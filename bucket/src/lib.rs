@@ -8,7 +8,7 @@
 //! - [`aws`]: the real thing
 //! - [`decide`]: a push round's decision (push steps 4 to 6); [`fences`]: who owns a location; [`catalog`]: which checkpoints it holds;
 //!   [`verify`]: whether they are whole
-//! - [`probe`]: whether a store can hold checkpoints at all
+//! - [`mod@probe`]: whether a store can hold checkpoints at all
 //! - [`memory`]: the twin in memory, with faults; [`conformance`] holds it and real servers to one behaviour
 
 pub mod aws;

@@ -3,12 +3,12 @@
 //! - Every write to a round repeats id, version and term; zero rows is [`Applied::Moved`], never an error and never a retry (S6).
 //! - What belongs together is one transaction: a decision with its audit trail and with what the pipeline learns from it.
 //! - Times are the database's (`clock_timestamp()`), so that replicas with wrong clocks agree on deadlines and leases.
-//! - Each method runs in a task of its own ([`pool`]): a caller may be dropped at any time. A lost answer to a COMMIT is
+//! - Each method runs in a task of its own (`pool`): a caller may be dropped at any time. A lost answer to a COMMIT is
 //!   [`StoreError::UnknownOutcome`]; where the store can find out by itself what became of it, it does (R6).
 //!
-//! Modules: [`pipeline`] and [`record`] are the values; [`ownership`] creates pipelines, [`claims`] claims their
-//! locations, [`pipelines`] reads them; [`admit`] makes rounds from what is [`ask`]ed, [`apply`] moves them, [`drive`] is for the replica that drives one, [`list`] and [`audit`] for those who look;
-//! [`rows`] and [`text`] translate; [`sqlstate`] is the one table of database errors; [`changes`] are hints to look sooner.
+//! Modules: `pipeline` and `record` are the values; `ownership` creates pipelines, `claims` claims their
+//! locations, `pipelines` reads them; `admit` makes rounds from what is `ask`ed, `apply` moves them, `drive` is for the replica that drives one, `list` and `audit` for those who look;
+//! `rows` and `text` translate; `sqlstate` is the one table of database errors; `changes` are hints to look sooner.
 
 use std::{sync::Arc, time::Duration};
 

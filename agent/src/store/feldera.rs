@@ -4,7 +4,7 @@
 //! - a checkpoint is real only once the catalog, `checkpoints.feldera`, names it, and the engine deletes at its start whatever the catalog doesn't reach. So a
 //!   catalog that can't be read is an error here and never "no checkpoints";
 //! - Feldera starts from the `state.json` in the root, not from the catalog;
-//! - `feldera.pidlock` is an fcntl lock: a process that holds it loses it when it closes *any* descriptor of that file ([`lock`]);
+//! - `feldera.pidlock` is an fcntl lock: a process that holds it loses it when it closes *any* descriptor of that file (`lock`);
 //! - below `coordinator/` nothing is cleaned up by the engine: our hold folders, staging and trash live there.
 //!
 //! Paths in a part manifest are those in the root: `<uuid>/CHECKPOINT`, `w0-….feldera`. The catalog entry travels as it was written in the part's
