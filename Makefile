@@ -5,8 +5,9 @@ demo: prerequisites
 	cargo build --locked --workspace
 	target/debug/lockstep demo
 
+# Tests mostly wait for processes and disks: more of them at once than there are cores.
 test: prerequisites
-	cargo test --locked --workspace
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} cargo test --locked --workspace
 
 prerequisites:
 	@scripts/ensure-postgres.sh

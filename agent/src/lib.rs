@@ -54,3 +54,8 @@ mod work;
 
 pub use agent::{Agent, AgentBuilder, AgentHandle};
 pub use order::TransferLimits;
+
+/// The example of the embedding guide is compiled with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/embedding.md")]
+struct EmbeddingGuide;

@@ -134,6 +134,7 @@ async fn serve(args: CoordinatorArgs, url: DatabaseUrl, prometheus: PrometheusHa
             long_poll: args.long_poll,
             unreachable_after: args.unreachable_after,
             stall_after: args.stall_after,
+            store_patience: args.store_patience,
             max_rounds: args.max_rounds,
             ..DispatchOptions::default()
         },

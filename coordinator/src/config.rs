@@ -128,6 +128,11 @@ pub struct CoordinatorArgs {
         value_parser = humantime::parse_duration)]
     pub stall_after: Duration,
 
+    /// How long a lookup in the bucket is repeated while S3 throttles or does not answer, before the round fails with that.
+    #[arg(long, env = "LOCKSTEP_STORE_PATIENCE", default_value = "10s", value_name = "DURATION",
+        value_parser = humantime::parse_duration)]
+    pub store_patience: Duration,
+
     /// Rounds that this replica drives at a time.
     #[arg(long, env = "LOCKSTEP_MAX_ROUNDS", default_value_t = 256, value_name = "N",
         value_parser = parse_max_rounds)]
@@ -198,6 +203,7 @@ impl CoordinatorArgs {
             ("--long-poll", self.long_poll),
             ("--unreachable-after", self.unreachable_after),
             ("--stall-after", self.stall_after),
+            ("--store-patience", self.store_patience),
             ("--retry-base", self.retry_base),
             ("--retry-max", self.retry_max),
         ] {

@@ -265,6 +265,8 @@ impl Cluster {
             "2s",
             "--unreachable-after",
             "10s",
+            "--store-patience",
+            "2s",
             "--retry-base",
             "50ms",
             "--retry-max",

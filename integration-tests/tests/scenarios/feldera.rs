@@ -132,15 +132,12 @@ async fn a_running_engine_is_not_restored_over() {
     cluster.pushed().await;
     lose_all(&mut cluster).await;
     let lock = cluster.hosts[2].dir.join("feldera.pidlock");
-    // fcntl locks belong to a process, so another one must hold it.
-    let script = "import fcntl,sys; f=open(sys.argv[1],'w'); fcntl.lockf(f,fcntl.LOCK_EX); print('held',flush=True); sys.stdin.read()";
-    let mut engine = std::process::Command::new("python3")
-        .args(["-c", script])
+    let mut engine = std::process::Command::new(env!("CARGO_BIN_EXE_engine_lock"))
         .arg(&lock)
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn()
-        .expect("python3 holds the lock");
+        .unwrap();
     let mut line = String::new();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(engine.stdout.take().unwrap()), &mut line).unwrap();
     assert_eq!(line.trim(), "held");
