@@ -18,6 +18,12 @@ moto=5.2.5
 venv="${LOCKSTEP_TOOLS:-$HOME/.cache/lockstep}/moto"
 if ! [ -x "$venv/bin/moto_server" ] || ! [ -e "$venv/lockstep-moto-$moto" ]; then
     echo "lockstep: installing moto[server] $moto into $venv" >&2
+    # Debian's python3 comes without what a venv needs.
+    if ! python3 -c 'import ensurepip, venv' >/dev/null 2>&1; then
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get update -qq >&2
+        apt-get install -y -qq --no-install-recommends python3 python3-venv >&2
+    fi
     python3 -m venv "$venv"
     "$venv/bin/pip" install -q "moto[server]==$moto" >&2
     touch "$venv/lockstep-moto-$moto"
