@@ -191,10 +191,11 @@ async fn the_server_dies_with_a_killed_process_and_the_next_start_sweeps_up() {
     };
     assert!(exists(pid));
     child.kill().await.unwrap();
+    let mut look = tokio::time::interval(Duration::from_millis(5));
     let gone = async {
         // Whoever inherits it may take its time to reap it.
         while running(pid) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            look.tick().await;
         }
     };
     tokio::time::timeout(Duration::from_secs(20), gone).await.expect("postgres outlived its parent");
@@ -202,7 +203,7 @@ async fn the_server_dies_with_a_killed_process_and_the_next_start_sweeps_up() {
     drop(Postgres::start(PostgresOptions::default()).await.unwrap());
     let swept = async {
         while data.exists() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            look.tick().await;
         }
     };
     tokio::time::timeout(Duration::from_secs(20), swept).await.expect("the cluster was not swept");

@@ -324,9 +324,10 @@ pub(crate) fn refusal<T: std::fmt::Debug>(answer: Result<T, Status>) -> RpcProbl
 
 /// Asks again until the condition holds; the time limit only ends a test that has failed.
 pub(crate) async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
+    let mut look = tokio::time::interval(Duration::from_millis(5));
     let waiting = async {
         while !condition().await {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            look.tick().await;
         }
     };
     tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap_or_else(|_| panic!("never came: {what}"));

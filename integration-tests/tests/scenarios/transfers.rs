@@ -42,7 +42,7 @@ async fn s20_a_second_order_is_the_same_one_or_waits_or_is_stale() {
     assert!(matches!(again.state, Some(State::InProgress(_))), "{again:?}");
 
     // Lower ones are stale, each by its own reason.
-    let lower_attempt = v1::OrderHeader { attempt: 2, ..header.clone() };
+    let higher_attempt = v1::OrderHeader { attempt: 2, ..header.clone() };
     for (header, reason) in [
         (v1::OrderHeader { round_no: 4, round: uuid::Uuid::new_v4().to_string(), ..header.clone() }, "STALE_ROUND"),
         (v1::OrderHeader { generation: header.generation - 1, round_no: 9, ..header.clone() }, "STALE_GENERATION"),
@@ -55,7 +55,7 @@ async fn s20_a_second_order_is_the_same_one_or_waits_or_is_stale() {
     // A higher attempt and a newer round: refused until the old one has stopped, then accepted.
     let mut previous = header.round.clone();
     for newer in
-        [lower_attempt, v1::OrderHeader { round_no: 6, round: uuid::Uuid::new_v4().to_string(), ..header.clone() }]
+        [higher_attempt, v1::OrderHeader { round_no: 6, round: uuid::Uuid::new_v4().to_string(), ..header.clone() }]
     {
         let order = orders::push(newer.clone(), &ids[0], 10);
         let problem = orders::refused(agent.push(order.clone()).await);
@@ -72,8 +72,6 @@ async fn s20_a_second_order_is_the_same_one_or_waits_or_is_stale() {
     }
     let problem = orders::refused(agent.push(orders::push(header.clone(), &ids[0], 10)).await);
     assert_eq!(problem.reason, "STALE_ROUND");
-
-    // What was accepted survives a restart of the agent.
     cluster.s3.faults().remove(fault);
 }
 

@@ -138,6 +138,17 @@ fn a_base_that_excludes_the_round_fences_it_whatever_the_key_holds() {
     }
 }
 
+/// F4: planning reads fence g+1 before any order; what it finds there ends the pipeline's generation, other refusals only the round.
+#[test]
+fn a_plan_that_finds_the_pipeline_fenced_fences_its_row_and_no_other_refusal_does() {
+    for (reason, fences) in
+        [(Reason::Fenced, true), (Reason::NoCommonCheckpoint, false), (Reason::DatabaseBehind, false)]
+    {
+        let outcome = decide(&sample::push(HOSTS), &Event::Refused(Problem::new(reason, "test")), sample::time(0));
+        assert_eq!((outcome.next.phase, outcome.fence_pipeline), (Phase::Failed, fences), "{reason}");
+    }
+}
+
 #[test]
 fn an_unknown_outcome_is_retried_with_the_same_bytes_and_never_taken_as_failed() {
     let mut round = committing();
