@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use crate::{
+    digests::Digests,
     marks::Marks,
     order::TransferLimits,
     register::{Activity, Register, Staged, State},
@@ -43,6 +44,8 @@ pub(crate) struct Core {
     pub(crate) marks: Mutex<Marks>,
     pub(crate) register: Register,
     pub(crate) state_dir: std::path::PathBuf,
+    /// What is known of the files on this disk.
+    pub(crate) digests: Arc<Digests>,
     pub(crate) disk: Arc<Semaphore>,
     /// Transfers with their clean-up, so that a shutdown can wait for them.
     pub(crate) transfers: TaskTracker,
@@ -63,8 +66,10 @@ impl Core {
         marks: Marks,
         state_dir: std::path::PathBuf,
     ) -> Self {
+        let digests = Arc::new(Digests::load(&state_dir, store.files_are_immutable()));
         Self {
             identity,
+            digests,
             store,
             connector,
             default_endpoint,

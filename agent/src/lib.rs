@@ -35,8 +35,10 @@
 mod admission;
 pub mod agent;
 pub mod args;
+mod blocks;
 mod convert;
 mod core;
+mod digests;
 mod durable;
 mod install;
 mod marks;
@@ -50,6 +52,7 @@ mod service;
 mod space;
 pub mod store;
 mod sync;
+mod tree;
 mod work;
 
 pub use agent::{Agent, AgentBuilder, AgentHandle};

@@ -17,8 +17,11 @@ pub mod engine;
 pub mod feldera;
 pub mod hold;
 mod local_io;
+pub mod look;
 mod scratch;
 mod walk;
+
+pub use look::Look;
 
 /// Local checkpoints of one host. Two implementations come with the agent: [`directory::DirectoryStore`] and [`feldera::FelderaStore`].
 pub trait CheckpointStore: fmt::Debug + Send + Sync + 'static {
@@ -82,6 +85,8 @@ pub struct HeldFile {
     pub path: RelativePath,
     /// Bytes.
     pub size: u64,
+    /// What its metadata said then. A file that looks like one that was pushed or pulled before is not opened again; None: it is always read.
+    pub look: Option<Look>,
 }
 
 /// A file on this host's disk whose content a pull may reuse.
@@ -93,6 +98,8 @@ pub struct ReusableFile {
     pub size: u64,
     /// Where it is. On the same file system as the staging root, so it can be hard-linked if files are immutable.
     pub on_disk: PathBuf,
+    /// What its metadata says, if it is known already.
+    pub look: Option<Look>,
 }
 
 /// A checkpoint in staging: every file there, verified and synced.

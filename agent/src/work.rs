@@ -12,7 +12,7 @@ use lockstep_protocol::problem::{Problem, Reason};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{order::TransferLimits, progress::Progress};
+use crate::{blocks::Blocks, order::TransferLimits, progress::Progress};
 
 /// Asks a transfer to stop and remembers why; the first cause wins.
 #[derive(Debug, Default)]
@@ -55,6 +55,8 @@ pub(crate) struct Work {
     pub(crate) progress: Arc<Progress>,
     pub(crate) stop: Arc<Stop>,
     pub(crate) limits: TransferLimits,
+    /// Where bytes of files are kept while they are under way.
+    pub(crate) blocks: Blocks,
     disk: Arc<Semaphore>,
     memory: Arc<Semaphore>,
     memory_units: u32,
@@ -77,6 +79,7 @@ impl Work {
             progress: Arc::new(Progress::new()),
             stop: Arc::new(Stop::default()),
             limits,
+            blocks: Blocks::new(limits.memory),
             disk,
             memory: Arc::new(Semaphore::new(memory_units as usize)),
             memory_units,

@@ -165,7 +165,7 @@ mod tests {
 
     fn source(folder: &tempfile::TempDir, content: &[u8]) -> Source {
         fs::write(folder.path().join("f"), content).unwrap();
-        let expected = HeldFile { path: RelativePath::new("f").unwrap(), size: content.len() as u64 };
+        let expected = HeldFile { path: RelativePath::new("f").unwrap(), size: content.len() as u64, look: None };
         Source::open(&Plain(folder.path().to_owned()), &expected).unwrap()
     }
 
@@ -209,7 +209,7 @@ mod tests {
     fn a_size_other_than_at_the_hold_is_a_changed_source_with_both_values() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("f"), b"abc").unwrap();
-        let expected = HeldFile { path: RelativePath::new("f").unwrap(), size: 4 };
+        let expected = HeldFile { path: RelativePath::new("f").unwrap(), size: 4, look: None };
         let problem = Source::open(&Plain(folder.path().to_owned()), &expected).unwrap_err();
         assert_eq!((problem.metadata["expected"].as_str(), problem.metadata["found"].as_str()), ("4", "3"));
     }

@@ -44,7 +44,7 @@ pub(super) async fn file(
     key: String,
     file: HeldFile,
 ) -> Result<Sent, Problem> {
-    let HeldFile { path, size } = file.clone();
+    let HeldFile { path, size, .. } = file.clone();
     let work = remote.work();
     if size > work.limits.part_size {
         if base.may_hold(size) {

@@ -215,7 +215,7 @@ impl CheckpointStore for DirectoryStore {
             match walk::regular_files_so_far(&folder) {
                 Ok(files) => reusable.extend(files.into_iter().map(|file| {
                     let on_disk = folder.join(file.path.as_str());
-                    ReusableFile { path: file.path, size: file.size, on_disk }
+                    ReusableFile { path: file.path, size: file.size, on_disk, look: Some(file.look) }
                 })),
                 Err(trouble) => tracing::debug!(path = %folder.display(), ?trouble, "nothing to reuse here"),
             }

@@ -15,7 +15,7 @@ use lockstep_protocol::{
 use nix::errno::Errno;
 
 use super::{
-    HeldCheckpoint, HeldFile,
+    HeldCheckpoint, HeldFile, Look,
     local_io::{Trouble, describe, local, open_regular, read_open, unsupported},
     scratch::Scratch,
 };
@@ -40,7 +40,7 @@ pub(crate) struct Hold {
 
 #[derive(Debug)]
 struct Kept {
-    size: u64,
+    look: Look,
     /// Where there is no link.
     open: Option<File>,
 }
@@ -57,18 +57,18 @@ impl Hold {
             Holding::OpenFiles => None,
         };
         let kept = match linked {
-            Some(size) => Kept { size, open: None },
+            Some(look) => Kept { look, open: None },
             None => {
                 let (file, metadata) = open_regular(original)?;
-                Kept { size: metadata.len(), open: Some(file) }
+                Kept { look: Look::of(&metadata), open: Some(file) }
             }
         };
         self.files.insert(path, kept);
         Ok(())
     }
 
-    /// The size of the linked file; None if it can't be linked here.
-    fn link(&self, path: &RelativePath, original: &Path) -> Result<Option<u64>, Trouble> {
+    /// The linked file; None if it can't be linked here.
+    fn link(&self, path: &RelativePath, original: &Path) -> Result<Option<Look>, Trouble> {
         let link = self.at(path);
         if let Some(parent) = link.parent() {
             fs::create_dir_all(parent).map_err(|error| local("create folder", parent, &error))?;
@@ -85,7 +85,7 @@ impl Hold {
         if !metadata.is_file() {
             return Err(Trouble::Problem(unsupported(original, describe(metadata.file_type()))));
         }
-        Ok(Some(metadata.len()))
+        Ok(Some(Look::of(&metadata)))
     }
 
     pub(crate) fn has(&self, path: &str) -> bool {
@@ -118,7 +118,7 @@ impl Hold {
     }
 
     pub(crate) fn bytes(&self) -> u64 {
-        self.files.values().map(|kept| kept.size).sum()
+        self.files.values().map(|kept| kept.look.size).sum()
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -127,7 +127,7 @@ impl Hold {
 
     /// Nothing more comes in.
     pub(crate) fn finish(self, checkpoint: LocalCheckpoint, store_meta: String) -> Held {
-        let files = self.files.iter().map(|(path, kept)| HeldFile { path: path.clone(), size: kept.size }).collect();
+        let files = self.files.iter().map(|(path, kept)| HeldFile { path: path.clone(), size: kept.look.size, look: Some(kept.look) }).collect();
         Held { hold: self, checkpoint, files, store_meta }
     }
 }
@@ -160,9 +160,9 @@ impl HeldCheckpoint for Held {
             return Err(changed("is not among its held files".to_owned()));
         };
         match self.hold.reopen(path, kept) {
-            Ok((file, size)) if size == kept.size => Ok(file),
-            Ok((_, size)) => Err(changed(format!("had {} bytes when it was held and has {size} now", kept.size))
-                .with("expected_size", kept.size)
+            Ok((file, size)) if size == kept.look.size => Ok(file),
+            Ok((_, size)) => Err(changed(format!("had {} bytes when it was held and has {size} now", kept.look.size))
+                .with("expected_size", kept.look.size)
                 .with("found_size", size)),
             Err(Trouble::Gone(at)) => Err(changed(format!("vanished from the hold folder ({})", at.display()))),
             Err(Trouble::Problem(problem)) => Err(problem),

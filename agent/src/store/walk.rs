@@ -4,7 +4,10 @@ use std::{ffi::OsStr, fs, path::Path};
 
 use lockstep_protocol::{manifest::RelativePath, problem::Problem};
 
-use super::local_io::{Trouble, describe, local, unsupported};
+use super::{
+    local_io::{Trouble, describe, local, unsupported},
+    look::Look,
+};
 
 /// A regular file below a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +15,7 @@ pub(crate) struct FoundFile {
     /// From that folder.
     pub(crate) path: RelativePath,
     pub(crate) size: u64,
+    pub(crate) look: Look,
 }
 
 /// Everything below `folder`, sorted by path. A symlink, FIFO, device or a name that is no UTF-8 is refused with its path; so is `folder` itself
@@ -59,7 +63,7 @@ fn walk(folder: &Path, judge: &mut dyn FnMut(Trouble) -> Result<(), Trouble>) ->
             };
             match relative(&full, &below, &entry.file_name()) {
                 Ok(path) if metadata.is_dir() => pending.push(path.into()),
-                Ok(path) if metadata.is_file() => found.push(FoundFile { path, size: metadata.len() }),
+                Ok(path) if metadata.is_file() => found.push(FoundFile { path, size: metadata.len(), look: Look::of(&metadata) }),
                 Ok(_) => judge(Trouble::Problem(unsupported(&full, describe(metadata.file_type()))))?,
                 Err(problem) => judge(Trouble::Problem(problem))?,
             }

@@ -13,7 +13,7 @@ use lockstep_protocol::{
 use uuid::Uuid;
 
 use super::{CatalogEntry, ReusableFile, Trouble, dependencies::Dependencies, local, walk};
-use crate::store::{durable::Trash, local_io::exists};
+use crate::store::{durable::Trash, local_io::exists, look::Look};
 
 /// The engine's catalog. Ends like a batch but is none.
 const CATALOG: &str = "checkpoints.feldera";
@@ -131,14 +131,19 @@ impl Root {
                     if let Ok(metadata) = on_disk.symlink_metadata()
                         && metadata.is_file()
                     {
-                        reusable.push(ReusableFile { path, size: metadata.len(), on_disk });
+                        reusable.push(ReusableFile {
+                            path,
+                            size: metadata.len(),
+                            on_disk,
+                            look: Some(Look::of(&metadata)),
+                        });
                     }
                 }
                 Name::Folder(id) => {
                     for file in walk::regular_files_so_far(&self.folder(id)).unwrap_or_default() {
                         if let Ok(path) = RelativePath::new(format!("{id}/{}", file.path)) {
                             let on_disk = self.at(&path);
-                            reusable.push(ReusableFile { path, size: file.size, on_disk });
+                            reusable.push(ReusableFile { path, size: file.size, on_disk, look: Some(file.look) });
                         }
                     }
                 }
