@@ -74,7 +74,7 @@ impl Remote {
         let length = bytes.len() as u64;
         self.retried(async || {
             let Some(_place) = self.place(length).await else { return Ok(false) };
-            self.bucket.put(key, bytes.clone()).await.done().map(|()| true)
+            self.bucket.put(key, bytes.clone().into()).await.done().map(|()| true)
         })
         .await
         .map_err(Problem::from)
@@ -132,7 +132,7 @@ impl Remote {
         let part = self
             .retried(async || {
                 let Some(_place) = self.place(length).await else { return Ok(None) };
-                self.bucket.upload_part(key, upload, number, bytes.clone()).await.map(Some)
+                self.bucket.upload_part(key, upload, number, bytes.clone().into()).await.map(Some)
             })
             .await?
             .ok_or_else(over)?;

@@ -31,7 +31,7 @@ use crate::{
     error::{Operation, StoreError, StoreErrorKind},
     store::{
         ByteStream, CreateOutcome, ListPage, Listed, Lookup, MAX_PAGE, ObjectMeta, ObjectStore, OpenUpload, PartTag,
-        UploadId, WriteOutcome,
+        Payload, UploadId, WriteOutcome,
     },
 };
 use body::Upload;
@@ -46,9 +46,9 @@ const STALL: Duration = Duration::from_secs(30);
 /// AWS may take minutes to put a large object together.
 const COMPLETE: Duration = Duration::from_secs(300);
 
-/// Bodies up to this size carry Content-MD5, which every server verifies; longer ones a CRC-32, which costs next to nothing and is verified by
-/// those that know it.
-const MD5_UP_TO: usize = 1 << 20;
+/// Data up to this size carries Content-MD5, which every server verifies; longer data a CRC-32, which costs a fiftieth of it and is verified by those
+/// that know it. What arrived is proven by the BLAKE3 of the manifest in any case.
+const MD5_UP_TO: u64 = 64 << 10;
 
 /// One location of S3.
 #[derive(Debug, Clone)]
@@ -57,15 +57,15 @@ pub(crate) struct AwsStore {
     location: Location,
 }
 
-fn md5(body: &[u8]) -> String {
-    base64::encode(Md5::digest(body))
+fn md5(chunks: &[Bytes]) -> String {
+    let mut digest = Md5::new();
+    chunks.iter().for_each(|chunk| digest.update(chunk));
+    base64::encode(digest.finalize())
 }
 
 /// CRC-32 as S3 wants it: big-endian, base64.
-pub(crate) fn crc32(body: &[u8]) -> String {
-    let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32IsoHdlc, body);
-    // The upper half of what a 32-bit algorithm returns is zero.
-    base64::encode(u32::try_from(crc).unwrap_or_default().to_be_bytes())
+pub(crate) fn crc32(body: &Payload) -> String {
+    base64::encode(body.crc32().to_be_bytes())
 }
 
 /// The ETag of a multipart object: MD5 over the MD5s of its parts, and their number. None where the parts' ETags are no MD5s.
@@ -182,7 +182,7 @@ impl ObjectStore for AwsStore {
         let time = document_time(body.len());
         let length = body.len();
         let put = self.client.put_object().bucket(self.location.bucket()).key(request.key()).if_none_match("*");
-        let put = put.content_md5(md5(&body)).body(SdkBody::from(body).into());
+        let put = put.content_md5(md5(std::slice::from_ref(&body))).body(SdkBody::from(body).into());
         match request.send(time, put.send()).await {
             Ok(_) => {
                 request::sent(length);
@@ -194,10 +194,14 @@ impl ObjectStore for AwsStore {
         }
     }
 
-    async fn put(&self, key: &str, body: Bytes) -> WriteOutcome {
+    async fn put(&self, key: &str, body: Payload) -> WriteOutcome {
         let request = self.request(Operation::Put, key);
         let mut put = self.client.put_object().bucket(self.location.bucket()).key(request.key());
-        put = if body.len() <= MD5_UP_TO { put.content_md5(md5(&body)) } else { put.checksum_crc32(crc32(&body)) };
+        put = if body.length() <= MD5_UP_TO {
+            put.content_md5(md5(body.chunks()))
+        } else {
+            put.checksum_crc32(crc32(&body))
+        };
         let upload = Upload::new(body);
         let put = put.content_length(upload.length()).body(upload.body().into()).customize().disable_payload_signing();
         Self::outcome(request.transfer(&upload, put.send()).await.map(drop))
@@ -320,7 +324,13 @@ impl ObjectStore for AwsStore {
         }
     }
 
-    async fn upload_part(&self, key: &str, upload: &UploadId, number: u16, body: Bytes) -> Result<PartTag, StoreError> {
+    async fn upload_part(
+        &self,
+        key: &str,
+        upload: &UploadId,
+        number: u16,
+        body: Payload,
+    ) -> Result<PartTag, StoreError> {
         let request = self.request(Operation::UploadPart, key);
         let crc32 = crc32(&body);
         let body = Upload::new(body);
@@ -431,6 +441,6 @@ mod tests {
     #[test]
     fn checksums_are_big_endian_base64() {
         // The check value of CRC-32: 0xcbf43926.
-        assert_eq!(crc32(b"123456789"), base64::encode([0xcb, 0xf4, 0x39, 0x26]));
+        assert_eq!(crc32(&Bytes::from_static(b"123456789").into()), base64::encode([0xcb, 0xf4, 0x39, 0x26]));
     }
 }

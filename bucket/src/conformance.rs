@@ -106,7 +106,7 @@ impl<'a> Ground<'a> {
     }
 
     async fn put(&self, key: &str, body: impl Into<Bytes> + Send) -> Result<(), String> {
-        done(key, self.store.put(key, body.into()).await)
+        done(key, self.store.put(key, body.into().into()).await)
     }
 
     async fn must_hold(&self, key: &str, expected: &[u8]) -> Result<(), String> {

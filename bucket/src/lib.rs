@@ -3,7 +3,7 @@
 //! Everything Lockstep asks of an object store is the trait [`ObjectStore`], bound to one location. Its answers keep three things apart: it
 //! happened, it did not, nobody knows. No type of the AWS SDK leaves this crate, and nothing in it retries behind its caller's back.
 //!
-//! - [`store`]: the trait, its outcomes, and [`Connector`], which opens locations
+//! - [`store`]: the trait, its outcomes, and [`Connector`], which opens locations; [`Payload`]: what is sent, [`Pace`]: how fast
 //! - [`error`]: [`StoreError`], mapped by HTTP status first and S3 code second to the error table
 //! - [`aws`]: the real thing
 //! - [`decide`]: a push round's decision (push steps 4 to 6); [`fences`]: who owns a location; [`catalog`]: which checkpoints it holds;
@@ -19,6 +19,8 @@ mod document;
 pub mod error;
 pub mod fences;
 pub mod memory;
+mod pace;
+mod payload;
 pub mod probe;
 pub mod store;
 pub mod verify;
@@ -29,6 +31,8 @@ pub use decide::{DecisionFound, DecisionOutcome, acknowledge, put_decision, read
 pub use error::{Operation, StoreError, StoreErrorKind};
 pub use fences::{Claim, FenceOutcome, claim_first, finish_base, location_owned, owner, put_fence};
 pub use memory::{MemoryBuckets, MemoryStore};
+pub use pace::Pace;
+pub use payload::Payload;
 pub use probe::{ProbeCheck, ProbeReport, probe};
 pub use store::{
     ByteStream, Connector, CreateOutcome, ListPage, Listed, Lookup, MAX_PAGE, ObjectMeta, ObjectStore, OpenUpload,

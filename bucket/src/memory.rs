@@ -19,8 +19,8 @@ use lockstep_protocol::{location::Location, problem::Problem};
 use crate::{
     error::{Operation, StoreError, StoreErrorKind},
     store::{
-        ByteStream, Connector, CreateOutcome, ListPage, Lookup, ObjectMeta, ObjectStore, OpenUpload, PartTag, UploadId,
-        WriteOutcome,
+        ByteStream, Connector, CreateOutcome, ListPage, Lookup, ObjectMeta, ObjectStore, OpenUpload, PartTag, Payload,
+        UploadId, WriteOutcome,
     },
 };
 use fault::{Fault, FaultRule, Faults};
@@ -301,8 +301,9 @@ impl ObjectStore for MemoryStore {
         }
     }
 
-    async fn put(&self, key: &str, body: Bytes) -> WriteOutcome {
+    async fn put(&self, key: &str, body: Payload) -> WriteOutcome {
         let (bucket, full) = self.place(key);
+        let body = body.into_bytes();
         self.write(Operation::Put, key, Change::Put { bucket, key: full, body }).await
     }
 
@@ -387,9 +388,16 @@ impl ObjectStore for MemoryStore {
             .await
     }
 
-    async fn upload_part(&self, key: &str, upload: &UploadId, number: u16, body: Bytes) -> Result<PartTag, StoreError> {
+    async fn upload_part(
+        &self,
+        key: &str,
+        upload: &UploadId,
+        number: u16,
+        body: Payload,
+    ) -> Result<PartTag, StoreError> {
         let op = Operation::UploadPart;
         let crc32 = crate::aws::crc32(&body);
+        let body = body.into_bytes();
         let etag = state::etag(&body);
         self.request(op, key, None, |state, _, full| {
             if state.add_part(full, upload, number, body) { Ok(()) } else { Err(self.no_such_upload(op, full)) }

@@ -166,7 +166,7 @@ impl Probe<'_> {
 
     async fn listing(&mut self) -> Result<(), Problem> {
         let key = self.key(2);
-        self.store.put(&key, Bytes::from_static(b"listed")).await.done()?;
+        self.store.put(&key, Bytes::from_static(b"listed").into()).await.done()?;
         let prefix = format!("{}{}/", Key::PROBES, self.id);
         let keys = |page: Vec<crate::store::Listed>| page.into_iter().map(|listed| listed.key).collect::<Vec<_>>();
         let listed = keys(self.store.list_all(&prefix).await?);

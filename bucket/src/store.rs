@@ -10,6 +10,8 @@ use lockstep_protocol::{
     problem::{Problem, Reason},
 };
 
+pub use crate::{pace::Pace, payload::Payload};
+
 use crate::error::StoreError;
 
 /// Three answers to "is it there?". Only [`Lookup::Absent`] permits to act as if nothing were there (protocol.md, "Pull" 1).
@@ -176,7 +178,7 @@ pub trait ObjectStore: fmt::Debug + Send + Sync {
     async fn create(&self, key: &str, body: Bytes) -> CreateOutcome;
 
     /// PUT that overwrites. For data objects and hints; a body of any size that fits into one PUT (5 GiB).
-    async fn put(&self, key: &str, body: Bytes) -> WriteOutcome;
+    async fn put(&self, key: &str, body: Payload) -> WriteOutcome;
 
     /// A whole document of at most `max_bytes`, usually `protocol::document::MAX_DOCUMENT_BYTES`; a longer one is unknown.
     async fn get(&self, key: &str, max_bytes: usize) -> Lookup<Bytes>;
@@ -198,7 +200,13 @@ pub trait ObjectStore: fmt::Debug + Send + Sync {
     async fn create_multipart(&self, key: &str) -> Result<UploadId, StoreError>;
 
     /// Sends one part; all but the last have at least 5 MiB.
-    async fn upload_part(&self, key: &str, upload: &UploadId, number: u16, body: Bytes) -> Result<PartTag, StoreError>;
+    async fn upload_part(
+        &self,
+        key: &str,
+        upload: &UploadId,
+        number: u16,
+        body: Payload,
+    ) -> Result<PartTag, StoreError>;
 
     /// Makes the object of its parts, given in rising order. Repeated after it was done, it is done still.
     async fn complete_multipart(&self, key: &str, upload: &UploadId, parts: &[PartTag]) -> WriteOutcome;

@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
 };
@@ -21,66 +21,127 @@ use super::{
 };
 use crate::{
     error::{StoreError, StoreErrorKind},
+    payload::Payload,
     store::ByteStream,
 };
 
 /// What is handed to the connection at once: small enough to see progress on a slow line.
 const FRAME: usize = 128 << 10;
 
-/// Bytes to send, and how many of them the connection has taken.
+/// Bytes to send, and how far the connection is with them.
 #[derive(Debug)]
 pub(super) struct Upload {
-    bytes: Bytes,
-    taken: Arc<AtomicU64>,
+    payload: Payload,
+    moved: Arc<Moved>,
+}
+
+#[derive(Debug, Default)]
+struct Moved {
+    /// Bytes that the connection has taken.
+    taken: AtomicU64,
+    /// It is us who hold back, not the other side.
+    paced: AtomicBool,
 }
 
 impl Upload {
-    pub(super) fn new(bytes: Bytes) -> Self {
-        Self { bytes, taken: Arc::default() }
+    pub(super) fn new(payload: Payload) -> Self {
+        Self { payload, moved: Arc::default() }
     }
 
     pub(super) fn length(&self) -> i64 {
-        // No allocation is longer than isize::MAX.
-        i64::try_from(self.bytes.len()).unwrap_or(i64::MAX)
+        // S3 takes no body that comes near.
+        i64::try_from(self.payload.length()).unwrap_or(i64::MAX)
     }
 
     pub(super) fn taken(&self) -> u64 {
-        self.taken.load(Ordering::Relaxed)
+        self.moved.taken.load(Ordering::Relaxed)
+    }
+
+    /// Whether it waits for its turn under a bandwidth limit.
+    pub(super) fn is_paced(&self) -> bool {
+        self.moved.paced.load(Ordering::Relaxed)
     }
 
     pub(super) fn body(&self) -> SdkBody {
-        if self.bytes.is_empty() {
+        if self.payload.is_empty() {
             return SdkBody::empty();
         }
-        SdkBody::from_body_1_x(Frames { left: self.bytes.clone(), taken: Arc::clone(&self.taken) })
+        SdkBody::from_body_1_x(Frames {
+            left: self.payload.length(),
+            frame_length: self
+                .payload
+                .pace()
+                .map_or(FRAME, |pace| usize::try_from(pace.slice()).unwrap_or(FRAME).min(FRAME)),
+            payload: self.payload.clone(),
+            next_chunk: 0,
+            chunk: Bytes::new(),
+            turn: None,
+            moved: Arc::clone(&self.moved),
+        })
     }
 }
 
 struct Frames {
-    left: Bytes,
-    taken: Arc<AtomicU64>,
+    payload: Payload,
+    next_chunk: usize,
+    /// What is left of the current chunk.
+    chunk: Bytes,
+    /// What is left of all.
+    left: u64,
+    frame_length: usize,
+    /// The wait for the next frame's turn, if there is a pace.
+    turn: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
+    moved: Arc<Moved>,
+}
+
+impl Frames {
+    /// Goes to the next chunk that has bytes; false: there is none.
+    fn has_more(&mut self) -> bool {
+        while self.chunk.is_empty() {
+            let Some(next) = self.payload.chunks().get(self.next_chunk) else { return false };
+            self.chunk = next.clone();
+            self.next_chunk += 1;
+        }
+        true
+    }
 }
 
 impl Body for Frames {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if self.left.is_empty() {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let this = self.get_mut();
+        if !this.has_more() {
             return Poll::Ready(None);
         }
-        let length = self.left.len().min(FRAME);
-        let frame = self.left.split_to(length);
-        self.taken.fetch_add(u64::try_from(length).unwrap_or(0), Ordering::Relaxed);
+        let length = this.chunk.len().min(this.frame_length);
+        // A length is never more than u64.
+        let bytes = length as u64;
+        if let Some(pace) = this.payload.pace() {
+            let turn = this.turn.get_or_insert_with(|| {
+                let pace = Arc::clone(pace);
+                Box::pin(async move { pace.take(bytes).await })
+            });
+            let is_waiting = turn.as_mut().poll(cx).is_pending();
+            this.moved.paced.store(is_waiting, Ordering::Relaxed);
+            if is_waiting {
+                return Poll::Pending;
+            }
+            this.turn = None;
+        }
+        let frame = this.chunk.split_to(length);
+        this.left -= bytes;
+        this.moved.taken.fetch_add(bytes, Ordering::Relaxed);
         Poll::Ready(Some(Ok(Frame::data(frame))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.left.is_empty()
+        self.left == 0
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(u64::try_from(self.left.len()).unwrap_or(u64::MAX))
+        SizeHint::with_exact(self.left)
     }
 }
 

@@ -102,7 +102,7 @@ impl Request {
             let result = loop {
                 match tokio::time::timeout(STALL, answer.as_mut()).await {
                     Ok(answer) => break answer.map_err(|error| self.failed(&error)),
-                    Err(_) if upload.taken() > taken => taken = upload.taken(),
+                    Err(_) if upload.taken() > taken || upload.is_paced() => taken = upload.taken(),
                     Err(_) => {
                         let why = format!("stalled after {taken} bytes: nothing moved for {} s", STALL.as_secs());
                         break Err(self.error(StoreErrorKind::Unavailable, why));

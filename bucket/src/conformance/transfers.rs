@@ -73,7 +73,7 @@ async fn begin(ground: &Ground<'_>, key: &str) -> Result<(UploadId, Vec<PartTag>
     let body = pattern(PART + 11);
     let mut tags = Vec::new();
     for (number, part) in [(1, body.slice(..PART)), (2, body.slice(PART..))] {
-        tags.push(ground.store.upload_part(key, &upload, number, part).await.map_err(text)?);
+        tags.push(ground.store.upload_part(key, &upload, number, part.into()).await.map_err(text)?);
     }
     Ok((upload, tags))
 }

@@ -59,7 +59,7 @@ async fn every_5xx_of_a_write_is_unknown_even_if_it_says_nothing_was_done() {
             other => panic!("{action:?}: {other:?}"),
         }
         server.faults().add(put(action.clone()));
-        match store.put("put", body()).await {
+        match store.put("put", body().into()).await {
             WriteOutcome::Unknown(error) => assert_eq!(error.kind, kind, "{error}"),
             other => panic!("{action:?}: {other:?}"),
         }
@@ -92,7 +92,7 @@ async fn errors_carry_operation_bucket_key_status_code_and_request_id() {
 async fn a_body_that_breaks_off_is_an_error_never_a_short_object() {
     let server = server().await;
     let store = store(&server).await;
-    assert_eq!(store.put("key", body()).await, WriteOutcome::Done);
+    assert_eq!(store.put("key", body().into()).await, WriteOutcome::Done);
     server.faults().add(FaultRule::new(FaultAction::Truncate { after_bytes: 1000 }).operation("GetObject"));
     match store.get("key", 1 << 20).await {
         Lookup::Unknown(error) => assert_eq!(error.kind, StoreErrorKind::Unavailable, "{error}"),
@@ -134,7 +134,7 @@ async fn a_multipart_whose_completion_was_not_answered_is_found_complete() {
     let server = server().await;
     let store = store(&server).await;
     let upload = store.create_multipart("key").await.unwrap();
-    let part = store.upload_part("key", &upload, 1, body()).await.unwrap();
+    let part = store.upload_part("key", &upload, 1, body().into()).await.unwrap();
     let mut rule = FaultRule::new(FaultAction::ResetAfterWrite).operation("CompleteMultipartUpload");
     rule.times = Some(1);
     server.faults().add(rule);

@@ -78,7 +78,7 @@ async fn data_goes_unsigned_with_a_checksum_and_never_in_chunk_frames() {
     for size in [1000, 3 << 20] {
         let (store, seen) = scripted(OK).await;
         let data = Bytes::from(vec![5; size]);
-        assert_eq!(store.put("key", data.clone()).await, WriteOutcome::Done);
+        assert_eq!(store.put("key", data.clone().into()).await, WriteOutcome::Done);
         let (head, body) = only(&seen);
         assert!(head.contains("x-amz-content-sha256: unsigned-payload"), "{head}");
         assert!(!head.contains("aws-chunked") && !head.contains("x-amz-trailer"), "{head}");
@@ -162,7 +162,7 @@ async fn each_request_carries_the_trace_of_whoever_asks() {
     let (store, seen) = scripted(OK).await;
     let span = tracing::info_span!("push");
     let trace = lockstep_telemetry::traceparent_of(&span).unwrap();
-    assert_eq!(store.put("key", Bytes::from_static(b"x")).instrument(span).await, WriteOutcome::Done);
+    assert_eq!(store.put("key", Bytes::from_static(b"x").into()).instrument(span).await, WriteOutcome::Done);
     let (head, _) = only(&seen);
     let sent = head.lines().find_map(|line| line.strip_prefix("traceparent: ")).unwrap().to_owned();
     assert_eq!(sent.split('-').nth(1), trace.split('-').nth(1), "the same trace");

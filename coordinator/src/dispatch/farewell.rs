@@ -74,7 +74,7 @@ async fn write_head(drive: &Drive, round: &Round, commit: CommitRef) {
             return;
         }
     };
-    match place.bucket().put(&Key::Head.to_string(), Bytes::from(hint.to_string())).await {
+    match place.bucket().put(&Key::Head.to_string(), Bytes::from(hint.to_string()).into()).await {
         WriteOutcome::Done => {}
         WriteOutcome::Refused(error) | WriteOutcome::Unknown(error) => {
             tracing::debug!(%error, "head.json was not written");

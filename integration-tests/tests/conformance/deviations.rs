@@ -128,7 +128,7 @@ pub(crate) async fn create_only_completion_of_a_multipart_upload(ground: Ground)
     let (client, store) = (ground.client(), ground.store().await);
     assert_eq!(store.create("taken", Bytes::from_static(b"first")).await, CreateOutcome::Done);
     let upload = store.create_multipart("taken").await.unwrap();
-    let part = store.upload_part("taken", &upload, 1, Bytes::from_static(b"second")).await.unwrap();
+    let part = store.upload_part("taken", &upload, 1, Bytes::from_static(b"second").into()).await.unwrap();
     let part = CompletedPart::builder().part_number(1).e_tag(part.etag).checksum_crc32(part.crc32).build();
     let complete = client
         .complete_multipart_upload()

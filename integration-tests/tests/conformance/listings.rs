@@ -6,7 +6,7 @@ use lockstep_bucket::{ListPage, ObjectStore, WriteOutcome};
 use crate::ground::Ground;
 
 async fn put(store: &dyn ObjectStore, key: &str) {
-    assert_eq!(store.put(key, Bytes::copy_from_slice(key.as_bytes())).await, WriteOutcome::Done, "{key}");
+    assert_eq!(store.put(key, Bytes::copy_from_slice(key.as_bytes()).into()).await, WriteOutcome::Done, "{key}");
 }
 
 fn keys(page: &ListPage) -> Vec<&str> {

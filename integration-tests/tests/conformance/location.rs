@@ -96,8 +96,8 @@ async fn write_part_at(store: &dyn ObjectStore, path: AttemptPath, number: u64) 
     };
     let bytes = Bytes::from(manifest.encode());
     let key = path.manifest().to_string();
-    assert_eq!(store.put(&path.data(0).to_string(), content).await, WriteOutcome::Done);
-    assert_eq!(store.put(&key, bytes.clone()).await, WriteOutcome::Done);
+    assert_eq!(store.put(&path.data(0).to_string(), content.into()).await, WriteOutcome::Done);
+    assert_eq!(store.put(&key, bytes.clone().into()).await, WriteOutcome::Done);
     CommitDocument {
         pipeline: pipeline(1),
         pipeline_name: PipelineName::new("pipeline-1").unwrap(),
@@ -218,7 +218,7 @@ pub(crate) async fn a_location_lives_from_its_claim_to_the_next_generation(groun
 
     // Damage is found.
     let hit = attempt(3).data(0).to_string();
-    assert_eq!(store.put(&hit, Bytes::from(vec![b'a'; 50_000])).await, WriteOutcome::Done);
+    assert_eq!(store.put(&hit, Bytes::from(vec![b'a'; 50_000]).into()).await, WriteOutcome::Done);
     let broken = verify_checkpoint(store, &three, &|_| ()).await.unwrap();
     assert_eq!(broken.iter().map(|problem| problem.reason).collect::<Vec<_>>(), [Reason::Integrity]);
     assert_eq!(store.delete(&hit).await, WriteOutcome::Done);

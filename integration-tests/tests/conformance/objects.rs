@@ -65,7 +65,7 @@ pub(crate) async fn many_races_of_creates_have_one_winner_each(ground: Ground) {
 pub(crate) async fn an_upload_under_way_is_listed_until_it_is_given_up(ground: Ground) {
     let store = ground.store().await;
     let upload = store.create_multipart("data/whole").await.unwrap();
-    store.upload_part("data/whole", &upload, 1, Bytes::from_static(b"part")).await.unwrap();
+    store.upload_part("data/whole", &upload, 1, Bytes::from_static(b"part").into()).await.unwrap();
     let open = store.list_multipart("data/").await.unwrap();
     assert_eq!(
         open.iter().map(|open| (open.key.as_str(), &open.upload)).collect::<Vec<_>>(),

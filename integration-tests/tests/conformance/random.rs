@@ -207,7 +207,7 @@ async fn ask(
             CreateOutcome::Refused(error) => Answer::Refused(error.kind),
             CreateOutcome::Unknown(error) => Answer::Unknown(error.kind),
         },
-        Operation::Put(key, body) => written(store.put(key, body.0.clone()).await),
+        Operation::Put(key, body) => written(store.put(key, body.0.clone().into()).await),
         Operation::Get(key, max) => looked(store.get(key, *max).await, Answer::Bytes),
         Operation::Range(key, offset, length) => match store.get_range(key, *offset, *length).await {
             Ok(stream) => {
@@ -227,7 +227,7 @@ async fn ask(
         Operation::Part(index, body) => {
             let pair = &mut uploads[*index];
             // One part each, sent again and again: all but the last would need 5 MiB.
-            let part = store.upload_part(pair.key, &pair.uploads[side], 1, body.0.clone()).await;
+            let part = store.upload_part(pair.key, &pair.uploads[side], 1, body.0.clone().into()).await;
             tried(part, |tag| {
                 pair.parts[side] = vec![tag];
                 Answer::Done

@@ -15,7 +15,7 @@ async fn refusals(store: &dyn ObjectStore) -> Vec<(&'static str, Option<StoreErr
         CreateOutcome::Refused(error) => Some(error),
         _ => None,
     };
-    let put = match store.put("put", Bytes::from_static(b"x")).await {
+    let put = match store.put("put", Bytes::from_static(b"x").into()).await {
         WriteOutcome::Refused(error) => Some(error),
         _ => None,
     };
@@ -55,7 +55,7 @@ pub(crate) async fn a_missing_bucket_is_store_not_found(ground: Ground) {
 
 async fn is_denied(ground: &Ground, key: &str, secret: &str, trap: Trap, code: &str) {
     let store = ground.store().await;
-    assert_eq!(store.put("present", Bytes::from_static(b"x")).await, WriteOutcome::Done);
+    assert_eq!(store.put("present", Bytes::from_static(b"x").into()).await, WriteOutcome::Done);
     let stranger = ground.asked_by(key, secret).await.connect(&ground.location()).await.unwrap();
     let refusals = refusals(stranger.as_ref()).await;
     let objects = store.list_all("").await.unwrap().len();
