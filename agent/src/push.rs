@@ -73,27 +73,66 @@ pub(crate) fn start(core: &Arc<Core>, order: Push) {
 }
 
 /// Sends one local checkpoint.
-pub(crate) async fn run(core: &Core, assignment: Assignment, work: Work) -> Result<PushDone, Problem> {
+pub(crate) async fn run(core: &Core, assignment: Assignment, work: Work, trail: Trail) -> Result<PushDone, Problem> {
     let remote = Remote::connect(core.connector.as_ref(), &assignment.location, &work).await?;
-    let base = Arc::new(Base::load(&remote, &assignment.base_parts).await?);
-    let held = hold(core, &assignment, &work).await?;
-
-    let files = held.files().to_vec();
+    let own = assignment.base_parts.iter().find(|part| part.host_idx() == assignment.slot.idx());
+    let own = async {
+        match own {
+            Some(part) => remote.part(part).await.map(Some),
+            None => Ok(None),
+        }
+    };
+    let (own, held) = futures::try_join!(own, hold(core, &assignment, &work))?;
+    let files = held.files();
     work.progress.expect(files.len() as u64, files.iter().map(|file| file.size).sum());
-    let sent: Vec<Sent> = stream::iter(files.into_iter().zip(0_u32..))
-        .map(|(file, number)| {
-            let (remote, held, base) = (remote.clone(), Arc::clone(&held), Arc::clone(&base));
-            let path = assignment.path;
-            async move { send(&remote, &held, &base, path, file, number).await }
-        })
-        .buffer_unordered(work.limits.concurrency)
-        .try_collect()
-        .await?;
 
-    let bytes_uploaded = sent.iter().map(|sent| sent.bytes_uploaded).sum();
-    let manifest = manifest(&assignment, held.as_ref(), sent);
-    let part = write_manifest(&remote, &manifest).await?;
-    let done = PushDone {
+    let mut base = Base::default();
+    own.iter().for_each(|part| base.add(part));
+    let mut plan = Plan::new(files.len());
+    let mut wanted = plan.sort_out(files, trail.ledger(), &core.digests, &base, &work);
+    let others: Vec<_> =
+        assignment.base_parts.iter().filter(|part| part.host_idx() != assignment.slot.idx()).cloned().collect();
+    if !wanted.is_empty() && !others.is_empty() {
+        // Nothing changed: what other hosts have is not even asked for.
+        let sizes = wanted.iter().map(|wanted| wanted.file.size).collect();
+        base.add_others(&remote, &others, &sizes).await?;
+        wanted = plan.sort_out(files, trail.ledger(), &core.digests, &base, &work);
+    }
+    let sending = Sending {
+        remote: remote.clone(),
+        held: Arc::clone(&held),
+        base: Arc::new(base),
+        digests: Arc::clone(&core.digests),
+        ledger: trail.ledger().clone(),
+        path: assignment.path,
+        numbers: Arc::default(),
+        starts: trail.starts().clone(),
+    };
+    while !wanted.is_empty() {
+        let mut again = Vec::new();
+        for outcome in sending.send(wanted).await? {
+            plan.found(outcome.known, files, &work);
+            again.extend(outcome.again);
+        }
+        wanted = again;
+    }
+
+    let entries = plan.finish(files, trail.ledger())?;
+    let bytes_uploaded = trail.ledger().bytes();
+    let manifest = manifest::of(&assignment, held.as_ref(), entries);
+    drop(sending);
+    let part = {
+        let digests = Arc::clone(&core.digests);
+        // Letting go may remove thousands of links.
+        let let_go = work.disk(move |_| {
+            drop(held);
+            digests.save();
+            Ok(())
+        });
+        let (part, ()) = futures::try_join!(manifest::write(&remote, &manifest), let_go)?;
+        part
+    };
+    Ok(PushDone {
         part,
         local_checkpoint: manifest.local_checkpoint,
         step: manifest.step,
@@ -103,14 +142,7 @@ pub(crate) async fn run(core: &Core, assignment: Assignment, work: Work) -> Resu
         bytes_uploaded,
         processed_records: manifest.processed_records,
         elapsed: work.progress.elapsed(),
-    };
-    // Letting go may remove thousands of links.
-    work.disk(move |_| {
-        drop(held);
-        Ok(())
     })
-    .await?;
-    Ok(done)
 }
 
 /// Holds the ordered checkpoint and refuses it if it is not what the coordinator chose.
@@ -153,82 +185,6 @@ async fn hold(core: &Core, assignment: &Assignment, work: &Work) -> Result<Arc<d
         .with("local_checkpoint", id));
     }
     Ok(held)
-}
-
-async fn send(
-    remote: &Remote,
-    held: &Arc<dyn HeldCheckpoint>,
-    base: &Base,
-    path: AttemptPath,
-    file: HeldFile,
-    number: u32,
-) -> Result<Sent, Problem> {
-    let size = file.size;
-    let sent = upload::file(remote, held, base, path.data(number).to_string(), file).await?;
-    let progress = &remote.work().progress;
-    progress.file_done();
-    if sent.bytes_uploaded == 0 {
-        progress.done(size);
-    }
-    Ok(sent)
-}
-
-fn manifest(assignment: &Assignment, held: &dyn HeldCheckpoint, mut sent: Vec<Sent>) -> PartManifest {
-    sent.sort_by(|a, b| a.path.cmp(&b.path));
-    let mut objects: Vec<ObjectEntry> = Vec::new();
-    let mut index = std::collections::BTreeMap::new();
-    let files = sent
-        .into_iter()
-        .map(|sent| {
-            let (object, offset) = match sent.content {
-                None => (None, 0),
-                Some(content) => {
-                    let at = *index.entry(content.object.key.clone()).or_insert_with(|| {
-                        objects.push(content.object);
-                        // Far below 2^32: each has a file in this part or lies in a base of at most 64 MiB of text.
-                        (objects.len() - 1) as u32
-                    });
-                    (Some(at), content.offset)
-                }
-            };
-            FileEntry { path: sent.path, size: sent.size, blake3: sent.blake3, object, offset, length: sent.size }
-        })
-        .collect();
-    PartManifest {
-        pipeline: assignment.pipeline,
-        slot: assignment.slot,
-        generation: assignment.path.generation,
-        round: assignment.path.round,
-        incarnation: assignment.incarnation,
-        attempt: assignment.path.attempt,
-        local_checkpoint: assignment.local_checkpoint,
-        step: assignment.step,
-        fingerprint: assignment.fingerprint,
-        processed_records: held.checkpoint().processed_records,
-        store_meta: held.store_meta().to_owned(),
-        objects,
-        files,
-    }
-}
-
-async fn write_manifest(remote: &Remote, manifest: &PartManifest) -> Result<PartRef, Problem> {
-    let path = manifest.attempt_path();
-    let bytes = manifest.encode();
-    if bytes.is_empty() || bytes.len() > MAX_DOCUMENT_BYTES {
-        return Err(Problem::new(
-            Reason::SourceUnsupported,
-            format!(
-                "the part manifest of {} files would have {} bytes, at most {MAX_DOCUMENT_BYTES} can be read back",
-                manifest.files.len(),
-                bytes.len()
-            ),
-        )
-        .with("files", manifest.files.len())
-        .with("bytes", bytes.len()));
-    }
-    let part = PartRef { path, length: bytes.len() as u64, blake3: Digest::of(&bytes) };
-    remote.create(&part.key(), bytes.into()).await?;
-    Ok(part)
 }
 
 /// Leaves no multipart upload open behind a failed push. What can't be reached now goes with the orphans later.
