@@ -1,16 +1,17 @@
 //! Push of one local checkpoint: hold it, send what the base doesn't have, write the part manifest last (protocol.md, "Push" step 3).
+//!
+//! Modules: `plan` (what is known of each file without reading it), `base` (what need not be sent), `sending` (the order in which the rest goes), `source` (reading into
+//! memory), `pack` (small files together), `large` (files in pieces), `sizes` (how large those are), `ledger` (what stands in the location so far), `resume` (what an attempt
+//! leaves to the next one), `manifest`.
 
 use std::sync::Arc;
 
-use futures::{StreamExt, TryStreamExt, stream};
 use lockstep_protocol::{
-    digest::Digest,
-    document::MAX_DOCUMENT_BYTES,
     host::Slot,
     id::{Fingerprint, Incarnation, LocalCheckpointId, PipelineId, Step},
     key::AttemptPath,
     location::Location,
-    manifest::{FileEntry, MAX_STORE_META_BYTES, ObjectEntry, PartManifest},
+    manifest::{MAX_STORE_META_BYTES, PartManifest},
     problem::{Problem, Reason},
 };
 
@@ -19,16 +20,25 @@ use crate::{
     order::{PartRef, Push, PushDone},
     register::{Activity, State},
     remote::Remote,
-    store::{CheckpointStore, HeldCheckpoint, HeldFile},
+    store::{CheckpointStore, HeldCheckpoint},
     work::Work,
 };
 
 mod base;
+mod large;
+mod ledger;
+mod manifest;
+mod pack;
+mod plan;
+pub(crate) mod resume;
+mod sending;
+mod sizes;
 mod source;
-mod upload;
 
 use base::Base;
-use upload::Sent;
+use plan::Plan;
+pub(crate) use resume::Trail;
+use sending::Sending;
 
 /// What is to be sent, whoever ordered it.
 #[derive(Clone, Debug)]
@@ -59,46 +69,48 @@ pub(crate) fn start(core: &Arc<Core>, order: Push) {
         fingerprint: order.fingerprint,
         base_parts: order.base_parts,
     };
+    let trail = core.left_behind.take(header.round).unwrap_or_default();
     let name = (header.round, header.attempt);
     let (for_body, for_clean_up) = (Arc::clone(core), Arc::clone(core));
-    let location = header.own_location.clone();
+    let (left, deadline) = ((header.round, header.own_location.clone(), trail.clone()), order.deadline);
     core.launch(
         Activity::Push,
         name,
         order.deadline,
         order.limits,
-        |work| async move { run(&for_body, assignment, work).await.map(|done| -> Ended { (State::Pushed(done), None) }) },
-        move |work| async move { abort_uploads(&for_clean_up, &location, work).await },
+        |work| async move {
+            run(&for_body, assignment, work, trail).await.map(|done| -> Ended { (State::Pushed(done), None) })
+        },
+        move |work| async move { resume::after_failure(&for_clean_up, left, work, deadline).await },
     );
 }
 
 /// Sends one local checkpoint.
 pub(crate) async fn run(core: &Core, assignment: Assignment, work: Work, trail: Trail) -> Result<PushDone, Problem> {
     let remote = Remote::connect(core.connector.as_ref(), &assignment.location, &work).await?;
-    let own = assignment.base_parts.iter().find(|part| part.host_idx() == assignment.slot.idx());
-    let own = async {
-        match own {
-            Some(part) => remote.part(part).await.map(Some),
-            None => Ok(None),
-        }
-    };
-    let (own, held) = futures::try_join!(own, hold(core, &assignment, &work))?;
+    let (own, others): (Vec<_>, Vec<_>) =
+        assignment.base_parts.iter().cloned().partition(|part| part.host_idx() == assignment.slot.idx());
+    let own_part = own_part(&remote, own.first());
+    let (own_part, held) = futures::try_join!(own_part, hold(core, &assignment, &work))?;
     let files = held.files();
     work.progress.expect(files.len() as u64, files.iter().map(|file| file.size).sum());
+    trail.resume(&remote, files).await;
 
     let mut base = Base::default();
-    own.iter().for_each(|part| base.add(part));
+    own_part.iter().for_each(|part| base.add_own(part));
     let mut plan = Plan::new(files.len());
-    let mut wanted = plan.sort_out(files, trail.ledger(), &core.digests, &base, &work);
-    let others: Vec<_> =
-        assignment.base_parts.iter().filter(|part| part.host_idx() != assignment.slot.idx()).cloned().collect();
-    if !wanted.is_empty() && !others.is_empty() {
-        // Nothing changed: what other hosts have is not even asked for.
+    let mut wanted = plan.sort_out(files, trail.ledger(), &core.digests, &base);
+    // Nothing changed: what other hosts have is not even asked for.
+    let mut others = Some(others);
+    if !wanted.is_empty()
+        && let Some(others) = others.take()
+    {
         let sizes = wanted.iter().map(|wanted| wanted.file.size).collect();
         base.add_others(&remote, &others, &sizes).await?;
-        wanted = plan.sort_out(files, trail.ledger(), &core.digests, &base, &work);
+        wanted = plan.sort_out(files, trail.ledger(), &core.digests, &base);
     }
-    let sending = Sending {
+
+    let mut sending = Sending {
         remote: remote.clone(),
         held: Arc::clone(&held),
         base: Arc::new(base),
@@ -108,30 +120,49 @@ pub(crate) async fn run(core: &Core, assignment: Assignment, work: Work, trail: 
         numbers: Arc::default(),
         starts: trail.starts().clone(),
     };
-    while !wanted.is_empty() {
+    let mut decided = false;
+    loop {
+        // What looks dead may be alive in files whose digest is not known yet: those are read first.
+        let is_certain = |wanted: &sending::Wanted| wanted.is_new || !sending.base.may_hold(wanted.file.size, None);
+        if !decided && wanted.iter().all(is_certain) {
+            let mut dead = plan.mostly_dead(files, &sending.base);
+            if !dead.is_empty()
+                && let Some(others) = others.take()
+            {
+                Arc::make_mut(&mut sending.base).add_others(&remote, &others, &Default::default()).await?;
+                dead = plan.mostly_dead(files, &sending.base);
+            }
+            if !dead.is_empty() {
+                Arc::make_mut(&mut sending.base).give_up(&dead);
+                wanted.extend(plan.give_up(files, &dead));
+            }
+            decided = true;
+            plan.tell(files, &work.progress);
+        }
+        if wanted.is_empty() {
+            break;
+        }
         let mut again = Vec::new();
         for outcome in sending.send(wanted).await? {
-            plan.found(outcome.known, files, &work);
+            plan.found(outcome.known);
             again.extend(outcome.again);
         }
         wanted = again;
     }
+    drop(sending);
 
     let entries = plan.finish(files, trail.ledger())?;
-    let bytes_uploaded = trail.ledger().bytes();
-    let manifest = manifest::of(&assignment, held.as_ref(), entries);
-    drop(sending);
-    let part = {
-        let digests = Arc::clone(&core.digests);
-        // Letting go may remove thousands of links.
-        let let_go = work.disk(move |_| {
-            drop(held);
-            digests.save();
-            Ok(())
-        });
-        let (part, ()) = futures::try_join!(manifest::write(&remote, &manifest), let_go)?;
-        part
-    };
+    let base = own_part.as_ref().zip(own.first());
+    let manifest = manifest::of(&assignment, held.as_ref(), entries, base);
+    drop(own_part);
+    let digests = Arc::clone(&core.digests);
+    let let_go = work.disk(move |_| {
+        // May remove thousands of links.
+        drop(held);
+        digests.save();
+        Ok(())
+    });
+    let (part, ()) = futures::try_join!(manifest::write(&remote, &manifest), let_go)?;
     Ok(PushDone {
         part,
         local_checkpoint: manifest.local_checkpoint,
@@ -139,10 +170,17 @@ pub(crate) async fn run(core: &Core, assignment: Assignment, work: Work, trail: 
         fingerprint: manifest.fingerprint,
         files: manifest.files.len() as u64,
         bytes: manifest.bytes(),
-        bytes_uploaded,
+        bytes_uploaded: trail.ledger().bytes(),
         processed_records: manifest.processed_records,
         elapsed: work.progress.elapsed(),
     })
+}
+
+async fn own_part(remote: &Remote, part: Option<&PartRef>) -> Result<Option<PartManifest>, Problem> {
+    match part {
+        Some(part) => remote.part(part).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 /// Holds the ordered checkpoint and refuses it if it is not what the coordinator chose.
@@ -185,24 +223,4 @@ async fn hold(core: &Core, assignment: &Assignment, work: &Work) -> Result<Arc<d
         .with("local_checkpoint", id));
     }
     Ok(held)
-}
-
-/// Leaves no multipart upload open behind a failed push. What can't be reached now goes with the orphans later.
-pub(crate) async fn abort_uploads(core: &Core, location: &Location, work: Work) {
-    let open = work.take_open_uploads();
-    if open.is_empty() {
-        return;
-    }
-    let aborted = async {
-        let remote = Remote::connect(core.connector.as_ref(), location, &work).await?;
-        for (key, upload) in &open {
-            remote.abort_upload(key, upload).await?;
-        }
-        Ok::<_, Problem>(())
-    };
-    match tokio::time::timeout(std::time::Duration::from_secs(10), aborted).await {
-        Ok(Ok(())) => {}
-        Ok(Err(problem)) => tracing::warn!(reason = %problem.reason, "open uploads are left: {}", problem.message),
-        Err(_) => tracing::warn!(uploads = open.len(), "open uploads are left: the store does not answer"),
-    }
 }

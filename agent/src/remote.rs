@@ -1,33 +1,29 @@
 //! A location as a transfer uses it: requests counted and limited, retried inside the attempt where the failure passes by itself, and failures
 //! named as problems.
 
-use std::{sync::Arc, time::Duration};
+mod incoming;
+mod patience;
+
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use futures::TryStreamExt;
 use lockstep_bucket::{
+    Payload,
     error::{StoreError, StoreErrorKind},
+    parts,
     store::{Connector, CreateOutcome, Lookup, ObjectStore, PartTag, UploadId, WriteOutcome},
 };
 use lockstep_protocol::{
-    digest::Digest,
     document::MAX_DOCUMENT_BYTES,
     location::Location,
-    manifest::PartManifest,
+    manifest::{Inherited, PartDocument, PartManifest},
     problem::{Problem, Reason},
 };
-use rand::Rng;
 
-use crate::{order::PartRef, work::Work};
+pub(crate) use incoming::Incoming;
+pub(crate) use patience::{Budget, Patience};
 
-/// Tries of one request. The coordinator's attempts come on top: these are for hiccups, those for trouble.
-const TRIES: u32 = 4;
-
-/// Before the second try; doubles each time.
-const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
-
-/// Longest back-off.
-const MAX_BACK_OFF: Duration = Duration::from_secs(2);
+use crate::{order::PartRef, window::Signal, work::Work};
 
 /// A location bound to one transfer.
 #[derive(Clone, Debug)]
@@ -49,59 +45,50 @@ impl Remote {
         &self.bucket
     }
 
-    /// Repeats `request` while its failure may pass, with jittered back-off.
-    async fn retried<T, F>(&self, mut request: impl FnMut() -> F) -> Result<T, StoreError>
+    /// Of one request and its repetitions.
+    pub(crate) fn patience(&self) -> Patience {
+        Patience::new(Arc::clone(&self.work.budget), Arc::clone(&self.work.progress))
+    }
+
+    /// Makes one request that moves `bytes`, in its place among those in flight, and repeats it while its failure may pass.
+    async fn retried<T, F>(&self, bytes: u64, mut request: impl FnMut() -> F) -> Result<T, Problem>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        let mut back_off = FIRST_BACK_OFF;
-        for _ in 1..TRIES {
-            match request().await {
-                Err(error) if error.is_retryable() => {
-                    tracing::debug!(%error, "trying again");
-                    metrics::counter!("lockstep_agent_request_retries_total").increment(1);
-                    tokio::time::sleep(jittered(back_off)).await;
-                    back_off = (back_off * 2).min(MAX_BACK_OFF);
+        let mut patience = self.patience();
+        loop {
+            let place = self.work.window.enter().await;
+            let error = match request().await {
+                Ok(answer) => {
+                    let took = place.held();
+                    place.leave(Signal::Answered { bytes, took });
+                    self.work.budget.earn();
+                    return Ok(answer);
                 }
-                outcome => return outcome,
-            }
+                Err(error) => error,
+            };
+            place.leave(signal_of(&error));
+            patience.after(error).await?;
         }
-        request().await
     }
 
     /// PUT of a data object. Its key belongs to this attempt alone, so an unknown outcome is repeated and the last one counts (S7).
-    pub(crate) async fn put(&self, key: &str, bytes: Bytes) -> Result<(), Problem> {
-        let length = bytes.len() as u64;
-        self.retried(async || {
-            let Some(_place) = self.place(length).await else { return Ok(false) };
-            self.bucket.put(key, bytes.clone().into()).await.done().map(|()| true)
-        })
-        .await
-        .map_err(Problem::from)
-        .and_then(alive)?;
-        self.work.progress.transferred(length);
-        Ok(())
-    }
-
-    /// None: the transfer is over.
-    async fn place(&self, bytes: u64) -> Option<tokio::sync::OwnedSemaphorePermit> {
-        self.work.request(bytes).await.ok()
+    pub(crate) async fn put(&self, key: &str, body: impl Into<Payload>) -> Result<(), Problem> {
+        let body = self.metered(body.into());
+        self.retried(body.length(), async || self.bucket.put(key, body.clone()).await.done()).await
     }
 
     /// Create-only PUT of a document; identical bytes that stand there are as good (R2).
     pub(crate) async fn create(&self, key: &str, bytes: Bytes) -> Result<(), Problem> {
         let stands = self
-            .retried(async || {
-                let Some(_place) = self.place(bytes.len() as u64).await else { return Ok(false) };
-                match self.bucket.create(key, bytes.clone()).await {
-                    CreateOutcome::Done => Ok(true),
-                    CreateOutcome::Exists => match self.bucket.get(key, MAX_DOCUMENT_BYTES).await {
-                        Lookup::Found(found) => Ok(found == bytes),
-                        Lookup::Absent => Ok(false),
-                        Lookup::Unknown(error) => Err(error),
-                    },
-                    CreateOutcome::Refused(error) | CreateOutcome::Unknown(error) => Err(error),
-                }
+            .retried(bytes.len() as u64, async || match self.bucket.create(key, bytes.clone()).await {
+                CreateOutcome::Done => Ok(true),
+                CreateOutcome::Exists => match self.bucket.get(key, MAX_DOCUMENT_BYTES).await {
+                    Lookup::Found(found) => Ok(found == bytes),
+                    Lookup::Absent => Ok(false),
+                    Lookup::Unknown(error) => Err(error),
+                },
+                CreateOutcome::Refused(error) | CreateOutcome::Unknown(error) => Err(error),
             })
             .await?;
         if stands {
@@ -116,7 +103,7 @@ impl Remote {
     }
 
     pub(crate) async fn start_upload(&self, key: &str) -> Result<UploadId, Problem> {
-        let upload = self.retried(|| self.bucket.create_multipart(key)).await?;
+        let upload = self.retried(0, || self.bucket.create_multipart(key)).await?;
         self.work.upload_opened(key, &upload.0);
         Ok(upload)
     }
@@ -126,18 +113,15 @@ impl Remote {
         key: &str,
         upload: &UploadId,
         number: u16,
-        bytes: Bytes,
+        body: impl Into<Payload>,
     ) -> Result<PartTag, Problem> {
-        let length = bytes.len() as u64;
-        let part = self
-            .retried(async || {
-                let Some(_place) = self.place(length).await else { return Ok(None) };
-                self.bucket.upload_part(key, upload, number, bytes.clone().into()).await.map(Some)
-            })
-            .await?
-            .ok_or_else(over)?;
-        self.work.progress.transferred(length);
-        Ok(part)
+        let body = self.metered(body.into());
+        self.retried(body.length(), async || self.bucket.upload_part(key, upload, number, body.clone()).await).await
+    }
+
+    /// Under the bandwidth limit, and seen by status calls as it goes.
+    fn metered(&self, body: Payload) -> Payload {
+        body.with_pace(self.work.pace.clone()).with_meter(self.work.progress.meter())
     }
 
     /// Makes the object of its parts. An outcome that got lost shows in the object: after it the store no longer knows the upload.
@@ -149,13 +133,10 @@ impl Remote {
         parts: Vec<PartTag>,
     ) -> Result<(), Problem> {
         let mut doubtful = false;
-        let mut back_off = FIRST_BACK_OFF;
-        for tries_left in (0..TRIES).rev() {
+        let mut patience = self.patience();
+        loop {
             let error = match self.bucket.complete_multipart(key, upload, &parts).await {
-                WriteOutcome::Done => {
-                    self.work.upload_closed(key, &upload.0);
-                    return Ok(());
-                }
+                WriteOutcome::Done => break,
                 WriteOutcome::Unknown(error) => {
                     doubtful = true;
                     error
@@ -163,109 +144,106 @@ impl Remote {
                 WriteOutcome::Refused(error) => error,
             };
             if doubtful && matches!(self.bucket.head(key).await, Lookup::Found(meta) if meta.size == size) {
-                self.work.upload_closed(key, &upload.0);
-                return Ok(());
+                break;
             }
-            if tries_left == 0 || !error.is_retryable() {
-                return Err(error.into());
-            }
-            tokio::time::sleep(jittered(back_off)).await;
-            back_off = (back_off * 2).min(MAX_BACK_OFF);
+            patience.after(error).await?;
         }
-        Err(over())
+        self.work.upload_closed(key, &upload.0);
+        Ok(())
     }
 
     pub(crate) async fn abort_upload(&self, key: &str, upload: &str) -> Result<(), Problem> {
         let upload = UploadId(upload.to_owned());
-        self.retried(async || self.bucket.abort_multipart(key, &upload).await.done()).await.map_err(Problem::from)
+        self.retried(0, async || self.bucket.abort_multipart(key, &upload).await.done()).await
+    }
+
+    /// One try to read `length` bytes from `offset` on.
+    pub(crate) async fn open(&self, key: &str, offset: u64, length: u64) -> Result<Incoming, StoreError> {
+        let place = self.work.window.enter().await;
+        match self.bucket.get_range(key, offset, length).await {
+            Ok(chunks) => {
+                let answered = place.held();
+                Ok(Incoming::new(chunks, place, answered, self.work.clone()))
+            }
+            Err(error) => {
+                place.leave(signal_of(&error));
+                Err(error)
+            }
+        }
     }
 
     /// `length` bytes of an object in memory; the caller has made room for them. What a commit names and the store proves absent is damage.
     pub(crate) async fn range(&self, key: &str, offset: u64, length: u64) -> Result<Bytes, Problem> {
-        let capacity = usize::try_from(length).map_err(|_| too_large(key, length))?;
-        let read = async || {
-            let Some(_place) = self.place(length).await else { return Ok(None) };
-            let mut chunks = self.bucket.get_range(key, offset, length).await?;
-            let mut bytes = BytesMut::with_capacity(capacity);
-            while let Some(chunk) = chunks.try_next().await? {
-                bytes.extend_from_slice(&chunk);
+        let mut patience = self.patience();
+        loop {
+            match self.range_once(key, offset, length).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => patience.after(error).await.map_err(|error| self.missing(key, error))?,
             }
-            Ok(Some(bytes.freeze()))
-        };
-        let bytes = self.retried(read).await.map_err(|error| self.missing(key, error))?.ok_or_else(over)?;
-        if bytes.len() as u64 != length {
-            return Err(Problem::new(
-                Reason::Integrity,
-                format!("{key} gave {} of the {length} bytes from {offset} on", bytes.len()),
-            )
-            .with("key", key)
-            .with("expected", length)
-            .with("found", bytes.len()));
         }
-        self.work.progress.transferred(length);
-        Ok(bytes)
     }
 
-    fn missing(&self, key: &str, error: StoreError) -> Problem {
+    async fn range_once(&self, key: &str, offset: u64, length: u64) -> Result<Bytes, StoreError> {
+        let mut incoming = self.open(key, offset, length).await?;
+        let mut bytes = BytesMut::with_capacity(usize::try_from(length).unwrap_or_default());
+        while let Some(chunk) = incoming.next().await {
+            bytes.extend_from_slice(&chunk?);
+        }
+        Ok(bytes.freeze())
+    }
+
+    /// Names the problem of a failed read.
+    pub(crate) fn missing(&self, key: &str, error: StoreError) -> Problem {
         if error.kind == StoreErrorKind::NotFound && error.s3_code.as_deref() == Some("NoSuchKey") {
             return damaged(self.bucket.location(), key, "is missing");
         }
         error.problem()
     }
 
-    /// Reads a part manifest and compares it with what the commit says of it before it is parsed.
+    /// Reads a part manifest with what it inherits; each document is compared with what names it before it is parsed.
     pub(crate) async fn part(&self, part: &PartRef) -> Result<PartManifest, Problem> {
-        let key = part.key();
-        if part.length > MAX_DOCUMENT_BYTES as u64 {
-            return Err(too_large(&key, part.length));
+        let name = Inherited { key: part.key(), length: part.length, blake3: part.blake3 };
+        match self.document(&name, parts::judge).await? {
+            PartDocument::Full(part) => Ok(part),
+            PartDocument::Delta(delta) => {
+                let inherited = self.document(delta.inherits(), parts::judge_full).await?;
+                delta.resolve(&inherited)
+            }
         }
-        let _room = self.work.memory(part.length).await?;
-        let bytes = self
-            .retried(async || match self.bucket.get(&key, MAX_DOCUMENT_BYTES).await {
-                Lookup::Found(bytes) => Ok(Some(bytes)),
-                Lookup::Absent => Ok(None),
-                Lookup::Unknown(error) => Err(error),
-            })
-            .await?
-            .ok_or_else(|| damaged(self.bucket.location(), &key, "is missing"))?;
-        let found = Digest::of(&bytes);
-        if bytes.len() as u64 != part.length || found != part.blake3 {
-            return Err(Problem::new(
-                Reason::Integrity,
-                format!(
-                    "part manifest {key} has {} bytes with digest {found}, the commit says {} bytes with {}",
-                    bytes.len(),
-                    part.length,
-                    part.blake3
-                ),
-            )
-            .with("file", &key)
-            .with("expected", part.blake3)
-            .with("found", found)
-            .with("expected_length", part.length)
-            .with("found_length", bytes.len()));
+    }
+
+    async fn document<T>(
+        &self,
+        name: &Inherited,
+        judge: fn(&Location, &Inherited, Lookup<Bytes>) -> Result<T, Problem>,
+    ) -> Result<T, Problem> {
+        let read = async || {
+            self.retried(name.length, async || self.bucket.get(&name.key, parts::allowed(name.length)).await.known())
+                .await
+        };
+        let judged = |bytes| judge(self.bucket.location(), name, Lookup::from_known(Ok(bytes)));
+        match judged(read().await?) {
+            // Bits that flipped on the way don't make a checkpoint damaged.
+            Err(problem) if problem.reason == Reason::CheckpointDamaged => judged(read().await?),
+            outcome => outcome,
         }
-        PartManifest::parse(&key, &bytes)
+        .map_err(|problem| match problem.reason {
+            // There, but other bytes than its name says.
+            Reason::CheckpointDamaged if problem.metadata.contains_key("expected") => {
+                Problem { reason: Reason::Integrity, ..problem }.with("file", &name.key)
+            }
+            _ => problem,
+        })
     }
 }
 
-/// Half of it to all of it.
-fn jittered(back_off: Duration) -> Duration {
-    back_off.mul_f64(rand::rng().random_range(0.5..1.0))
-}
-
-fn over() -> Problem {
-    Problem::new(Reason::Cancelled, "the transfer is over")
-}
-
-fn alive(went_on: bool) -> Result<(), Problem> {
-    if went_on { Ok(()) } else { Err(over()) }
-}
-
-fn too_large(key: &str, length: u64) -> Problem {
-    Problem::new(Reason::ManifestInvalid, format!("{key} is said to have {length} bytes, more than can be read"))
-        .with("key", key)
-        .with("length", length)
+/// What the end of a request tells of the store's state.
+fn signal_of(error: &StoreError) -> Signal {
+    match error.kind {
+        StoreErrorKind::Throttled => Signal::Throttled,
+        StoreErrorKind::Unavailable => Signal::Failed,
+        _ => Signal::Silent,
+    }
 }
 
 fn damaged(location: &Location, key: &str, how: &str) -> Problem {

@@ -7,15 +7,13 @@ use std::{
 
 use lockstep_bucket::{Lookup, Payload, UploadId};
 use lockstep_protocol::{
-    digest::Digest,
     manifest::ObjectEntry,
     problem::{Problem, Reason, Retryable},
 };
 use tokio::sync::{OnceCell, SetOnce};
 
 use super::{
-    base::Content,
-    ledger::{Entry, Upload},
+    ledger::{Content, Entry, Upload},
     sending::{Outcome, Sending, Wanted, unread},
     sizes::Sizes,
     source::{Body, Source},
@@ -47,7 +45,6 @@ pub(super) struct Large {
 #[derive(Debug)]
 struct Compared {
     digest: TreeDigest,
-    head: Option<Digest>,
     /// Pieces that are not hashed yet.
     left: usize,
 }
@@ -81,7 +78,7 @@ impl Large {
             source: Mutex::default(),
             upload,
             must_send: if must_send { SetOnce::new_with(Some(true)) } else { SetOnce::new() },
-            compared: Mutex::new(Compared { digest: TreeDigest::new(file.size), head: None, left: missing.len() }),
+            compared: Mutex::new(Compared { digest: TreeDigest::new(file.size), left: missing.len() }),
             missing,
             wanted,
         };
@@ -151,6 +148,7 @@ impl Large {
     /// Begins the upload. Once asked for it is seen to its end, whatever becomes of the push: an upload that nobody knows of could not be aborted.
     async fn start(&self, to: &Sending) -> Result<(String, UploadId), Problem> {
         let key = to.next_key();
+        to.ledger.asks();
         let starting = {
             let (remote, key, ledger, file) =
                 (to.remote.clone(), key.clone(), to.ledger.clone(), self.wanted.file.clone());
@@ -158,9 +156,11 @@ impl Large {
             to.starts.spawn(async move {
                 let id = remote.start_upload(&key).await?;
                 let digest = TreeDigest::new(file.size);
-                let tags = BTreeMap::new();
-                let upload = Upload { key, id: id.0.clone(), piece, tags, digest, head: None, inherited: false };
-                ledger.opened(&file, upload);
+                let (tags, head, inherited) = (BTreeMap::new(), None, false);
+                let upload = Upload { key: key.clone(), id: id.0.clone(), piece, tags, digest, head, inherited };
+                if !ledger.opened(&file, upload) {
+                    remote.abort_upload(&key, &id.0).await?;
+                }
                 Ok::<_, Problem>(id)
             })
         };
@@ -210,23 +210,22 @@ impl Large {
 
     /// It begins like a file of the base: all of it is hashed before anything is sent.
     fn compare(&self, to: &Sending, piece: Piece) -> Outcome {
-        let (digest, head) = {
+        let digest = {
             let mut compared = self.compared.lock().unwrap_or_else(PoisonError::into_inner);
-            compared.head = compared.head.or(piece.head());
             compared.digest.add(piece);
             compared.left = compared.left.saturating_sub(1);
             if compared.left > 0 {
                 return Outcome::default();
             }
-            (compared.digest.clone().finish(), compared.head)
+            compared.digest.clone().finish()
         };
         let Wanted { index, file, .. } = &self.wanted;
-        let Some((blake3, content)) = digest.and_then(|digest| Some((digest, to.base.find(file.size, digest)?))) else {
+        let Some(entry) = digest.and_then(|digest| to.base.find(file.size, digest)) else {
             return Outcome { known: Vec::new(), again: Some(Wanted { is_new: true, ..self.wanted.clone() }) };
         };
         if let Some(look) = &file.look {
-            to.digests.learn(look, blake3);
+            to.digests.learn(look, entry.blake3);
         }
-        Outcome { known: vec![(*index, Entry { blake3, head, content: Some(content) })], again: None }
+        Outcome { known: vec![(*index, entry)], again: None }
     }
 }

@@ -2,18 +2,27 @@
 //! it, and whoever gives the round up knows what to abort.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use lockstep_bucket::PartTag;
-use lockstep_protocol::{digest::Digest, manifest::RelativePath};
+use lockstep_protocol::{
+    digest::Digest,
+    manifest::{ObjectEntry, RelativePath},
+};
 
-use super::base::Content;
 use crate::{
     store::{HeldFile, Look},
     tree::TreeDigest,
 };
+
+/// Where content lies.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Content {
+    pub(super) object: Arc<ObjectEntry>,
+    pub(super) offset: u64,
+}
 
 /// A file's content and where it lies.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,6 +32,12 @@ pub(super) struct Entry {
     pub(super) head: Option<Digest>,
     /// None: empty.
     pub(super) content: Option<Content>,
+}
+
+impl Entry {
+    pub(super) fn lies_in(&self, objects: &HashSet<String>) -> bool {
+        self.content.as_ref().is_some_and(|content| objects.contains(&content.object.key))
+    }
 }
 
 /// A multipart upload under way.
@@ -43,8 +58,12 @@ pub(super) struct Upload {
 
 #[derive(Debug, Default)]
 struct Books {
-    sent: HashMap<RelativePath, (Option<Look>, Entry)>,
+    sent: HashMap<RelativePath, (HeldFile, Entry)>,
     uploads: HashMap<RelativePath, (Option<Look>, Upload)>,
+    /// Uploads that were asked for; some may have been begun without our knowledge.
+    asked: bool,
+    /// Given up: nothing may be begun any more.
+    closed: bool,
 }
 
 /// Shared by all who work for one round; cheap to clone.
@@ -61,7 +80,7 @@ impl Ledger {
         let mut books = self.lock();
         for (file, entry) in files {
             books.uploads.remove(&file.path);
-            books.sent.insert(file.path.clone(), (file.look, entry));
+            books.sent.insert(file.path.clone(), (file.clone(), entry));
         }
     }
 
@@ -69,8 +88,23 @@ impl Ledger {
         self.lock().sent.get(&file.path).map(|(_, entry)| entry.clone())
     }
 
-    pub(super) fn opened(&self, file: &HeldFile, upload: Upload) {
-        self.lock().uploads.insert(file.path.clone(), (file.look, upload));
+    /// Bytes of all files that were sent.
+    pub(super) fn bytes(&self) -> u64 {
+        self.lock().sent.values().map(|(file, _)| file.size).sum()
+    }
+
+    /// An upload is about to be asked for.
+    pub(super) fn asks(&self) {
+        self.lock().asked = true;
+    }
+
+    /// Enters an upload that has begun. False: too late, it is to be aborted.
+    pub(super) fn opened(&self, file: &HeldFile, upload: Upload) -> bool {
+        let mut books = self.lock();
+        if !books.closed {
+            books.uploads.insert(file.path.clone(), (file.look, upload));
+        }
+        !books.closed
     }
 
     /// Looks at or changes the upload of a file.
@@ -89,7 +123,7 @@ impl Ledger {
         let looks: HashMap<_, _> = files.iter().filter_map(|file| Some((&file.path, file.look?))).collect();
         let is_same = |path: &RelativePath, look: &Option<Look>| look.is_some() && looks.get(path) == look.as_ref();
         let mut books = self.lock();
-        books.sent.retain(|path, (look, _)| is_same(path, look));
+        books.sent.retain(|path, (file, _)| is_same(path, &file.look));
         let (kept, lost) = std::mem::take(&mut books.uploads)
             .into_iter()
             .partition::<HashMap<_, _>, _>(|(path, (look, _))| is_same(path, look));
@@ -100,20 +134,16 @@ impl Ledger {
         lost.into_values().map(|(_, upload)| (upload.key, upload.id)).collect()
     }
 
-    /// Whether there is anything to go on from.
-    pub(super) fn is_empty(&self) -> bool {
-        let books = self.lock();
-        books.sent.is_empty() && books.uploads.is_empty()
-    }
-
     /// Every upload under way, by key and id.
     pub(super) fn uploads(&self) -> Vec<(String, String)> {
         self.lock().uploads.values().map(|(_, upload)| (upload.key.clone(), upload.id.clone())).collect()
     }
 
-    /// Nothing is under way any more.
-    pub(super) fn take_uploads(&self) -> Vec<(String, String)> {
-        let uploads = std::mem::take(&mut self.lock().uploads);
-        uploads.into_values().map(|(_, upload)| (upload.key, upload.id)).collect()
+    /// Gives all up: the uploads under way, and whether there may be others that we never heard of.
+    pub(super) fn close(&self) -> (Vec<(String, String)>, bool) {
+        let mut books = self.lock();
+        books.closed = true;
+        let uploads = std::mem::take(&mut books.uploads);
+        (uploads.into_values().map(|(_, upload)| (upload.key, upload.id)).collect(), books.asked)
     }
 }

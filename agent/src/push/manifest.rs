@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use lockstep_protocol::{
     digest::Digest,
     document::MAX_DOCUMENT_BYTES,
-    manifest::{FileEntry, ObjectEntry, PartManifest},
+    manifest::{FileEntry, Inherited, ObjectEntry, PartManifest},
     problem::{Problem, Reason},
 };
 
@@ -16,13 +16,13 @@ use crate::{
     store::{HeldCheckpoint, HeldFile},
 };
 
-/// Names every file with its place.
+/// Names every file with its place; where little changed, only what differs from `base`.
 pub(super) fn of(
     assignment: &Assignment,
     held: &dyn HeldCheckpoint,
-    mut entries: Vec<(&HeldFile, Entry)>,
+    entries: Vec<(&HeldFile, Entry)>,
+    base: Option<(&PartManifest, &PartRef)>,
 ) -> PartManifest {
-    entries.sort_by(|(a, _), (b, _)| a.path.cmp(&b.path));
     let mut objects: Vec<Arc<ObjectEntry>> = Vec::new();
     let mut places = HashMap::new();
     let files = entries
@@ -40,10 +40,10 @@ pub(super) fn of(
                 }
             };
             let (path, size) = (file.path.clone(), file.size);
-            FileEntry { path, size, blake3: entry.blake3, object, offset, length: size }
+            FileEntry { path, size, blake3: entry.blake3, head: entry.head, object, offset, length: size }
         })
         .collect();
-    PartManifest {
+    let mut manifest = PartManifest {
         pipeline: assignment.pipeline,
         slot: assignment.slot,
         generation: assignment.path.generation,
@@ -57,7 +57,13 @@ pub(super) fn of(
         store_meta: held.store_meta().to_owned(),
         objects: objects.into_iter().map(Arc::unwrap_or_clone).collect(),
         files,
+        delta: None,
+    };
+    if let Some((base, document)) = base {
+        let document = Inherited { key: document.key(), length: document.length, blake3: document.blake3 };
+        manifest.relate(base, document);
     }
+    manifest
 }
 
 /// Until it stands there is no part.

@@ -9,7 +9,8 @@ use lockstep_bucket::Payload;
 use lockstep_protocol::{digest::Digest, problem::Problem};
 
 use super::{
-    base::{Base, Content},
+    base::Base,
+    ledger::Entry,
     source::{Body, Source},
 };
 use crate::{
@@ -56,7 +57,7 @@ pub(super) struct Packed {
     /// What it is made of: file, digest, place.
     pub(super) files: Vec<(usize, Digest, u64)>,
     /// Those that the base turned out to hold.
-    pub(super) known: Vec<(usize, Digest, Content)>,
+    pub(super) known: Vec<(usize, Entry)>,
 }
 
 /// Reads files until the pack has `most` bytes or none are left. Blocks.
@@ -90,9 +91,9 @@ pub(super) fn build(
             hasher.reset();
             digests.learn(&look, digest);
             match base.find(file.size, digest) {
-                Some(content) => {
+                Some(entry) => {
                     body.rewind(begin);
-                    packed.known.push((index, digest, content));
+                    packed.known.push((index, entry));
                 }
                 None => packed.files.push((index, digest, offset)),
             }

@@ -10,14 +10,14 @@ use std::{
 
 use futures::{TryStreamExt, stream};
 use lockstep_protocol::{
-    digest::Digest, key::AttemptPath, manifest::ObjectEntry, problem::{Problem, Reason},
+    key::AttemptPath, manifest::ObjectEntry, problem::{Problem, Reason},
 };
 use tokio_util::task::TaskTracker;
 
 use super::{
-    base::{Base, Content},
+    base::Base,
     large::Large,
-    ledger::{Entry, Ledger},
+    ledger::{Content, Entry, Ledger},
     pack::{self, Queue},
     sizes::{SMALL, Sizes},
     source::{Body, Source},
@@ -167,8 +167,8 @@ async fn whole(to: &Sending, wanted: Wanted, room: Room) -> Result<Outcome, Prob
             Ok((body.into_payload(), blake3, head))
         })
         .await?;
-    if let Some(content) = to.base.find(file.size, blake3) {
-        return Ok(Outcome { known: vec![(index, Entry { blake3, head, content: Some(content) })], again: None });
+    if let Some(entry) = to.base.find(file.size, blake3) {
+        return Ok(Outcome { known: vec![(index, entry)], again: None });
     }
     let key = to.next_key();
     to.remote.put(&key, payload).await?;
@@ -191,9 +191,6 @@ async fn pack(to: &Sending, queue: Arc<Queue>, room: Room, most: u64) -> Result<
             pack::build(reading.held.as_ref(), &queue, &reading.base, &reading.digests, (room, most), stop)
         })
         .await?;
-    let entry = |blake3: Digest, content| Entry { blake3, head: None, content: Some(content) };
-    let known =
-        packed.known.into_iter().map(|(index, blake3, content)| (index, entry(blake3, content))).collect::<Vec<_>>();
     if !packed.files.is_empty() {
         let key = to.next_key();
         let object = Arc::new(ObjectEntry { key, size: packed.payload.length() });
@@ -201,10 +198,11 @@ async fn pack(to: &Sending, queue: Arc<Queue>, room: Room, most: u64) -> Result<
         to.work().progress.done(object.size);
         to.ledger.sent(packed.files.into_iter().filter_map(|(index, blake3, offset)| {
             to.work().progress.file_done();
-            Some((to.held.files().get(index)?, entry(blake3, Content { object: Arc::clone(&object), offset })))
+            let content = Some(Content { object: Arc::clone(&object), offset });
+            Some((to.held.files().get(index)?, Entry { blake3, head: None, content }))
         }));
     }
-    Ok(Outcome { known, again: None })
+    Ok(Outcome { known: packed.known, again: None })
 }
 
 /// A file was not read to its end, yet nothing failed.
