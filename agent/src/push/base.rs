@@ -79,18 +79,14 @@ impl Base {
         for file in part.files.iter().filter(|file| wanted(file.size)) {
             if let Some(object) = index(file).and_then(|index| objects.get(index)) {
                 self.heads.entry(file.size).or_default().insert(file.head);
-                self.contents
-                    .entry((file.size, file.blake3))
-                    .or_insert_with(|| entry(file, Arc::clone(object)));
+                self.contents.entry((file.size, file.blake3)).or_insert_with(|| entry(file, Arc::clone(object)));
             }
         }
     }
 
     /// Whether a file that begins like this may be held; without a head, whether any of the size is.
     pub(super) fn may_hold(&self, size: u64, head: Option<Digest>) -> bool {
-        self.heads
-            .get(&size)
-            .is_some_and(|heads| head.is_none() || heads.contains(&head) || heads.contains(&None))
+        self.heads.get(&size).is_some_and(|heads| head.is_none() || heads.contains(&head) || heads.contains(&None))
     }
 
     pub(super) fn find(&self, size: u64, digest: Digest) -> Option<Entry> {

@@ -78,10 +78,14 @@ impl Trail {
 }
 
 async fn abort(core: &Core, location: &Location, work: &Work, open: BTreeSet<(String, String)>) {
+    let uploads = open.len();
     let aborted = async {
         let remote = Remote::connect(core.connector.as_ref(), location, work).await?;
-        let outcomes = stream::iter(&open)
-            .map(async |(key, upload)| remote.abort_upload(key, upload).await)
+        let outcomes = stream::iter(open)
+            .map(|(key, upload)| {
+                let remote = remote.clone();
+                async move { remote.abort_upload(&key, &upload).await }
+            })
             .buffer_unordered(PARALLEL)
             .collect::<Vec<_>>()
             .await;
@@ -90,7 +94,7 @@ async fn abort(core: &Core, location: &Location, work: &Work, open: BTreeSet<(St
     match tokio::time::timeout(ABORT_PATIENCE, aborted).await {
         Ok(Ok(())) => {}
         Ok(Err(problem)) => tracing::warn!(reason = %problem.reason, "open uploads are left: {}", problem.message),
-        Err(_) => tracing::warn!(uploads = open.len(), "open uploads are left: the store does not answer"),
+        Err(_) => tracing::warn!(uploads, "open uploads are left: the store does not answer"),
     }
 }
 
@@ -176,9 +180,14 @@ impl LeftBehind {
     fn keep(&self, core: &Arc<Core>, left: Left, deadline: Option<DateTime<Utc>>) {
         let token = CancellationToken::new();
         let until = deadline.map_or(LONGEST, |deadline| (deadline - Utc::now()).to_std().unwrap_or_default());
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((left, token.clone()));
+        let place = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = place.replace((left, token.clone()));
         let keeper = Arc::clone(core);
         core.transfers.spawn(async move {
+            // Given up, but its keeper was not there yet.
+            if let Some((left, _)) = before {
+                left.abandon(&keeper).await;
+            }
             // Either way it is over.
             let _ = tokio::time::timeout(until, token.cancelled()).await;
             token.cancel();

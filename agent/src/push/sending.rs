@@ -8,9 +8,11 @@ use std::{
     },
 };
 
-use futures::{TryStreamExt, stream};
+use futures::{FutureExt, TryStreamExt, stream};
 use lockstep_protocol::{
-    key::AttemptPath, manifest::ObjectEntry, problem::{Problem, Reason},
+    key::AttemptPath,
+    manifest::ObjectEntry,
+    problem::{Problem, Reason},
 };
 use tokio_util::task::TaskTracker;
 
@@ -109,16 +111,20 @@ impl Sending {
     pub(super) async fn send(&self, wanted: Vec<Wanted>) -> Result<Vec<Outcome>, Problem> {
         let limits = self.work().limits;
         let units = self.units(wanted, &Sizes::of(&limits))?;
+        let (blocks, to) = (self.work().blocks.clone(), self.clone());
         // Room is given in the order of the units, and each unit that has room needs nothing of a later one: none waits for ever.
-        stream::try_unfold(units, |mut units| async move {
-            let Some(unit) = units.next() else { return Ok(None) };
-            let room = match unit.bytes() {
-                0 => None,
-                bytes => Some(self.work().blocks.room(bytes).await?),
-            };
-            Ok(Some(((unit, room), units)))
+        stream::try_unfold(units, move |mut units| {
+            let blocks = blocks.clone();
+            async move {
+                let Some(unit) = units.next() else { return Ok(None) };
+                let room = match unit.bytes() {
+                    0 => None,
+                    bytes => Some(blocks.room(bytes).await?),
+                };
+                Ok(Some(((unit, room), units)))
+            }
         })
-        .map_ok(|(unit, room)| unit.run(self.clone(), room))
+        .map_ok(move |(unit, room)| unit.run(to.clone(), room).boxed())
         // While some are sent the next ones are read.
         .try_buffer_unordered(limits.concurrency + DISK_THREADS)
         .try_collect()
