@@ -53,6 +53,7 @@ mod space;
 pub mod store;
 mod sync;
 mod tree;
+mod window;
 mod work;
 
 pub use agent::{Agent, AgentBuilder, AgentHandle};

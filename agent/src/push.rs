@@ -191,7 +191,7 @@ fn manifest(assignment: &Assignment, held: &dyn HeldCheckpoint, mut sent: Vec<Se
                     (Some(at), content.offset)
                 }
             };
-            FileEntry { path: sent.path, size: sent.size, blake3: sent.blake3, object, offset, length: sent.size }
+            FileEntry { path: sent.path, size: sent.size, blake3: sent.blake3, head: None, object, offset, length: sent.size }
         })
         .collect();
     PartManifest {
@@ -208,6 +208,7 @@ fn manifest(assignment: &Assignment, held: &dyn HeldCheckpoint, mut sent: Vec<Se
         store_meta: held.store_meta().to_owned(),
         objects,
         files,
+        delta: None,
     }
 }
 

@@ -1,11 +1,14 @@
 //! A location as a transfer uses it: requests counted and limited, retried inside the attempt where the failure passes by itself, and failures
 //! named as problems.
 
-use std::{sync::Arc, time::Duration};
+mod incoming;
+mod patience;
+
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use futures::TryStreamExt;
 use lockstep_bucket::{
+    Payload,
     error::{StoreError, StoreErrorKind},
     store::{Connector, CreateOutcome, Lookup, ObjectStore, PartTag, UploadId, WriteOutcome},
 };
@@ -16,18 +19,11 @@ use lockstep_protocol::{
     manifest::PartManifest,
     problem::{Problem, Reason},
 };
-use rand::Rng;
 
-use crate::{order::PartRef, work::Work};
+pub(crate) use incoming::Incoming;
+pub(crate) use patience::{Budget, Patience};
 
-/// Tries of one request. The coordinator's attempts come on top: these are for hiccups, those for trouble.
-const TRIES: u32 = 4;
-
-/// Before the second try; doubles each time.
-const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
-
-/// Longest back-off.
-const MAX_BACK_OFF: Duration = Duration::from_secs(2);
+use crate::{order::PartRef, window::Signal, work::Work};
 
 /// A location bound to one transfer.
 #[derive(Clone, Debug)]
@@ -49,59 +45,53 @@ impl Remote {
         &self.bucket
     }
 
-    /// Repeats `request` while its failure may pass, with jittered back-off.
-    async fn retried<T, F>(&self, mut request: impl FnMut() -> F) -> Result<T, StoreError>
+    /// Of one request and its repetitions.
+    pub(crate) fn patience(&self) -> Patience {
+        Patience::new(Arc::clone(&self.work.budget))
+    }
+
+    /// Makes one request that moves `bytes`, in its place among those in flight, and repeats it while its failure may pass.
+    async fn retried<T, F>(&self, bytes: u64, mut request: impl FnMut() -> F) -> Result<T, Problem>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        let mut back_off = FIRST_BACK_OFF;
-        for _ in 1..TRIES {
-            match request().await {
-                Err(error) if error.is_retryable() => {
-                    tracing::debug!(%error, "trying again");
-                    metrics::counter!("lockstep_agent_request_retries_total").increment(1);
-                    tokio::time::sleep(jittered(back_off)).await;
-                    back_off = (back_off * 2).min(MAX_BACK_OFF);
+        let mut patience = self.patience();
+        loop {
+            let place = self.work.window.enter().await;
+            let error = match request().await {
+                Ok(answer) => {
+                    let took = place.held();
+                    place.leave(Signal::Answered { bytes, took });
+                    self.work.budget.earn();
+                    return Ok(answer);
                 }
-                outcome => return outcome,
-            }
+                Err(error) => error,
+            };
+            place.leave(signal_of(&error));
+            patience.after(error).await?;
         }
-        request().await
     }
 
     /// PUT of a data object. Its key belongs to this attempt alone, so an unknown outcome is repeated and the last one counts (S7).
-    pub(crate) async fn put(&self, key: &str, bytes: Bytes) -> Result<(), Problem> {
-        let length = bytes.len() as u64;
-        self.retried(async || {
-            let Some(_place) = self.place(length).await else { return Ok(false) };
-            self.bucket.put(key, bytes.clone().into()).await.done().map(|()| true)
-        })
-        .await
-        .map_err(Problem::from)
-        .and_then(alive)?;
+    pub(crate) async fn put(&self, key: &str, body: impl Into<Payload>) -> Result<(), Problem> {
+        let body = body.into().with_pace(self.work.pace.clone());
+        let length = body.length();
+        self.retried(length, async || self.bucket.put(key, body.clone()).await.done()).await?;
         self.work.progress.transferred(length);
         Ok(())
-    }
-
-    /// None: the transfer is over.
-    async fn place(&self, bytes: u64) -> Option<tokio::sync::OwnedSemaphorePermit> {
-        self.work.request(bytes).await.ok()
     }
 
     /// Create-only PUT of a document; identical bytes that stand there are as good (R2).
     pub(crate) async fn create(&self, key: &str, bytes: Bytes) -> Result<(), Problem> {
         let stands = self
-            .retried(async || {
-                let Some(_place) = self.place(bytes.len() as u64).await else { return Ok(false) };
-                match self.bucket.create(key, bytes.clone()).await {
-                    CreateOutcome::Done => Ok(true),
-                    CreateOutcome::Exists => match self.bucket.get(key, MAX_DOCUMENT_BYTES).await {
-                        Lookup::Found(found) => Ok(found == bytes),
-                        Lookup::Absent => Ok(false),
-                        Lookup::Unknown(error) => Err(error),
-                    },
-                    CreateOutcome::Refused(error) | CreateOutcome::Unknown(error) => Err(error),
-                }
+            .retried(bytes.len() as u64, async || match self.bucket.create(key, bytes.clone()).await {
+                CreateOutcome::Done => Ok(true),
+                CreateOutcome::Exists => match self.bucket.get(key, MAX_DOCUMENT_BYTES).await {
+                    Lookup::Found(found) => Ok(found == bytes),
+                    Lookup::Absent => Ok(false),
+                    Lookup::Unknown(error) => Err(error),
+                },
+                CreateOutcome::Refused(error) | CreateOutcome::Unknown(error) => Err(error),
             })
             .await?;
         if stands {
@@ -116,7 +106,7 @@ impl Remote {
     }
 
     pub(crate) async fn start_upload(&self, key: &str) -> Result<UploadId, Problem> {
-        let upload = self.retried(|| self.bucket.create_multipart(key)).await?;
+        let upload = self.retried(0, || self.bucket.create_multipart(key)).await?;
         self.work.upload_opened(key, &upload.0);
         Ok(upload)
     }
@@ -126,16 +116,12 @@ impl Remote {
         key: &str,
         upload: &UploadId,
         number: u16,
-        bytes: Bytes,
+        body: impl Into<Payload>,
     ) -> Result<PartTag, Problem> {
-        let length = bytes.len() as u64;
-        let part = self
-            .retried(async || {
-                let Some(_place) = self.place(length).await else { return Ok(None) };
-                self.bucket.upload_part(key, upload, number, bytes.clone().into()).await.map(Some)
-            })
-            .await?
-            .ok_or_else(over)?;
+        let body = body.into().with_pace(self.work.pace.clone());
+        let length = body.length();
+        let part =
+            self.retried(length, async || self.bucket.upload_part(key, upload, number, body.clone()).await).await?;
         self.work.progress.transferred(length);
         Ok(part)
     }
@@ -149,13 +135,10 @@ impl Remote {
         parts: Vec<PartTag>,
     ) -> Result<(), Problem> {
         let mut doubtful = false;
-        let mut back_off = FIRST_BACK_OFF;
-        for tries_left in (0..TRIES).rev() {
+        let mut patience = self.patience();
+        loop {
             let error = match self.bucket.complete_multipart(key, upload, &parts).await {
-                WriteOutcome::Done => {
-                    self.work.upload_closed(key, &upload.0);
-                    return Ok(());
-                }
+                WriteOutcome::Done => break,
                 WriteOutcome::Unknown(error) => {
                     doubtful = true;
                     error
@@ -163,50 +146,56 @@ impl Remote {
                 WriteOutcome::Refused(error) => error,
             };
             if doubtful && matches!(self.bucket.head(key).await, Lookup::Found(meta) if meta.size == size) {
-                self.work.upload_closed(key, &upload.0);
-                return Ok(());
+                break;
             }
-            if tries_left == 0 || !error.is_retryable() {
-                return Err(error.into());
-            }
-            tokio::time::sleep(jittered(back_off)).await;
-            back_off = (back_off * 2).min(MAX_BACK_OFF);
+            patience.after(error).await?;
         }
-        Err(over())
+        self.work.upload_closed(key, &upload.0);
+        Ok(())
     }
 
     pub(crate) async fn abort_upload(&self, key: &str, upload: &str) -> Result<(), Problem> {
         let upload = UploadId(upload.to_owned());
-        self.retried(async || self.bucket.abort_multipart(key, &upload).await.done()).await.map_err(Problem::from)
+        self.retried(0, async || self.bucket.abort_multipart(key, &upload).await.done()).await
+    }
+
+    /// One try to read `length` bytes from `offset` on.
+    pub(crate) async fn open(&self, key: &str, offset: u64, length: u64) -> Result<Incoming, StoreError> {
+        let place = self.work.window.enter().await;
+        match self.bucket.get_range(key, offset, length).await {
+            Ok(chunks) => {
+                let answered = place.held();
+                Ok(Incoming::new(chunks, place, answered, self.work.clone()))
+            }
+            Err(error) => {
+                place.leave(signal_of(&error));
+                Err(error)
+            }
+        }
     }
 
     /// `length` bytes of an object in memory; the caller has made room for them. What a commit names and the store proves absent is damage.
     pub(crate) async fn range(&self, key: &str, offset: u64, length: u64) -> Result<Bytes, Problem> {
-        let capacity = usize::try_from(length).map_err(|_| too_large(key, length))?;
-        let read = async || {
-            let Some(_place) = self.place(length).await else { return Ok(None) };
-            let mut chunks = self.bucket.get_range(key, offset, length).await?;
-            let mut bytes = BytesMut::with_capacity(capacity);
-            while let Some(chunk) = chunks.try_next().await? {
-                bytes.extend_from_slice(&chunk);
+        let mut patience = self.patience();
+        loop {
+            match self.range_once(key, offset, length).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => patience.after(error).await.map_err(|error| self.missing(key, error))?,
             }
-            Ok(Some(bytes.freeze()))
-        };
-        let bytes = self.retried(read).await.map_err(|error| self.missing(key, error))?.ok_or_else(over)?;
-        if bytes.len() as u64 != length {
-            return Err(Problem::new(
-                Reason::Integrity,
-                format!("{key} gave {} of the {length} bytes from {offset} on", bytes.len()),
-            )
-            .with("key", key)
-            .with("expected", length)
-            .with("found", bytes.len()));
         }
-        self.work.progress.transferred(length);
-        Ok(bytes)
     }
 
-    fn missing(&self, key: &str, error: StoreError) -> Problem {
+    async fn range_once(&self, key: &str, offset: u64, length: u64) -> Result<Bytes, StoreError> {
+        let mut incoming = self.open(key, offset, length).await?;
+        let mut bytes = BytesMut::with_capacity(usize::try_from(length).unwrap_or_default());
+        while let Some(chunk) = incoming.next().await {
+            bytes.extend_from_slice(&chunk?);
+        }
+        Ok(bytes.freeze())
+    }
+
+    /// Names the problem of a failed read.
+    pub(crate) fn missing(&self, key: &str, error: StoreError) -> Problem {
         if error.kind == StoreErrorKind::NotFound && error.s3_code.as_deref() == Some("NoSuchKey") {
             return damaged(self.bucket.location(), key, "is missing");
         }
@@ -219,9 +208,8 @@ impl Remote {
         if part.length > MAX_DOCUMENT_BYTES as u64 {
             return Err(too_large(&key, part.length));
         }
-        let _room = self.work.memory(part.length).await?;
         let bytes = self
-            .retried(async || match self.bucket.get(&key, MAX_DOCUMENT_BYTES).await {
+            .retried(part.length, async || match self.bucket.get(&key, MAX_DOCUMENT_BYTES).await {
                 Lookup::Found(bytes) => Ok(Some(bytes)),
                 Lookup::Absent => Ok(None),
                 Lookup::Unknown(error) => Err(error),
@@ -249,17 +237,13 @@ impl Remote {
     }
 }
 
-/// Half of it to all of it.
-fn jittered(back_off: Duration) -> Duration {
-    back_off.mul_f64(rand::rng().random_range(0.5..1.0))
-}
-
-fn over() -> Problem {
-    Problem::new(Reason::Cancelled, "the transfer is over")
-}
-
-fn alive(went_on: bool) -> Result<(), Problem> {
-    if went_on { Ok(()) } else { Err(over()) }
+/// What the end of a request tells of the store's state.
+fn signal_of(error: &StoreError) -> Signal {
+    match error.kind {
+        StoreErrorKind::Throttled => Signal::Throttled,
+        StoreErrorKind::Unavailable => Signal::Failed,
+        _ => Signal::Silent,
+    }
 }
 
 fn too_large(key: &str, length: u64) -> Problem {

@@ -48,7 +48,8 @@ impl PieceHasher {
     pub(crate) fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.filled == 0 {
-                self.hasher.reset();
+                // A reset one would remember the offset of the subtree before.
+                self.hasher = Hasher::new();
                 self.hasher.set_input_offset(self.start);
             }
             let room = usize::try_from(ALIGN - self.filled).unwrap_or(usize::MAX);

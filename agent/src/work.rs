@@ -5,14 +5,14 @@ use std::{
     collections::BTreeSet,
     panic::resume_unwind,
     sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::{Duration, Instant},
 };
 
+use lockstep_bucket::Pace;
 use lockstep_protocol::problem::{Problem, Reason};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{blocks::Blocks, order::TransferLimits, progress::Progress};
+use crate::{blocks::Blocks, order::TransferLimits, progress::Progress, remote::Budget, window::Window};
 
 /// Asks a transfer to stop and remembers why; the first cause wins.
 #[derive(Debug, Default)]
@@ -60,8 +60,12 @@ pub(crate) struct Work {
     disk: Arc<Semaphore>,
     memory: Arc<Semaphore>,
     memory_units: u32,
-    requests: Arc<Semaphore>,
-    bandwidth: Option<Arc<Bandwidth>>,
+    /// Places among the requests in flight.
+    pub(crate) window: Arc<Window>,
+    /// The bandwidth limit.
+    pub(crate) pace: Option<Arc<Pace>>,
+    /// Repetitions that are left.
+    pub(crate) budget: Arc<Budget>,
     tracker: TaskTracker,
     uploads: Arc<Mutex<BTreeSet<(String, String)>>>,
 }
@@ -83,8 +87,9 @@ impl Work {
             disk,
             memory: Arc::new(Semaphore::new(memory_units as usize)),
             memory_units,
-            requests: Arc::new(Semaphore::new(limits.concurrency)),
-            bandwidth: limits.bandwidth.map(|rate| Arc::new(Bandwidth::new(rate))),
+            window: Window::new(limits.concurrency),
+            pace: limits.bandwidth.map(|rate| Arc::new(Pace::new(rate))),
+            budget: Budget::new(),
             tracker: TaskTracker::new(),
             uploads: Arc::default(),
         }
@@ -94,15 +99,6 @@ impl Work {
     pub(crate) async fn memory(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Problem> {
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, self.memory_units);
         Arc::clone(&self.memory).acquire_many_owned(units).await.map_err(closed)
-    }
-
-    /// Waits for a place among the requests in flight, and until `bytes` more may go over the network.
-    pub(crate) async fn request(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Problem> {
-        let permit = Arc::clone(&self.requests).acquire_owned().await.map_err(closed)?;
-        if let Some(bandwidth) = &self.bandwidth {
-            bandwidth.take(bytes).await;
-        }
-        Ok(permit)
     }
 
     /// Runs blocking file or hash work. A panic in it goes on in the caller. If the caller is dropped the work still ends by itself, which
@@ -151,54 +147,12 @@ impl Work {
     }
 }
 
-/// A token bucket that holds at most a second's worth. Debt is allowed, so that one request larger than that gets through.
-#[derive(Debug)]
-struct Bandwidth {
-    rate: u64,
-    /// When all that was taken so far will have been paid for.
-    paid_until: Mutex<Instant>,
-}
-
-impl Bandwidth {
-    fn new(rate: u64) -> Self {
-        Self { rate: rate.max(1), paid_until: Mutex::new(Instant::now()) }
-    }
-
-    async fn take(&self, bytes: u64) {
-        let delay = self.reserve(Instant::now(), bytes);
-        if !delay.is_zero() {
-            tokio::time::sleep(delay).await;
-        }
-    }
-
-    /// How long the caller has to wait before it sends `bytes`.
-    fn reserve(&self, now: Instant, bytes: u64) -> Duration {
-        let mut paid_until = self.paid_until.lock().unwrap_or_else(PoisonError::into_inner);
-        let burst = now.checked_sub(Duration::from_secs(1)).unwrap_or(now);
-        let start = (*paid_until).max(burst);
-        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.rate);
-        // A day is longer than any deadline.
-        let cost = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)).min(Duration::from_secs(86_400));
-        *paid_until = start + cost;
-        start.saturating_duration_since(now)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn work(limits: TransferLimits) -> Work {
         Work::new(limits, Arc::new(Semaphore::new(DISK_THREADS)))
-    }
-
-    #[test]
-    fn a_limited_transfer_pays_for_what_it_sent_before() {
-        let bandwidth = Bandwidth::new(1000);
-        let start = Instant::now() + Duration::from_secs(10);
-        assert_eq!(bandwidth.reserve(start, 1000), Duration::ZERO);
-        assert_eq!(bandwidth.reserve(start, 3000), Duration::ZERO);
-        assert_eq!(bandwidth.reserve(start, 1000), Duration::from_secs(3));
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@
 //! - [`error`]: [`StoreError`], mapped by HTTP status first and S3 code second to the error table
 //! - [`aws`]: the real thing
 //! - [`decide`]: a push round's decision (push steps 4 to 6); [`fences`]: who owns a location; [`catalog`]: which checkpoints it holds;
-//!   [`verify`]: whether they are whole
+//!   [`parts`]: what a host's share of one holds; [`verify`]: whether they are whole
 //! - [`mod@probe`]: whether a store can hold checkpoints at all
 //! - [`memory`]: the twin in memory, with faults; [`conformance`] holds it and real servers to one behaviour
 
@@ -20,6 +20,7 @@ pub mod error;
 pub mod fences;
 pub mod memory;
 mod pace;
+pub mod parts;
 mod payload;
 pub mod probe;
 pub mod store;

@@ -1,6 +1,5 @@
-//! Reading parts back: their manifests, and every byte of their files.
+//! Verifying what a commit reaches: part manifests, those that they inherit, and every byte of their files.
 
-use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use lockstep_protocol::{
     commit::{CommitDocument, CommitPart},
@@ -11,6 +10,7 @@ use lockstep_protocol::{
 
 use crate::{
     error::{StoreError, StoreErrorKind},
+    parts,
     store::{Lookup, ObjectStore},
 };
 
@@ -20,64 +20,13 @@ const PARALLEL: usize = 4;
 /// Files of one object that lie this close together are read in one request.
 const GAP: u64 = 256 << 10;
 
-/// Reads a part manifest and checks length, digest, every rule of its own, and that it is the part which the commit names. An object that
-/// is proven missing is `CHECKPOINT_DAMAGED`; whoever reads a location that another one may sweep looks for the tombstone then (G5).
+/// Reads a part manifest, and the one that it inherits, checks length, digest, every rule of its own, and that it is the part which the commit names.
+/// An object that is proven missing is `CHECKPOINT_DAMAGED`; whoever reads a location that another one may sweep looks for the tombstone then (G5).
 pub async fn fetch_part(store: &dyn ObjectStore, part: &CommitPart) -> Result<PartManifest, Problem> {
-    let damaged = |what: &str, expected: &dyn std::fmt::Display, found: &dyn std::fmt::Display| {
-        Problem::new(
-            Reason::CheckpointDamaged,
-            format!(
-                "part manifest {} of host {}: {what} is {found}, the commit says {expected}",
-                part.manifest, part.host_idx
-            ),
-        )
-        .with("location", store.location())
-        .with("key", &part.manifest)
-        .with("host_idx", part.host_idx)
-        .with("expected", expected)
-        .with("found", found)
-    };
-    let allowed = usize::try_from(part.manifest_length)
-        .ok()
-        .filter(|&length| length <= lockstep_protocol::document::MAX_DOCUMENT_BYTES)
-        .unwrap_or(lockstep_protocol::document::MAX_DOCUMENT_BYTES);
-    let bytes: Bytes = match store.get(&part.manifest, allowed).await {
-        Lookup::Found(bytes) => bytes,
-        Lookup::Absent => {
-            return Err(Problem::new(
-                Reason::CheckpointDamaged,
-                format!("part manifest {} of host {} is missing in {}", part.manifest, part.host_idx, store.location()),
-            )
-            .with("location", store.location())
-            .with("key", &part.manifest)
-            .with("host_idx", part.host_idx));
-        }
-        Lookup::Unknown(error) if error.kind == StoreErrorKind::TooLarge => {
-            return Err(damaged("length", &part.manifest_length, &"greater"));
-        }
-        Lookup::Unknown(error) => return Err(error.problem()),
-    };
-    if u64::try_from(bytes.len()) != Ok(part.manifest_length) {
-        return Err(damaged("length", &part.manifest_length, &bytes.len()));
-    }
-    let digest = Digest::of(&bytes);
-    if digest != part.manifest_blake3 {
-        return Err(damaged("digest", &part.manifest_blake3, &digest));
-    }
-    let manifest = PartManifest::parse(&part.manifest, &bytes)?;
-    let files = u64::try_from(manifest.files.len()).unwrap_or(u64::MAX);
-    if manifest.slot.idx() != part.host_idx {
-        return Err(damaged("host_idx", &part.host_idx, &manifest.slot.idx()));
-    }
-    if manifest.local_checkpoint != part.local_checkpoint {
-        return Err(damaged("local checkpoint", &part.local_checkpoint, &manifest.local_checkpoint));
-    }
-    if files != part.files {
-        return Err(damaged("number of files", &part.files, &files));
-    }
-    if manifest.bytes() != part.bytes {
-        return Err(damaged("sum of bytes", &part.bytes, &manifest.bytes()));
-    }
+    let of_the_host = |problem: Problem| problem.with("host_idx", part.host_idx);
+    let manifest =
+        parts::read(store, &part.manifest, part.manifest_length, part.manifest_blake3).await.map_err(of_the_host)?;
+    parts::compare(store.location(), part, &manifest)?;
     Ok(manifest)
 }
 

@@ -23,7 +23,11 @@ pub(crate) fn parse<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, P
 
 /// The bytes of a document. One spelling: the same value gives the same bytes, so outcomes can be judged by comparing them.
 pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    let mut bytes = Vec::new();
+    encode_into(Vec::new(), value)
+}
+
+/// As [`encode`], into a buffer that has room already.
+pub(crate) fn encode_into<T: Serialize>(mut bytes: Vec<u8>, value: &T) -> Vec<u8> {
     // The documents are plain structs with string keys: serializing them into memory can't fail, and an empty result would be
     // refused by every reader.
     if serde_json::to_writer(&mut bytes, value).is_err() {

@@ -132,6 +132,7 @@ impl Host {
             }),
             endpoint: Some(s3.endpoint()),
             region: Some("us-east-1".to_owned()),
+            ..AwsOptions::default()
         })
         .await;
         let slot = start.slot;

@@ -15,10 +15,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, stream::BoxStream};
 use http_body::{Body, Frame, SizeHint};
 
-use super::{
-    STALL,
-    request::{self, Request},
-};
+use super::request::{self, Request};
 use crate::{
     error::{StoreError, StoreErrorKind},
     payload::Payload,
@@ -145,11 +142,11 @@ impl Body for Frames {
     }
 }
 
-/// The chunks of an answer; ends with an error after [`STALL`] without a byte.
+/// The chunks of an answer; ends with an error once no byte has come for too long.
 pub(super) fn chunks(body: SdkStream, request: Request) -> BoxStream<'static, Result<Bytes, StoreError>> {
     futures::stream::unfold(Some((body, request)), |state| async {
         let (mut body, request) = state?;
-        match tokio::time::timeout(STALL, body.next()).await {
+        match tokio::time::timeout(request.stall(), body.next()).await {
             Ok(None) => None,
             Ok(Some(Ok(chunk))) => {
                 request::received(chunk.len());
@@ -160,7 +157,7 @@ pub(super) fn chunks(body: SdkStream, request: Request) -> BoxStream<'static, Re
                 Some((Err(request.error(StoreErrorKind::Unavailable, why)), None))
             }
             Err(_) => {
-                let why = format!("no byte for {} s", STALL.as_secs());
+                let why = format!("the answer stalled: no byte for {:?}", request.stall());
                 Some((Err(request.error(StoreErrorKind::Unavailable, why)), None))
             }
         }

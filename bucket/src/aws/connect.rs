@@ -34,6 +34,8 @@ const ANY_REGION: &str = "us-east-1";
 
 const CONNECT: Duration = Duration::from_secs(5);
 
+const STALL: Duration = Duration::from_secs(30);
+
 /// Credentials that are given, not found by the chain: for `lockstep dev`, demo and tests.
 #[derive(Clone)]
 pub struct StaticCredentials {
@@ -50,7 +52,7 @@ impl fmt::Debug for StaticCredentials {
 }
 
 /// What replaces the environment's values.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct AwsOptions {
     /// None: the standard AWS chain (environment, profile, IRSA, ECS, IMDS).
     pub credentials: Option<StaticCredentials>,
@@ -58,6 +60,14 @@ pub struct AwsOptions {
     pub endpoint: Option<String>,
     /// For locations without one. None: `AWS_REGION`, `AWS_DEFAULT_REGION`, profile. IMDS is never asked for it.
     pub region: Option<String>,
+    /// The longest silence: a transfer is given up once no byte has moved for this long, a request once it is not answered for this long.
+    pub stall: Duration,
+}
+
+impl Default for AwsOptions {
+    fn default() -> Self {
+        Self { credentials: None, endpoint: None, region: None, stall: STALL }
+    }
 }
 
 #[derive(PartialEq, Eq, Hash, Debug, Clone)]
@@ -76,6 +86,7 @@ struct Inner {
     sdk: SdkConfig,
     endpoint: Option<String>,
     region: Option<String>,
+    stall: Duration,
     clients: Mutex<HashMap<ClientKey, Client>>,
 }
 
@@ -115,7 +126,7 @@ impl AwsConnector {
         let sdk = loader.load().await;
         let endpoint =
             options.endpoint.or_else(|| env("AWS_ENDPOINT_URL_S3")).or_else(|| sdk.endpoint_url().map(str::to_owned));
-        Self(Arc::new(Inner { sdk, endpoint, region, clients: Mutex::default() }))
+        Self(Arc::new(Inner { sdk, endpoint, region, stall: options.stall, clients: Mutex::default() }))
     }
 
     /// As `connect`, for those who have an `AwsConnector`.
@@ -138,7 +149,7 @@ impl AwsConnector {
         };
         let path_style = location.force_path_style() || endpoint.is_some();
         let client = self.client(ClientKey { endpoint, region, path_style });
-        Ok(Arc::new(AwsStore::new(client, location.clone())))
+        Ok(Arc::new(AwsStore::new(client, location.clone(), self.0.stall)))
     }
 
     fn client(&self, key: ClientKey) -> Client {

@@ -21,11 +21,14 @@ use opentelemetry::propagation::Injector;
 use tracing::{Instrument as _, Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-use super::{STALL, body::Upload};
+use super::body::Upload;
 use crate::error::{Operation, StoreError, StoreErrorKind};
 
 /// Longest text of a server that gets into an error.
 const MAX_TEXT: usize = 500;
+
+/// How often an upload is looked at before a standstill is long enough to count: it is noticed within 1/8 more.
+const LOOKS: u32 = 8;
 
 /// Names one request for its span and its errors.
 #[derive(Debug, Clone)]
@@ -36,12 +39,17 @@ struct Names {
     operation: Operation,
     bucket: String,
     key: String,
+    stall: Duration,
 }
 
 impl Request {
-    /// `key` is the full key, or the prefix of a listing.
-    pub(super) fn new(operation: Operation, bucket: &str, key: String) -> Self {
-        Self(Arc::new(Names { operation, bucket: bucket.to_owned(), key }))
+    /// `key` is the full key, or the prefix of a listing; `stall` the longest silence.
+    pub(super) fn new(operation: Operation, bucket: &str, key: String, stall: Duration) -> Self {
+        Self(Arc::new(Names { operation, bucket: bucket.to_owned(), key, stall }))
+    }
+
+    pub(super) fn stall(&self) -> Duration {
+        self.0.stall
     }
 
     pub(super) fn key(&self) -> &str {
@@ -80,14 +88,12 @@ impl Request {
         self.observe(async move {
             match tokio::time::timeout(time, answer).await {
                 Ok(answer) => answer.map_err(|error| self.failed(&error)),
-                Err(_) => {
-                    Err(self.error(StoreErrorKind::Unavailable, format!("not answered within {} s", time.as_secs())))
-                }
+                Err(_) => Err(self.error(StoreErrorKind::Unavailable, format!("not answered within {time:?}"))),
             }
         })
     }
 
-    /// Sends data; given up once nothing has moved for [`STALL`].
+    /// Sends data; given up once nothing has moved for too long, be it bytes or, after the last of them, the answer.
     pub(super) fn transfer<T, E>(
         &self,
         upload: &Upload,
@@ -98,15 +104,22 @@ impl Request {
     {
         let mut answer = Box::pin(answer);
         self.observe(async move {
-            let mut taken = upload.taken();
+            let (mut taken, mut moved) = (0, Instant::now());
             let result = loop {
-                match tokio::time::timeout(STALL, answer.as_mut()).await {
+                match tokio::time::timeout(self.stall() / LOOKS, answer.as_mut()).await {
                     Ok(answer) => break answer.map_err(|error| self.failed(&error)),
-                    Err(_) if upload.taken() > taken || upload.is_paced() => taken = upload.taken(),
-                    Err(_) => {
-                        let why = format!("stalled after {taken} bytes: nothing moved for {} s", STALL.as_secs());
+                    Err(_) if upload.taken() > taken || upload.is_paced() => {
+                        (taken, moved) = (upload.taken(), Instant::now());
+                    }
+                    Err(_) if moved.elapsed() >= self.stall() => {
+                        let why = format!(
+                            "stalled after {taken} of {} bytes: nothing moved for {:?}",
+                            upload.length(),
+                            self.stall()
+                        );
                         break Err(self.error(StoreErrorKind::Unavailable, why));
                     }
+                    Err(_) => {}
                 }
             };
             metrics::counter!("lockstep_s3_bytes_total", "direction" => "sent").increment(upload.taken());
@@ -282,7 +295,7 @@ mod tests {
     }
 
     fn kind(error: ConnectorError) -> StoreErrorKind {
-        let request = Request::new(Operation::Get, "bucket", "key".to_owned());
+        let request = Request::new(Operation::Get, "bucket", "key".to_owned(), Duration::from_secs(1));
         request.failed(&SdkError::<GetObjectError, HttpResponse>::dispatch_failure(error)).kind
     }
 

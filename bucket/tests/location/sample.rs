@@ -70,6 +70,7 @@ pub(crate) fn part(g: u64, s: u64, host_idx: u32) -> (PartManifest, Vec<(Key, By
         path: RelativePath::new(name).unwrap(),
         size: content.len() as u64,
         blake3: Digest::of(content),
+        head: None,
         object,
         offset: offset as u64,
         length: content.len() as u64,
@@ -97,6 +98,7 @@ pub(crate) fn part(g: u64, s: u64, host_idx: u32) -> (PartManifest, Vec<(Key, By
             file("a/second", Some(0), 10_500, &small[10_500..]),
             file("large", Some(1), 0, &large),
         ],
+        delta: None,
     };
     (manifest, vec![(path.data(0), small), (path.data(1), large)])
 }

@@ -6,7 +6,12 @@ use lockstep_bucket::{
     memory::fault::{Fault, FaultRule},
     verify_checkpoint,
 };
-use lockstep_protocol::problem::{Problem, Reason};
+use lockstep_protocol::{
+    commit::CommitDocument,
+    digest::Digest,
+    manifest::{FileEntry, Inherited, PartManifest, RelativePath},
+    problem::{Problem, Reason},
+};
 
 use crate::sample::{Place, commit, part};
 
@@ -124,4 +129,83 @@ async fn what_cannot_be_read_now_is_not_called_damaged() {
         let result = verify_checkpoint(&place.store, &commit(1, 1), &|_| {}).await;
         assert!(result.is_err(), "{operation} {fault:?}: {result:?}");
     }
+}
+
+/// Commit (1, 2) in which host 0 inherits what round 1 wrote in full, and the two manifests of that host.
+fn inheriting(place: &Place) -> (CommitDocument, PartManifest, PartManifest) {
+    let (mut full, objects) = part(1, 1, 0);
+    let empty = full.files[0].clone();
+    full.files.extend(
+        (0..100).map(|n| FileEntry { path: RelativePath::new(format!("empty/{n:03}")).unwrap(), ..empty.clone() }),
+    );
+    full.files.sort_by(|a, b| a.path.cmp(&b.path));
+    let bytes = full.encode();
+    let key = full.attempt_path().manifest();
+    let name = Inherited { key: key.to_string(), length: bytes.len() as u64, blake3: Digest::of(&bytes) };
+    let mut delta = PartManifest { files: full.files.clone(), objects: full.objects.clone(), ..part(1, 2, 0).0 };
+    let removed = delta.files.iter().position(|file| file.path.as_str() == "a/first").unwrap();
+    delta.files.remove(removed);
+    delta.relate(&full, name);
+    assert!(delta.delta.is_some());
+
+    place.whole_commit(1, 2);
+    for (key, content) in objects {
+        place.write(&key, content);
+    }
+    place.write(&key, bytes);
+    let bytes = delta.encode();
+    place.write(&delta.attempt_path().manifest(), bytes.clone());
+    let mut commit = commit(1, 2);
+    commit.parts[0].manifest_length = bytes.len() as u64;
+    commit.parts[0].manifest_blake3 = Digest::of(&bytes);
+    commit.parts[0].files = delta.files.len() as u64;
+    commit.parts[0].bytes = delta.bytes();
+    (commit, full, delta)
+}
+
+#[tokio::test]
+async fn a_part_that_inherits_is_read_whole_in_two_requests_and_verified_whole() {
+    let place = Place::new();
+    let (commit, full, delta) = inheriting(&place);
+    assert_eq!(verify_checkpoint(&place.store, &commit, &|_| {}).await, Ok(vec![]));
+    let (rule, one_more) = (FaultRule::new(Fault::Deny).operation(Operation::Get).skip(2).times(1), &place.store);
+    place.buckets.inject(rule);
+    assert_eq!(fetch_part(one_more, &commit.parts[0]).await.map(|part| part.files), Ok(delta.files));
+    fetch_part(one_more, &commit.parts[0]).await.expect_err("the third request is refused");
+    // A file that only the inherited manifest lists.
+    place.write(&full.attempt_path().data(1), vec![0; 50_000]);
+    let broken = verify_checkpoint(&place.store, &commit, &|_| {}).await.unwrap();
+    assert_eq!(broken.iter().map(|p| p.metadata["file"].as_str()).collect::<Vec<_>>(), ["large"]);
+}
+
+#[tokio::test]
+async fn a_missing_or_changed_inherited_manifest_is_damage_by_its_own_key() {
+    let place = Place::new();
+    let (commit, full, delta) = inheriting(&place);
+    let key = full.attempt_path().manifest();
+    let damage = async || {
+        let problems = verify_checkpoint(&place.store, &commit, &|_| {}).await.unwrap();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert_eq!(problems[0].reason, Reason::CheckpointDamaged, "{problems:?}");
+        assert_eq!(problems[0].metadata["key"], key.to_string());
+        assert_eq!(problems[0].metadata["host_idx"], "0");
+    };
+    let mut bytes = full.encode();
+    let last = bytes.len() - 40;
+    bytes[last] ^= 1;
+    place.write(&key, bytes);
+    damage().await;
+    place.write(&key, delta.encode());
+    damage().await;
+    place.remove(&key);
+    damage().await;
+}
+
+#[tokio::test]
+async fn an_inherited_manifest_that_cannot_be_read_now_is_not_called_damaged() {
+    let place = Place::new();
+    let (commit, full, _) = inheriting(&place);
+    let key = full.attempt_path().manifest().to_string();
+    place.buckets.inject(FaultRule::new(Fault::Deny).operation(Operation::Get).key(key).times(1));
+    verify_checkpoint(&place.store, &commit, &|_| {}).await.expect_err("nobody knows");
 }

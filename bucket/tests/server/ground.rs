@@ -18,6 +18,7 @@ pub(crate) async fn connector(endpoint: &str, secret: &str) -> AwsConnector {
         }),
         endpoint: Some(endpoint.to_owned()),
         region: Some("us-east-1".to_owned()),
+        ..AwsOptions::default()
     })
     .await
 }

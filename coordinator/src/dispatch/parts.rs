@@ -78,7 +78,7 @@ async fn check_one(
         return Ok(());
     }
     let objects = base.get_or_try_init(|| base_objects(drive, round, place)).await?;
-    manifest.check_closure(objects).map_err(|problem| of_the_part(participant, problem))
+    manifest.check_closure(objects, None).map_err(|problem| of_the_part(participant, problem))
 }
 
 fn compare(

@@ -57,10 +57,12 @@ pub(crate) fn put(
             path: RelativePath::new("state/table.bin").unwrap(),
             size,
             blake3: Digest::of(CONTENT),
+            head: None,
             object: Some(0),
             offset: 0,
             length: size,
         }],
+        delta: None,
     };
     let manifest_bytes = manifest.encode();
     let document = CommitDocument {

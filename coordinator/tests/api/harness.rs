@@ -59,6 +59,7 @@ impl Coordinator {
                 }),
                 endpoint: Some(s3.endpoint()),
                 region: Some("us-east-1".to_owned()),
+                ..AwsOptions::default()
             })
             .await,
         );

@@ -260,6 +260,7 @@ impl Scripted {
             store_meta: String::new(),
             objects: Vec::new(),
             files: Vec::new(),
+            delta: None,
         };
         let key = part.attempt_path().data(0).to_string();
         part.objects = vec![ObjectEntry { key: key.clone(), size: 5 }];
@@ -267,6 +268,7 @@ impl Scripted {
             path: RelativePath::new("state").unwrap(),
             size: 5,
             blake3: Digest::of(b"state"),
+            head: None,
             object: Some(0),
             offset: 0,
             length: 5,

@@ -130,6 +130,7 @@ async fn connector(endpoint: &str, account: Account<'_>) -> AwsConnector {
         }),
         endpoint: Some(endpoint.to_owned()),
         region: Some("us-east-1".to_owned()),
+        ..AwsOptions::default()
     })
     .await
 }

@@ -75,6 +75,7 @@ async fn write_part_at(store: &dyn ObjectStore, path: AttemptPath, number: u64) 
         path: RelativePath::new(name).unwrap(),
         size: content.len() as u64,
         blake3: Digest::of(content),
+        head: None,
         object: Some(0),
         offset,
         length: content.len() as u64,
@@ -93,6 +94,7 @@ async fn write_part_at(store: &dyn ObjectStore, path: AttemptPath, number: u64) 
         store_meta: String::new(),
         objects: vec![ObjectEntry { key: path.data(0).to_string(), size: 50_000 }],
         files: vec![file("state/first", 0, &first), file("state/second", 20_000, &second)],
+        delta: None,
     };
     let bytes = Bytes::from(manifest.encode());
     let key = path.manifest().to_string();

@@ -4,8 +4,8 @@ use lockstep_protocol::{
     commit::{AbortRecord, DecisionObject},
     digest::Digest,
     fence::{Counts, Fence, FenceBase, LocationFormat, Successor, Writer, counts, newest_of},
-    id::{Generation, Seq},
-    key::Key,
+    id::{Generation, RoundId, Seq},
+    key::{AttemptPath, Key},
     manifest::{PartManifest, RelativePath},
     problem::Reason,
 };
@@ -52,6 +52,8 @@ fn hostile_part_manifests_are_refused_by_name() {
         ("reaches to", |v| v["files"][0]["offset"] = json!(21)),
         ("reaches to", |v| v["files"][0]["offset"] = json!(u64::MAX)),
         ("length", |v| v["files"][0]["length"] = json!(9)),
+        ("has a head", |v| v["files"][0]["head"] = json!(Digest::of(b"b"))),
+        ("inherits nothing", |v| v["removed"] = json!(["a/c"])),
         ("no data object's key", |v| {
             v["objects"][0]["key"] = json!("commits/00000000000000000001-00000000000000000001.json")
         }),
@@ -78,13 +80,31 @@ fn hostile_part_manifests_are_refused_by_name() {
 #[test]
 fn a_part_may_use_only_its_own_objects_and_those_of_its_base() {
     let mut part = sample::part();
-    part.check_closure(&BTreeMap::new()).expect("own objects");
+    part.check_closure(&BTreeMap::new(), None).expect("own objects");
     let foreign = sample::path(2, 3, 9).data(4).to_string();
     part.objects[0].key.clone_from(&foreign);
-    let problem = part.check_closure(&BTreeMap::new()).expect_err("not in the base");
+    let problem = part.check_closure(&BTreeMap::new(), None).expect_err("not in the base");
     assert!(problem.message.contains(&foreign), "{problem}");
-    part.check_closure(&BTreeMap::from([(foreign.clone(), 30)])).expect("the base reaches it");
-    part.check_closure(&BTreeMap::from([(foreign, 31)])).expect_err("another size");
+    part.check_closure(&BTreeMap::from([(foreign.clone(), 30)]), None).expect("the base reaches it");
+    part.check_closure(&BTreeMap::from([(foreign, 31)]), None).expect_err("another size");
+}
+
+#[test]
+fn a_resumed_attempt_may_use_what_the_same_process_wrote_for_the_same_round() {
+    let own = sample::path(1, 3, 3);
+    let mut part = sample::part();
+    part.attempt = own.attempt;
+    let mut uses = |path: AttemptPath| {
+        part.objects[0].key = path.data(0).to_string();
+        part.check_closure(&BTreeMap::new(), None)
+    };
+    uses(own).expect("its own");
+    uses(sample::path(1, 3, 1)).expect("an earlier attempt's");
+    uses(sample::path(1, 3, 4)).expect_err("a later attempt's");
+    uses(sample::path(2, 3, 1)).expect_err("another host's");
+    uses(AttemptPath { incarnation: sample::incarnation(9), ..own }).expect_err("another incarnation's");
+    uses(AttemptPath { round: RoundId::new(sample::uuid(0x3001)), ..own }).expect_err("another round's");
+    uses(AttemptPath { generation: Generation::new(2).unwrap(), ..own }).expect_err("another generation's");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The pure protocol, tried with tables and with random input. Proptest prints the seed of a failure and replays it.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests: a failed expectation is a failed test")]
 
+mod deltas;
 mod documents;
 mod errors;
 mod errors_page;

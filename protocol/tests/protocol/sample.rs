@@ -112,6 +112,7 @@ pub(crate) fn part() -> PartManifest {
                 path: RelativePath::new("a/b").unwrap(),
                 size: 10,
                 blake3: Digest::of(b"b"),
+                head: None,
                 object: Some(0),
                 offset: 20,
                 length: 10,
@@ -120,11 +121,13 @@ pub(crate) fn part() -> PartManifest {
                 path: RelativePath::new("empty").unwrap(),
                 size: 0,
                 blake3: Digest::of(b""),
+                head: None,
                 object: None,
                 offset: 0,
                 length: 0,
             },
         ],
+        delta: None,
     }
 }
 
