@@ -133,10 +133,7 @@ mod tests {
         let files: Vec<(u32, u64, u64)> = (0..400).map(|n| (0, n * 65_536, 65_536)).collect();
         let part = part(&files);
         let all: Vec<usize> = (0..400).collect();
-        assert_eq!(
-            ranges(&plan(&part, &all, 16 * MIB)),
-            [(0, 0, 16 * MIB), (0, 16 * MIB, 400 * 65_536 - 16 * MIB)]
-        );
+        assert_eq!(ranges(&plan(&part, &all, 16 * MIB)), [(0, 0, 16 * MIB), (0, 16 * MIB, 400 * 65_536 - 16 * MIB)]);
         // The same whatever the order in which they are missing.
         let backwards: Vec<usize> = all.into_iter().rev().collect();
         assert_eq!(plan(&part, &backwards, 16 * MIB).len(), 2);
