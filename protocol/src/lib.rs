@@ -8,6 +8,7 @@
 //! - [`manifest`], [`commit`], [`fence`], [`tombstone`]: the documents in S3, parsed strictly because their bytes may be hostile
 //! - [`order`]: what an agent checks before it touches S3 or its disk
 //! - [`selection`]: the newest step that all hosts share
+//! - [`reuse`]: which contents of its base a push uses again, so that garbage stays bounded
 //! - [`round`]: push and pull as `decide(round, event) -> Decision`
 
 pub mod commit;
@@ -21,6 +22,7 @@ pub mod location;
 pub mod manifest;
 pub mod order;
 pub mod problem;
+pub mod reuse;
 pub mod round;
 pub mod selection;
 pub mod spec;

@@ -7,6 +7,7 @@ mod errors;
 mod errors_page;
 mod keys;
 mod orders;
+mod reuse;
 mod rounds;
 mod sample;
 mod selection;
