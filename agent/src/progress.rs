@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -23,7 +23,8 @@ pub(crate) struct Progress {
     bytes_total: AtomicU64,
     files_done: AtomicU64,
     files_total: AtomicU64,
-    bytes_transferred: AtomicU64,
+    bytes_transferred: Arc<AtomicU64>,
+    throttled: AtomicU64,
     samples: Mutex<VecDeque<(Instant, u64)>>,
 }
 
@@ -35,6 +36,7 @@ pub(crate) struct Snapshot {
     pub(crate) files_done: u64,
     pub(crate) files_total: u64,
     pub(crate) bytes_transferred: u64,
+    pub(crate) throttled: u64,
     pub(crate) bytes_per_second: u64,
     pub(crate) elapsed: Duration,
 }
@@ -42,7 +44,8 @@ pub(crate) struct Snapshot {
 impl Snapshot {
     /// Whether anything but the clock moved since `earlier`.
     pub(crate) fn moved_since(&self, earlier: &Self) -> bool {
-        let counters = |s: &Self| (s.bytes_done, s.bytes_total, s.files_done, s.files_total, s.bytes_transferred);
+        let counters =
+            |s: &Self| (s.bytes_done, s.bytes_total, s.files_done, s.files_total, s.bytes_transferred, s.throttled);
         counters(self) != counters(earlier)
     }
 }
@@ -55,7 +58,8 @@ impl Progress {
             bytes_total: AtomicU64::new(0),
             files_done: AtomicU64::new(0),
             files_total: AtomicU64::new(0),
-            bytes_transferred: AtomicU64::new(0),
+            bytes_transferred: Arc::default(),
+            throttled: AtomicU64::new(0),
             samples: Mutex::new(VecDeque::new()),
         }
     }
@@ -79,6 +83,16 @@ impl Progress {
         self.bytes_transferred.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// Counts bytes on their way out as they go.
+    pub(crate) fn meter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.bytes_transferred)
+    }
+
+    /// The store asked to slow down: nothing moves, and yet nothing hangs.
+    pub(crate) fn throttled(&self) {
+        self.throttled.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn bytes_transferred(&self) -> u64 {
         self.bytes_transferred.load(Ordering::Relaxed)
     }
@@ -95,6 +109,7 @@ impl Progress {
             files_done: self.files_done.load(Ordering::Relaxed),
             files_total: self.files_total.load(Ordering::Relaxed),
             bytes_transferred,
+            throttled: self.throttled.load(Ordering::Relaxed),
             bytes_per_second: self.rate(Instant::now(), bytes_transferred),
             elapsed: self.started.elapsed(),
         }

@@ -114,6 +114,16 @@ pub(crate) enum ViewState {
     Failed(Problem),
 }
 
+impl ViewState {
+    /// How often the store asked a running transfer to slow down.
+    pub(crate) const fn throttled(&self) -> u64 {
+        match self {
+            Self::InProgress(snapshot) => snapshot.throttled,
+            _ => 0,
+        }
+    }
+}
+
 /// What runs now.
 #[derive(Clone, Debug)]
 pub(crate) struct Running {

@@ -10,13 +10,13 @@ use bytes::{Bytes, BytesMut};
 use lockstep_bucket::{
     Payload,
     error::{StoreError, StoreErrorKind},
+    parts,
     store::{Connector, CreateOutcome, Lookup, ObjectStore, PartTag, UploadId, WriteOutcome},
 };
 use lockstep_protocol::{
-    digest::Digest,
     document::MAX_DOCUMENT_BYTES,
     location::Location,
-    manifest::PartManifest,
+    manifest::{Inherited, PartDocument, PartManifest},
     problem::{Problem, Reason},
 };
 
@@ -47,7 +47,7 @@ impl Remote {
 
     /// Of one request and its repetitions.
     pub(crate) fn patience(&self) -> Patience {
-        Patience::new(Arc::clone(&self.work.budget))
+        Patience::new(Arc::clone(&self.work.budget), Arc::clone(&self.work.progress))
     }
 
     /// Makes one request that moves `bytes`, in its place among those in flight, and repeats it while its failure may pass.
@@ -74,11 +74,8 @@ impl Remote {
 
     /// PUT of a data object. Its key belongs to this attempt alone, so an unknown outcome is repeated and the last one counts (S7).
     pub(crate) async fn put(&self, key: &str, body: impl Into<Payload>) -> Result<(), Problem> {
-        let body = body.into().with_pace(self.work.pace.clone());
-        let length = body.length();
-        self.retried(length, async || self.bucket.put(key, body.clone()).await.done()).await?;
-        self.work.progress.transferred(length);
-        Ok(())
+        let body = self.metered(body.into());
+        self.retried(body.length(), async || self.bucket.put(key, body.clone()).await.done()).await
     }
 
     /// Create-only PUT of a document; identical bytes that stand there are as good (R2).
@@ -118,12 +115,13 @@ impl Remote {
         number: u16,
         body: impl Into<Payload>,
     ) -> Result<PartTag, Problem> {
-        let body = body.into().with_pace(self.work.pace.clone());
-        let length = body.length();
-        let part =
-            self.retried(length, async || self.bucket.upload_part(key, upload, number, body.clone()).await).await?;
-        self.work.progress.transferred(length);
-        Ok(part)
+        let body = self.metered(body.into());
+        self.retried(body.length(), async || self.bucket.upload_part(key, upload, number, body.clone()).await).await
+    }
+
+    /// Under the bandwidth limit, and seen by status calls as it goes.
+    fn metered(&self, body: Payload) -> Payload {
+        body.with_pace(self.work.pace.clone()).with_meter(self.work.progress.meter())
     }
 
     /// Makes the object of its parts. An outcome that got lost shows in the object: after it the store no longer knows the upload.
@@ -202,38 +200,40 @@ impl Remote {
         error.problem()
     }
 
-    /// Reads a part manifest and compares it with what the commit says of it before it is parsed.
+    /// Reads a part manifest with what it inherits; each document is compared with what names it before it is parsed.
     pub(crate) async fn part(&self, part: &PartRef) -> Result<PartManifest, Problem> {
-        let key = part.key();
-        if part.length > MAX_DOCUMENT_BYTES as u64 {
-            return Err(too_large(&key, part.length));
+        let name = Inherited { key: part.key(), length: part.length, blake3: part.blake3 };
+        match self.document(&name, parts::judge).await? {
+            PartDocument::Full(part) => Ok(part),
+            PartDocument::Delta(delta) => {
+                let inherited = self.document(delta.inherits(), parts::judge_full).await?;
+                delta.resolve(&inherited)
+            }
         }
-        let bytes = self
-            .retried(part.length, async || match self.bucket.get(&key, MAX_DOCUMENT_BYTES).await {
-                Lookup::Found(bytes) => Ok(Some(bytes)),
-                Lookup::Absent => Ok(None),
-                Lookup::Unknown(error) => Err(error),
-            })
-            .await?
-            .ok_or_else(|| damaged(self.bucket.location(), &key, "is missing"))?;
-        let found = Digest::of(&bytes);
-        if bytes.len() as u64 != part.length || found != part.blake3 {
-            return Err(Problem::new(
-                Reason::Integrity,
-                format!(
-                    "part manifest {key} has {} bytes with digest {found}, the commit says {} bytes with {}",
-                    bytes.len(),
-                    part.length,
-                    part.blake3
-                ),
-            )
-            .with("file", &key)
-            .with("expected", part.blake3)
-            .with("found", found)
-            .with("expected_length", part.length)
-            .with("found_length", bytes.len()));
+    }
+
+    async fn document<T>(
+        &self,
+        name: &Inherited,
+        judge: fn(&Location, &Inherited, Lookup<Bytes>) -> Result<T, Problem>,
+    ) -> Result<T, Problem> {
+        let read = async || {
+            self.retried(name.length, async || self.bucket.get(&name.key, parts::allowed(name.length)).await.known())
+                .await
+        };
+        let judged = |bytes| judge(self.bucket.location(), name, Lookup::from_known(Ok(bytes)));
+        match judged(read().await?) {
+            // Bits that flipped on the way don't make a checkpoint damaged.
+            Err(problem) if problem.reason == Reason::CheckpointDamaged => judged(read().await?),
+            outcome => outcome,
         }
-        PartManifest::parse(&key, &bytes)
+        .map_err(|problem| match problem.reason {
+            // There, but other bytes than its name says.
+            Reason::CheckpointDamaged if problem.metadata.contains_key("expected") => {
+                Problem { reason: Reason::Integrity, ..problem }.with("file", &name.key)
+            }
+            _ => problem,
+        })
     }
 }
 
@@ -244,12 +244,6 @@ fn signal_of(error: &StoreError) -> Signal {
         StoreErrorKind::Unavailable => Signal::Failed,
         _ => Signal::Silent,
     }
-}
-
-fn too_large(key: &str, length: u64) -> Problem {
-    Problem::new(Reason::ManifestInvalid, format!("{key} is said to have {length} bytes, more than can be read"))
-        .with("key", key)
-        .with("length", length)
 }
 
 fn damaged(location: &Location, key: &str, how: &str) -> Problem {

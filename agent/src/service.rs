@@ -47,6 +47,7 @@ impl Service {
             round: view.round.to_string(),
             attempt: view.attempt.get(),
             state: Some(state),
+            throttled: view.state.throttled(),
         }
     }
 
@@ -63,6 +64,7 @@ impl Service {
             round: view.round.to_string(),
             attempt: view.attempt.get(),
             state: Some(state),
+            throttled: view.state.throttled(),
         }
     }
 

@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -18,6 +21,7 @@ pub struct Payload {
     length: u64,
     crc32: Arc<OnceLock<u32>>,
     pace: Option<Arc<Pace>>,
+    meter: Option<Arc<AtomicU64>>,
 }
 
 impl Payload {
@@ -25,7 +29,7 @@ impl Payload {
     pub fn new(chunks: Vec<Bytes>) -> Self {
         // No sum of allocations is longer than u64.
         let length = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        Self { chunks: chunks.into(), length, crc32: Arc::default(), pace: None }
+        Self { chunks: chunks.into(), length, crc32: Arc::default(), pace: None, meter: None }
     }
 
     /// Whoever read the bytes has computed their CRC-32 (the common one, ISO-HDLC) along the way.
@@ -39,6 +43,13 @@ impl Payload {
     #[must_use]
     pub fn with_pace(mut self, pace: Option<Arc<Pace>>) -> Self {
         self.pace = pace;
+        self
+    }
+
+    /// Adds to `meter` what is handed to the connection, as it is: a slow line shows movement long before a body is through. What is sent again counts again.
+    #[must_use]
+    pub fn with_meter(mut self, meter: Arc<AtomicU64>) -> Self {
+        self.meter = Some(meter);
         self
     }
 
@@ -70,6 +81,12 @@ impl Payload {
     /// What limits it.
     pub(crate) const fn pace(&self) -> Option<&Arc<Pace>> {
         self.pace.as_ref()
+    }
+
+    pub(crate) fn count(&self, bytes: u64) {
+        if let Some(meter) = &self.meter {
+            meter.fetch_add(bytes, Ordering::Relaxed);
+        }
     }
 
     /// All bytes in one piece: without a copy if there is only one chunk.

@@ -10,6 +10,8 @@ use lockstep_bucket::error::{StoreError, StoreErrorKind};
 use rand::Rng;
 use tokio::time::Instant;
 
+use crate::progress::Progress;
+
 /// Repetitions that a transfer may make at once; each answer earns a part of one back.
 const BUDGET: f64 = 64.0;
 const EARNED: f64 = 0.2;
@@ -96,13 +98,14 @@ impl Budget {
 #[derive(Debug)]
 pub(crate) struct Patience {
     budget: Arc<Budget>,
+    progress: Arc<Progress>,
     failures: u32,
     since: Option<Instant>,
 }
 
 impl Patience {
-    pub(crate) const fn new(budget: Arc<Budget>) -> Self {
-        Self { budget, failures: 0, since: None }
+    pub(crate) const fn new(budget: Arc<Budget>, progress: Arc<Progress>) -> Self {
+        Self { budget, progress, failures: 0, since: None }
     }
 
     /// Waits until it is time to try again; gives the error back if it isn't worth it.
@@ -111,6 +114,9 @@ impl Patience {
             Some(wait) => wait.mul_f64(rand::rng().random_range(0.5..1.0)),
             None => return Err(error),
         };
+        if error.kind == StoreErrorKind::Throttled {
+            self.progress.throttled();
+        }
         tracing::debug!(%error, ms = wait.as_millis(), failures = self.failures, "trying again");
         metrics::counter!("lockstep_agent_request_retries_total", "kind" => error.kind.as_str()).increment(1);
         tokio::time::sleep(wait).await;
@@ -148,21 +154,25 @@ mod tests {
         StoreError::answered(Operation::Put, ("bucket", "key"), status, code, "")
     }
 
+    fn patience(budget: Arc<Budget>) -> Patience {
+        Patience::new(budget, Arc::new(Progress::new()))
+    }
+
     #[test]
     fn waits_double_up_to_their_longest_and_tries_end() {
-        let mut patience = Patience::new(Budget::new());
+        let mut request = patience(Budget::new());
         let now = Instant::now();
         let waits: Vec<u128> =
-            std::iter::from_fn(|| patience.wait(&error(Some(500), None), now)).map(|wait| wait.as_millis()).collect();
+            std::iter::from_fn(|| request.wait(&error(Some(500), None), now)).map(|wait| wait.as_millis()).collect();
         assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 5000]);
     }
 
     #[test]
     fn a_store_that_asks_to_slow_down_is_waited_for_well_beyond_a_minute() {
-        let mut patience = Patience::new(Budget::new());
+        let mut request = patience(Budget::new());
         let mut now = Instant::now();
         let begin = now;
-        while let Some(wait) = patience.wait(&error(Some(503), Some("SlowDown")), now) {
+        while let Some(wait) = request.wait(&error(Some(503), Some("SlowDown")), now) {
             now += wait;
         }
         assert!((now - begin) >= Duration::from_secs(300), "{:?}", now - begin);
@@ -171,7 +181,7 @@ mod tests {
     #[test]
     fn what_somebody_must_mend_is_not_tried_again() {
         for refusal in [error(Some(403), Some("AccessDenied")), error(Some(404), Some("NoSuchBucket"))] {
-            assert_eq!(Patience::new(Budget::new()).wait(&refusal, Instant::now()), None);
+            assert_eq!(patience(Budget::new()).wait(&refusal, Instant::now()), None);
         }
     }
 
@@ -179,17 +189,17 @@ mod tests {
     fn progress_makes_the_next_failure_the_first_and_the_budget_is_shared() {
         let budget = Budget::new();
         let now = Instant::now();
-        let mut patience = Patience::new(Arc::clone(&budget));
+        let mut request = patience(Arc::clone(&budget));
         let mut tries = 0;
-        while patience.wait(&error(None, None), now).is_some() {
-            patience.progressed();
+        while request.wait(&error(None, None), now).is_some() {
+            request.progressed();
             tries += 1;
         }
         assert_eq!(tries, 64, "the budget");
-        assert_eq!(Patience::new(Arc::clone(&budget)).wait(&error(None, None), now), None, "nobody has any left");
+        assert_eq!(patience(Arc::clone(&budget)).wait(&error(None, None), now), None, "nobody has any left");
         for _ in 0..5 {
             budget.earn();
         }
-        assert!(Patience::new(budget).wait(&error(None, None), now).is_some(), "five answers earn one");
+        assert!(patience(budget).wait(&error(None, None), now).is_some(), "five answers earn one");
     }
 }

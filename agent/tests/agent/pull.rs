@@ -178,7 +178,7 @@ async fn a_manifest_with_another_digest_or_cut_off_is_not_even_parsed() {
     s3.admin().put_raw(BUCKET, &key, &bytes[..bytes.len() / 2]).unwrap();
     let problem = host.pull(host.pull_order(3, &done, 1)).await.unwrap_err();
     assert_eq!(
-        (problem.reason.as_str(), problem.metadata["found_length"].clone()),
+        (problem.reason.as_str(), problem.metadata["found"].clone()),
         ("INTEGRITY", (bytes.len() / 2).to_string())
     );
 

@@ -128,6 +128,7 @@ impl Body for Frames {
             this.turn = None;
         }
         let frame = this.chunk.split_to(length);
+        this.payload.count(bytes);
         this.left -= bytes;
         this.moved.taken.fetch_add(bytes, Ordering::Relaxed);
         Poll::Ready(Some(Ok(Frame::data(frame))))

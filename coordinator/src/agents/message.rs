@@ -135,6 +135,8 @@ pub struct Counters {
     pub files_total: u64,
     /// Bytes that went over the network.
     pub bytes_transferred: u64,
+    /// How often the store asked to slow down.
+    pub throttled: u64,
     /// Lately.
     pub bytes_per_second: u64,
 }
@@ -147,6 +149,8 @@ impl Counters {
             || self.files_done != before.files_done
             || self.files_total != before.files_total
             || self.bytes_transferred != before.bytes_transferred
+            // A store that asks to slow down answers, and is obeyed.
+            || self.throttled != before.throttled
     }
 }
 
@@ -179,4 +183,17 @@ pub struct PullDone {
     pub local_checkpoint: Option<LocalCheckpointId>,
     /// As the last progress would say it.
     pub counters: Counters,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_asks_to_slow_down_is_movement_and_a_rate_is_none() {
+        let before = Counters { bytes_done: 1, throttled: 1, ..Counters::default() };
+        assert!(Counters { throttled: 2, ..before }.moved_since(&before));
+        assert!(Counters { bytes_transferred: 1, ..before }.moved_since(&before));
+        assert!(!Counters { bytes_per_second: 9, ..before }.moved_since(&before));
+    }
 }

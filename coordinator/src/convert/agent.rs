@@ -146,13 +146,14 @@ pub(crate) fn listing_of(answer: v1::ListLocalCheckpointsResponse) -> Result<Lis
     Ok(Listing { incarnation: read(answer.incarnation.parse())?, checkpoints: checkpoints.collect::<Result<_, _>>()? })
 }
 
-fn counters(progress: &v1::Progress) -> Counters {
+fn counters(progress: &v1::Progress, throttled: u64) -> Counters {
     Counters {
         bytes_done: progress.bytes_done,
         bytes_total: progress.bytes_total,
         files_done: progress.files_done,
         files_total: progress.files_total,
         bytes_transferred: progress.bytes_transferred,
+        throttled,
         bytes_per_second: progress.bytes_per_second,
     }
 }
@@ -223,7 +224,7 @@ pub(crate) fn push_status_of(host: &Host, answer: v1::PushStatusResponse) -> Res
     let state = match answer.state {
         None => return Err(broken("a push status without a state")),
         Some(State::NotRequested(v1::NotRequested {})) => TransferState::NotRequested,
-        Some(State::InProgress(progress)) => TransferState::InProgress(counters(&progress)),
+        Some(State::InProgress(progress)) => TransferState::InProgress(counters(&progress, answer.throttled)),
         Some(State::Failed(problem)) => TransferState::Failed(problem_of(problem)),
         Some(State::Done(done)) => TransferState::Done(PushDone {
             part: part_of(host, &done)?,
@@ -239,7 +240,7 @@ pub(crate) fn pull_status_of(answer: v1::PullStatusResponse) -> Result<TransferS
     let state = match answer.state {
         None => return Err(broken("a pull status without a state")),
         Some(State::NotRequested(v1::NotRequested {})) => TransferState::NotRequested,
-        Some(State::InProgress(progress)) => TransferState::InProgress(counters(&progress)),
+        Some(State::InProgress(progress)) => TransferState::InProgress(counters(&progress, answer.throttled)),
         Some(State::Failed(problem)) => TransferState::Failed(problem_of(problem)),
         Some(State::Done(done)) => TransferState::Done(PullDone {
             reach: match done.reach() {
@@ -258,6 +259,7 @@ pub(crate) fn pull_status_of(answer: v1::PullStatusResponse) -> Result<TransferS
                 files_total: done.files,
                 bytes_transferred: done.bytes_downloaded,
                 bytes_per_second: 0,
+                throttled: 0,
             },
         }),
     };

@@ -76,6 +76,7 @@ async fn push(
         files_total: done.part.files,
         bytes_transferred: done.part.bytes_uploaded,
         bytes_per_second: 0,
+        throttled: 0,
     };
     drive.progress.report(host_idx, attempt, &counters);
     let report = HostReport::Part { part: done.part, step: done.step, fingerprint: done.fingerprint };

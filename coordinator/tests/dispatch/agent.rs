@@ -313,6 +313,7 @@ impl Scripted {
             round: header.round.clone(),
             attempt: header.attempt,
             state: Some(answer),
+            throttled: 0,
         }
     }
 
@@ -329,6 +330,7 @@ impl Scripted {
             round: header.round.clone(),
             attempt: header.attempt,
             state: Some(answer),
+            throttled: 0,
         }
     }
 
