@@ -106,6 +106,7 @@ mod tests {
             object: (size > 0).then_some(object),
             offset,
             length: size,
+            head: None,
         });
         PartManifest {
             pipeline: PipelineId::new(Uuid::nil()),
@@ -121,6 +122,7 @@ mod tests {
             store_meta: String::new(),
             objects: (0..objects).map(|n| ObjectEntry { key: format!("o{n}"), size: u64::MAX >> 1 }).collect(),
             files: entries.collect(),
+            delta: None,
         }
     }
 
