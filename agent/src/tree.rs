@@ -52,7 +52,7 @@ enum Node {
 impl PieceHasher {
     /// `offset` is a multiple of [`ALIGN`]; the piece ends at another one or at the end of the file.
     pub(crate) fn new(file_size: u64, offset: u64) -> Self {
-        debug_assert_eq!(offset % ALIGN, 0, "a piece begins at a multiple of {ALIGN}");
+        debug_assert!(offset.is_multiple_of(ALIGN), "a piece begins at a multiple of {ALIGN}");
         Self { start: offset, filled: 0, hasher: Hasher::new(), file_size, nodes: Vec::new(), head: None }
     }
 
@@ -134,7 +134,7 @@ impl TreeDigest {
     fn merge(&mut self, mut start: u64, mut length: u64, mut value: ChainingValue) {
         while length.is_power_of_two() && length * 2 < self.size {
             let (left, right) =
-                if start % (length * 2) == 0 { (start, start + length) } else { (start - length, start) };
+                if start.is_multiple_of(length * 2) { (start, start + length) } else { (start - length, start) };
             let sibling = if left == start { right } else { left };
             match self.nodes.get(&sibling) {
                 Some(Node::Inner(other, other_value)) if *other == length => {

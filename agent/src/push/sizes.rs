@@ -101,14 +101,14 @@ mod tests {
                 for size in [1, 6 << 20, 100 << 20, 48 << 30, 60 << 30, 5 << 40] {
                     match sizes.piece(&path(), size) {
                         Ok(piece) => {
-                            assert!(piece % MIB == 0 && piece >= MIN_PIECE && piece <= memory.max(MIN_PIECE));
+                            assert!(piece.is_multiple_of(MIB) && piece >= MIN_PIECE && piece <= memory.max(MIN_PIECE));
                             assert!(size.div_ceil(piece) <= MAX_PIECES, "{size} in {piece}");
                         }
                         Err(problem) => {
                             assert!(size.div_ceil(MAX_PIECES) > memory / MIB * MIB, "{problem}");
                             assert_eq!(problem.metadata["field"], "transfer.memory");
                             let needed = problem.metadata["needed"].parse().unwrap();
-                            assert!(super::Sizes { memory: needed, ..sizes }.piece(&path(), size).is_ok());
+                            assert!(Sizes { memory: needed, ..sizes }.piece(&path(), size).is_ok());
                         }
                     }
                 }
@@ -127,7 +127,7 @@ mod tests {
         let sizes = sizes(16 << 20, 64 << 20);
         for (total, packs) in [(1, 1), (7 << 20, 1), (8 << 20, 2), (40 << 20, 4), (250 << 20, 16)] {
             let pack = sizes.pack(total);
-            assert!(pack % MIB == 0 && pack <= 16 << 20);
+            assert!(pack.is_multiple_of(MIB) && pack <= 16 << 20);
             assert_eq!(total.div_ceil(pack), packs, "{total}");
         }
     }
