@@ -8,4 +8,8 @@ mod orders;
 mod process;
 mod pull;
 mod push;
+mod push_increments;
+mod push_resume;
+mod push_sources;
 mod sync;
+mod watched;
