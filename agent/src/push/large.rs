@@ -148,7 +148,7 @@ impl Large {
     /// Begins the upload. Once asked for it is seen to its end, whatever becomes of the push: an upload that nobody knows of could not be aborted.
     async fn start(&self, to: &Sending) -> Result<(String, UploadId), Problem> {
         let key = to.next_key();
-        to.ledger.asks();
+        to.ledger.asks(&to.path);
         let starting = {
             let (remote, key, ledger, file) =
                 (to.remote.clone(), key.clone(), to.ledger.clone(), self.wanted.file.clone());

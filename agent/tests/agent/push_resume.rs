@@ -63,7 +63,8 @@ async fn a_retried_attempt_sends_nothing_that_stands_already() {
     let order = order(&host, 1, &state());
     // The pieces come first, then the packs: of those one goes through.
     let problem = fails(&s3, &host, order.clone(), failure("UploadPart", 3)).await;
-    assert_eq!((problem.reason.as_str(), open_uploads(&s3)), ("INTEGRITY", 1));
+    assert_eq!(problem.reason, "INTEGRITY");
+    assert!(open_uploads(&s3) > 0);
     fails(&s3, &host, again(&order, 2), failure("PutObject", 1)).await;
     let done = host.push(again(&order, 3)).await.unwrap();
 
@@ -81,15 +82,12 @@ async fn a_retried_attempt_sends_nothing_that_stands_already() {
     assert_eq!(open_uploads(&s3), 0);
 }
 
-#[tokio::test]
-async fn an_attempt_that_was_replaced_while_it_ran_is_gone_on_with() {
-    let s3 = s3().await;
-    let host = Host::start(&s3).await;
-    let order = order(&host, 1, &state());
-    let hang = s3.faults().add(FaultRule::new(FaultAction::Hang).operation("UploadPart").skip(3));
+/// A second attempt is ordered while a request of the first one hangs.
+async fn replaced_at(s3: &S3Server, host: &Host, order: &v1::PushOrder, hang: FaultRule) -> v1::PushDone {
+    let hang = s3.faults().add(hang);
     host.client.clone().push(order.clone()).await.unwrap();
-    until("a piece to hang", async || s3.faults().hits(hang) > 0).await;
-    let problem = refusal(host.client.clone().push(again(&order, 2)).await);
+    until("a request to hang", async || s3.faults().hits(hang) > 0).await;
+    let problem = refusal(host.client.clone().push(again(order, 2)).await);
     assert_eq!(problem.reason, "TRANSFER_IN_PROGRESS");
     until("the first attempt to end", async || {
         let described = host.client.clone().describe(v1::DescribeRequest {}).await.unwrap();
@@ -97,7 +95,16 @@ async fn an_attempt_that_was_replaced_while_it_ran_is_gone_on_with() {
     })
     .await;
     s3.faults().remove(hang);
-    let done = host.push(again(&order, 2)).await.unwrap();
+    host.push(again(order, 2)).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_attempt_that_was_replaced_while_it_ran_is_gone_on_with() {
+    let s3 = s3().await;
+    let host = Host::start(&s3).await;
+    let order = order(&host, 1, &state());
+    let hang = FaultRule::new(FaultAction::Hang).operation("UploadPart").skip(3);
+    let done = replaced_at(&s3, &host, &order, hang).await;
     // The one that hung may have been taken in after all.
     assert!((8..=9).contains(&answered(&s3, "UploadPart")), "{}", answered(&s3, "UploadPart"));
     assert_eq!(without_document(content(&s3, &part(&s3, &done))), state());
@@ -127,7 +134,7 @@ async fn an_upload_that_the_store_lost_between_attempts_is_begun_anew() {
     fails(&s3, &host, order.clone(), failure("UploadPart", 2)).await;
     let gone = FaultRule::new(FaultAction::Error { status: 404, code: "NoSuchUpload".to_owned() });
     let problem = fails(&s3, &host, again(&order, 2), gone.operation("UploadPart").times(1)).await;
-    assert_eq!((problem.reason.as_str(), problem.retryable.as_str()), ("STORE_NOT_FOUND", "yes"));
+    assert_eq!((problem.reason.as_str(), problem.retryable()), ("STORE_NOT_FOUND", v1::Retryable::Yes));
     let done = host.push(again(&order, 3)).await.unwrap();
     assert_eq!(without_document(content(&s3, &part(&s3, &done))), state());
     assert_eq!(open_uploads(&s3), 0);
@@ -138,9 +145,8 @@ async fn a_completion_whose_answer_was_lost_is_found_out_by_the_next_attempt() {
     let s3 = s3().await;
     let host = Host::start(&s3).await;
     let order = order(&host, 1, &state());
-    let lost = FaultAction::ErrorAfterWrite { status: 400, code: "BadDigest".to_owned() };
-    fails(&s3, &host, order.clone(), FaultRule::new(lost).operation("CompleteMultipartUpload")).await;
-    let done = host.push(again(&order, 2)).await.unwrap();
+    let hang = FaultRule::new(FaultAction::HangAfterWrite).operation("CompleteMultipartUpload").times(1);
+    let done = replaced_at(&s3, &host, &order, hang).await;
     assert_eq!((answered(&s3, "UploadPart"), open_uploads(&s3)), (8, 0));
     assert_eq!(without_document(content(&s3, &part(&s3, &done))), state());
 }
@@ -150,17 +156,17 @@ async fn uploads_that_wait_for_an_attempt_are_aborted_when_none_comes() {
     let s3 = s3().await;
     let left = async |round_no: u64, deadline: Option<chrono::DateTime<chrono::Utc>>| {
         let host = Host::start(&s3).await;
-        let mut order = order(&host, round_no, &state());
+        let mut order = order(&host, round_no, &files(&[("large", noise("large", 11 << 20))]));
         order.deadline = deadline.map(|at| prost_types::Timestamp {
             seconds: at.timestamp(),
             nanos: at.timestamp_subsec_nanos().cast_signed(),
         });
-        let problem = fails(&s3, &host, order.clone(), failure("UploadPart", 3)).await;
+        let problem = fails(&s3, &host, order.clone(), failure("UploadPart", 1)).await;
         (host, order, problem)
     };
 
     let (host, _, _) = left(1, None).await;
-    assert_eq!(open_uploads(&s3), 1);
+    assert!(open_uploads(&s3) > 0);
     let other = host.checkpoint(9, &files(&[("a", noise("a", 10))]));
     host.push(host.push_order(2, other, 9)).await.unwrap();
     until("another round's push to abort them", async || open_uploads(&s3) == 0).await;
@@ -168,19 +174,19 @@ async fn uploads_that_wait_for_an_attempt_are_aborted_when_none_comes() {
     let (host, order, _) = left(3, None).await;
     let done = host.push(again(&order, 2)).await.unwrap();
     let (host, _, _) = left(4, None).await;
-    assert_eq!(open_uploads(&s3), 1);
+    assert!(open_uploads(&s3) > 0);
     let mut pull = host.pull_order(5, &done, 3);
     pull.local_checkpoint.clone_from(&done.local_checkpoint);
     host.pull(pull).await.unwrap();
     until("another round's pull to abort them", async || open_uploads(&s3) == 0).await;
 
     let (host, order, _) = left(6, None).await;
-    assert_eq!(open_uploads(&s3), 1);
+    assert!(open_uploads(&s3) > 0);
     assert!(cancel(&host, order.header.unwrap()).await);
     assert_eq!(open_uploads(&s3), 0, "cancelled");
 
     let (host, _, _) = left(7, None).await;
-    assert_eq!(open_uploads(&s3), 1);
+    assert!(open_uploads(&s3) > 0);
     tokio::task::spawn_blocking(|| host.agent.shutdown()).await.unwrap();
     assert_eq!(open_uploads(&s3), 0, "shut down");
 
@@ -198,6 +204,19 @@ async fn a_failure_that_does_not_pass_leaves_nothing_open() {
     let denied = FaultRule::new(FaultAction::AccessDenied).operation("UploadPart").skip(3);
     let problem = fails(&s3, &host, order, denied).await;
     assert_eq!((problem.reason.as_str(), open_uploads(&s3)), ("STORE_DENIED", 0));
+}
+
+#[tokio::test]
+async fn an_upload_whose_beginning_was_never_answered_is_aborted_too() {
+    let s3 = s3().await;
+    let host = Host::start(&s3).await;
+    let order = order(&host, 1, &state());
+    let lost = FaultRule::new(FaultAction::ResetAfterWrite).operation("CreateMultipartUpload").times(1);
+    s3.faults().add(lost);
+    let denied = FaultRule::new(FaultAction::AccessDenied).operation("UploadPart").skip(1);
+    fails(&s3, &host, order, denied).await;
+    assert!(answered(&s3, "CreateMultipartUpload") > 0);
+    assert_eq!(open_uploads(&s3), 0);
 }
 
 #[tokio::test]
