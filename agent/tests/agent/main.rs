@@ -5,7 +5,10 @@
 mod harness;
 mod install;
 mod orders;
+mod packs;
 mod process;
 mod pull;
+mod pull_packs;
+mod pull_trouble;
 mod push;
 mod sync;
