@@ -170,11 +170,8 @@ struct Disk {
 impl Disk {
     fn mount(options: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", options, "none"])
-            .arg(folder.path())
-            .output()
-            .expect("mount can't be run");
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", options, "none"]).arg(folder.path()).output().unwrap();
         assert!(
             mounted.status.success(),
             "a disk of a known size is needed, which takes the right to mount: {}",
