@@ -31,6 +31,7 @@ mod place;
 mod reuse;
 mod segment;
 pub(crate) mod staging;
+mod streams;
 mod sync;
 
 use place::Places;

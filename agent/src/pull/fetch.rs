@@ -12,7 +12,10 @@ use std::{
 use bytes::Bytes;
 use lockstep_bucket::error::StoreError;
 use lockstep_protocol::problem::{Problem, Reason};
-use tokio::task::{JoinError, JoinHandle, JoinSet};
+use tokio::{
+    task::{JoinError, JoinHandle, JoinSet},
+    time::MissedTickBehavior,
+};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
@@ -20,6 +23,7 @@ use super::{
     fill::Filler,
     place::{Places, Wrong},
     segment::{self, Segment},
+    streams::Streams,
 };
 use crate::{remote::Remote, work::Work};
 
@@ -31,6 +35,9 @@ const BATCH: usize = 512 << 10;
 
 /// A disk that takes this long for one read's worth of bytes would hold up the connections.
 const SLOW: Duration = Duration::from_millis(50);
+
+/// Between looks at whether more segments at once are worth it.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// How long a disk is taken for slow after it was.
 const SLOW_FOR: Duration = Duration::from_secs(5);
@@ -44,10 +51,17 @@ pub(super) async fn all(
 ) -> Result<(), Problem> {
     let limits = remote.work().limits;
     let pace = Arc::new(DiskPace::new());
+    let quickest = Arc::new(Quickest::default());
+    let before = remote.work().progress.bytes_transferred();
+    let mut streams = Streams::new(limits.concurrency, Instant::now());
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut waiting = VecDeque::from(plan);
     let mut running = JoinSet::new();
     loop {
-        while running.len() < limits.concurrency
+        let came = remote.work().progress.bytes_transferred().saturating_sub(before);
+        let allowed = streams.allowed(Instant::now(), quickest.get(), came);
+        while running.len() < allowed
             && let Some(segment) = waiting.pop_front()
         {
             let fetch = Fetch {
@@ -56,10 +70,15 @@ pub(super) async fn all(
                 segment: Arc::new(segment),
                 tasks: tasks.clone(),
                 pace: Arc::clone(&pace),
+                quickest: Arc::clone(&quickest),
             };
             running.spawn(tasks.track_future(fetch.run().in_current_span()));
         }
-        let Some(ended) = running.join_next().await else { return Ok(()) };
+        let ended = tokio::select! {
+            ended = running.join_next() => ended,
+            _ = look.tick(), if !waiting.is_empty() => continue,
+        };
+        let Some(ended) = ended else { return Ok(()) };
         for wrong in joined(ended)? {
             places.try_again(wrong)?;
             segment::plan(&places.part, &[wrong.file], limits.part_size)
@@ -77,6 +96,28 @@ fn joined<T>(ended: Result<Result<T, Problem>, JoinError>) -> Result<T, Problem>
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(_) => Err(Problem::new(Reason::Cancelled, "the agent is stopping")),
         },
+    }
+}
+
+/// The time of the quickest answer so far.
+#[derive(Debug)]
+struct Quickest {
+    nanos: AtomicU64,
+}
+
+impl Default for Quickest {
+    fn default() -> Self {
+        Self { nanos: AtomicU64::new(u64::MAX) }
+    }
+}
+
+impl Quickest {
+    fn took(&self, time: Duration) {
+        self.nanos.fetch_min(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Option<Duration> {
+        Some(self.nanos.load(Ordering::Relaxed)).filter(|nanos| *nanos != u64::MAX).map(Duration::from_nanos)
     }
 }
 
@@ -117,6 +158,7 @@ struct Fetch {
     segment: Arc<Segment>,
     tasks: TaskTracker,
     pace: Arc<DiskPace>,
+    quickest: Arc<Quickest>,
 }
 
 impl Fetch {
@@ -150,8 +192,12 @@ impl Fetch {
     /// One try from where the last one ended. The inner error is the store's, the outer one is ours.
     async fn stream(&self, key: &str, work: &Work, sink: &mut Sink) -> Result<Result<(), StoreError>, Problem> {
         let (offset, left) = (self.segment.offset + sink.came, self.segment.length - sink.came);
+        let asked = Instant::now();
         let mut incoming = match self.remote.open(key, offset, left).await {
-            Ok(incoming) => incoming,
+            Ok(incoming) => {
+                self.quickest.took(asked.elapsed());
+                incoming
+            }
             Err(error) => return Ok(Err(error)),
         };
         // To its very end: only then the connection can be used again.
