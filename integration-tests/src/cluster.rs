@@ -27,11 +27,20 @@ pub struct Options {
     pub create: bool,
     /// Buckets beside [`BUCKET`].
     pub buckets: Vec<&'static str>,
+    /// Limits in the spec; none: the defaults.
+    pub transfer: Option<v1::TransferOptions>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { hosts: 3, store: "directory", coordinator_flags: Vec::new(), create: true, buckets: Vec::new() }
+        Self {
+            hosts: 3,
+            store: "directory",
+            coordinator_flags: Vec::new(),
+            create: true,
+            buckets: Vec::new(),
+            transfer: None,
+        }
     }
 }
 
@@ -151,6 +160,7 @@ impl Cluster {
             solo: self.options.hosts == 0,
             agents: self.agents.iter().map(|agent| agent.address.clone()).collect(),
             location: Some(self.location(name)),
+            transfer: self.options.transfer,
             ..v1::PipelineSpec::default()
         }
     }
@@ -214,6 +224,11 @@ impl Cluster {
     /// Greatest resident memory of one agent so far, in bytes.
     pub fn agent_peak_memory(&self, idx: usize) -> u64 {
         self.agents[idx].process.as_ref().expect("the agent runs").peak_memory()
+    }
+
+    /// Bytes that one agent has read from files so far; what comes over sockets is not in it.
+    pub fn agent_bytes_read(&self, idx: usize) -> u64 {
+        self.agents[idx].process.as_ref().expect("the agent runs").bytes_read()
     }
 
     /// Loses one host's disk while its agent restarts.

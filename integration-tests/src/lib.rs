@@ -2,6 +2,8 @@
 //!
 //! - [`cluster`]: all of it together, one pipeline, any number of hosts
 //! - [`process`]: one child process: start, kill -9, stop, its log
+//! - [`cli`]: the command line, as its users run it
+//! - [`content`]: what checkpoints hold, from a seed, and whether it came back
 //! - [`host`]: one host's disk: make checkpoints, wipe it, compare it
 //! - [`http`]: the least of HTTP, for /metrics and /healthz
 //! - [`feldera`]: real DBSP storage directories as hosts' disks
@@ -16,7 +18,9 @@
     reason = "a harness: what fails here fails the test, with the cause"
 )]
 
+pub mod cli;
 pub mod cluster;
+pub mod content;
 pub mod feldera;
 pub mod host;
 pub mod http;

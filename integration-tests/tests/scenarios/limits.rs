@@ -1,0 +1,181 @@
+//! Limits of transfers in a spec: what is refused and how, what is odd but legal, and that a bandwidth limit holds.
+
+use std::{fs, time::Duration};
+
+use lockstep_client::v1::{self, RoundPhase, TransferOptions};
+use lockstep_integration_tests::{
+    cli::lockstep,
+    cluster::{Cluster, Options, PIPELINE, agent_key},
+    content::{differences, identity, noise, put},
+    host::Host,
+};
+use tokio::time::Instant;
+
+const MIB: u64 = 1 << 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_outside_of_their_ranges_are_refused_by_the_command_line_with_field_value_and_range() {
+    let cluster = Cluster::with(Options { hosts: 0, create: false, ..Options::default() }).await;
+    let file = cluster.scratch().join("orders.yaml");
+    for (limit, field, value, says) in [
+        ("concurrency: 0", "transfer.concurrency", "0", "between 1 and 256"),
+        ("concurrency: 257", "transfer.concurrency", "257", "between 1 and 256"),
+        ("part_size: 1MiB", "transfer.part_size", "1MiB", "between 5MiB and 1GiB"),
+        ("part_size: 6TiB", "transfer.part_size", "6TiB", "between 5MiB and 1GiB"),
+        ("part_size: 0MiB", "transfer.part_size", "0B", "between 5MiB and 1GiB"),
+        ("memory: 0MiB", "transfer.memory", "0B", "below transfer.part_size"),
+        ("memory: 15MiB", "transfer.memory", "15MiB", "below transfer.part_size"),
+        ("bandwidth_limit: 0B", "transfer.bandwidth_limit", "0", "leave it out for no limit"),
+        ("part_size: 5 gallons", "transfer.part_size", "5 gallons", "for example 16MiB"),
+        ("memory: \"64\"", "transfer.memory", "64", "has no unit"),
+    ] {
+        let endpoint = cluster.endpoint();
+        let text = format!(
+            "{{name: {PIPELINE}, solo: true, agents: ['{}'], location: {{bucket: acme-ckpt, prefix: orders, endpoint: '{endpoint}', \
+             force_path_style: true}}, transfer: {{{limit}}}}}",
+            cluster.agents[0].address
+        );
+        fs::write(&file, text).unwrap();
+        let ran = lockstep(&cluster, &["pipeline", "apply", "--file", &file.display().to_string()]);
+        let error = &ran.document["error"];
+        assert_eq!((ran.code, error["reason"].as_str()), (1, Some("SPEC_INVALID")), "{limit}: {ran:?}");
+        let metadata = &error["metadata"];
+        assert_eq!(
+            (metadata["field"].as_str(), metadata["value"].as_str()),
+            (Some(field), Some(value)),
+            "{limit}: {ran:?}"
+        );
+        let message = error["message"].as_str().unwrap_or_default();
+        assert!(message.contains(says) && message.contains(field) && message.contains(value), "{limit}: {message}");
+    }
+    assert!(cluster.client.list_pipelines(10).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_outside_of_their_ranges_are_refused_by_the_coordinator_and_zero_is_the_default() {
+    let cluster = Cluster::with(Options { hosts: 0, create: false, ..Options::default() }).await;
+    let of = TransferOptions::default();
+    for (transfer, field) in [
+        (TransferOptions { concurrency: 100_000, ..of }, "transfer.concurrency"),
+        (TransferOptions { part_size: MIB, ..of }, "transfer.part_size"),
+        (TransferOptions { part_size: 6 << 40, ..of }, "transfer.part_size"),
+        (TransferOptions { part_size: u64::MAX, ..of }, "transfer.part_size"),
+        (TransferOptions { memory: 1, ..of }, "transfer.memory"),
+        (TransferOptions { memory: u64::MAX, ..of }, "transfer.memory"),
+        (TransferOptions { bandwidth_limit: u64::MAX, ..of }, "transfer.bandwidth_limit"),
+    ] {
+        let spec = v1::PipelineSpec { transfer: Some(transfer), ..cluster.spec(PIPELINE) };
+        let error = cluster.client.create_pipeline(spec).await.expect_err(field);
+        assert_eq!(error.reason(), "SPEC_INVALID", "{transfer:?}: {error}");
+        assert_eq!(error.problem().unwrap().metadata["field"], field, "{transfer:?}: {error}");
+    }
+    let spec = v1::PipelineSpec { transfer: Some(of), ..cluster.spec(PIPELINE) };
+    let pipeline = cluster.client.create_pipeline(spec).await.unwrap();
+    let transfer = pipeline.spec.unwrap().transfer.unwrap();
+    assert_eq!((transfer.concurrency, transfer.part_size, transfer.memory), (16, 16 * MIB, 64 * MIB));
+}
+
+fn newest(host: &Host) -> lockstep_integration_tests::content::Identity {
+    identity(&host.dir.join("checkpoints").join(host.checkpoints().last().unwrap()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_that_are_absurd_but_legal_move_every_byte() {
+    let mut cluster = Cluster::with(Options { hosts: 0, ..Options::default() }).await;
+    let least = TransferOptions { concurrency: 1, part_size: 5 * MIB, memory: 5 * MIB, bandwidth_limit: 0 };
+    let most = TransferOptions { concurrency: 256, part_size: 1 << 30, memory: 1 << 52, bandwidth_limit: 1 << 52 };
+    // Far more requests than memory for them.
+    let uneven = TransferOptions { concurrency: 256, memory: 16 * MIB, part_size: 16 * MIB, bandwidth_limit: 0 };
+    for (step, transfer) in (1..).zip([least, most, uneven]) {
+        let update = v1::UpdatePipelineRequest {
+            pipeline: PIPELINE.to_owned(),
+            spec: Some(v1::PipelineSpec { transfer: Some(transfer), ..cluster.spec(PIPELINE) }),
+            ..v1::UpdatePipelineRequest::default()
+        };
+        cluster.client.update_pipeline(update).await.unwrap_or_else(|error| panic!("{transfer:?}: {error}"));
+        cluster.hosts[0].checkpoint_filled(step, |folder| {
+            put(folder, "large", &noise(step, "large", 11 << 20));
+            for n in 0..40 {
+                put(folder, &format!("small/{n}"), &noise(step, &n.to_string(), n * 1000));
+            }
+        });
+        let before = newest(&cluster.hosts[0]);
+        cluster.pushed().await;
+        cluster.lose_disk(0).await;
+        cluster.pulled().await;
+        let different = differences(&before, &newest(&cluster.hosts[0]));
+        assert!(different.is_empty(), "{transfer:?}: {different:?}");
+    }
+}
+
+const LIMIT: u64 = 4 * MIB;
+
+/// How long the agent's bytes in one direction took, and how many there were.
+async fn measured(
+    cluster: &Cluster,
+    round: &str,
+    bytes: impl Fn(&lockstep_devkit::RequestRecord) -> u64,
+) -> (f64, u64) {
+    let key = agent_key(0);
+    let moved = || {
+        let requests = cluster.s3.requests();
+        requests.iter().filter(|r| r.access_key.as_deref() == Some(&key)).map(&bytes).sum::<u64>()
+    };
+    let mut ticks = tokio::time::interval(Duration::from_millis(5));
+    let (mut first, mut last, mut total) = (None, Instant::now(), 0);
+    let ended = cluster.client.wait_round(round);
+    tokio::pin!(ended);
+    let round = loop {
+        tokio::select! {
+            _ = ticks.tick() => {
+                let now = moved();
+                if now > total {
+                    total = now;
+                    last = Instant::now();
+                    first.get_or_insert(last);
+                }
+            }
+            round = &mut ended => break round.unwrap(),
+        }
+    };
+    assert!(matches!(round.phase(), RoundPhase::Committed | RoundPhase::Installed), "{round:?}");
+    ((last - first.expect("bytes moved")).as_secs_f64(), moved())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bandwidth_limit_holds_within_five_percent_for_push_and_pull() {
+    let transfer = TransferOptions { bandwidth_limit: LIMIT, part_size: 5 * MIB, memory: 16 * MIB, concurrency: 4 };
+    let mut cluster = Cluster::with(Options { hosts: 0, transfer: Some(transfer), ..Options::default() }).await;
+    cluster.hosts[0].checkpoint_filled(1, |folder| {
+        put(folder, "large", &noise(1, "large", 16 << 20));
+        for n in 0..40 {
+            put(folder, &format!("small/{n}"), &noise(1, &n.to_string(), 100_000));
+        }
+    });
+    let before = newest(&cluster.hosts[0]);
+    cluster.s3.clear_requests();
+    let round = cluster.start_push().await;
+    let (seconds, bytes) = measured(&cluster, &round.id, |request| request.bytes_in).await;
+    let expected = bytes as f64 / LIMIT as f64;
+    println!("push: {bytes} bytes in {seconds:.2} s, expected {expected:.2}");
+    assert!(bytes > 19 * MIB, "{bytes}");
+    assert!(
+        (expected * 0.95..expected * 1.05 + 0.1).contains(&seconds),
+        "push: {seconds:.2} s instead of {expected:.2}"
+    );
+
+    cluster.lose_disk(0).await;
+    cluster.s3.clear_requests();
+    let began = Instant::now();
+    let round = cluster.client.start_pull(Cluster::pull_request()).await.unwrap();
+    let (_, bytes) = measured(&cluster, &round.id, |request| request.bytes_out).await;
+    // The kernel's buffers take bytes from the server long before the agent does, so the whole round is measured: from that the start and the install
+    // are to be allowed for.
+    let (seconds, expected) = (began.elapsed().as_secs_f64(), bytes as f64 / LIMIT as f64);
+    println!("pull: {bytes} bytes in {seconds:.2} s, expected {expected:.2}");
+    assert!(
+        (expected * 0.95..expected * 1.05 + 1.0).contains(&seconds),
+        "pull: {seconds:.2} s instead of {expected:.2}"
+    );
+    assert!(differences(&before, &newest(&cluster.hosts[0])).is_empty());
+}
