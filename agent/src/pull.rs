@@ -1,13 +1,18 @@
 //! Pull of one part into staging: reuse what the disk has, download the rest, verify every byte, sync, report staged (protocol.md, "Pull" step 4).
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet, hash_map::Entry},
+    sync::Arc,
+    time::Duration,
+};
 
-use futures::{StreamExt, TryStreamExt, stream};
 use lockstep_protocol::{
     id::Fingerprint,
-    manifest::{FileEntry, PartManifest},
+    manifest::PartManifest,
     problem::{Problem, Reason},
 };
+use tokio::time::MissedTickBehavior;
+use tokio_util::task::TaskTracker;
 
 use crate::{
     core::{Core, Ended},
@@ -15,31 +20,46 @@ use crate::{
     order::{Pull, PullDone, Reach},
     register::{Activity, Staged, State},
     remote::Remote,
-    space,
+    space::Claim,
     store::{CheckpointStore, StagedCheckpoint},
-    work::Work,
+    work::{Stop, Work},
 };
 
-mod download;
+mod fetch;
+mod fill;
+mod place;
 mod reuse;
+mod segment;
 pub(crate) mod staging;
+mod sync;
 
+use place::Places;
+use reuse::Known;
 use staging::Staging;
+
+/// Between looks at the free space.
+const SPACE_LOOK: Duration = Duration::from_secs(1);
 
 /// Starts an admitted pull.
 pub(crate) fn start(core: &Arc<Core>, order: Pull) {
     let name = (order.header.round, order.header.attempt);
     let (for_body, for_clean_up) = (Arc::clone(core), Arc::clone(core));
+    let tasks = TaskTracker::new();
+    let spawned = tasks.clone();
     core.launch(
         Activity::Pull,
         name,
         order.deadline,
         order.limits,
         |work| async move {
-            let staged = run(&for_body, &order, work).await?;
+            let staged = run(&for_body, &order, work, &tasks).await?;
             Ok::<Ended, Problem>((State::Pulled(staged.done.clone()), Some(staged)))
         },
-        move |_| async move {
+        move |work| async move {
+            // What the download spawned may still have been writing.
+            spawned.close();
+            spawned.wait().await;
+            work.settled().await;
             let store = Arc::clone(&for_clean_up.store);
             let removed = for_clean_up
                 .blocking(move || {
@@ -54,7 +74,7 @@ pub(crate) fn start(core: &Arc<Core>, order: Pull) {
     );
 }
 
-async fn run(core: &Core, order: &Pull, work: Work) -> Result<Staged, Problem> {
+async fn run(core: &Core, order: &Pull, work: Work, tasks: &TaskTracker) -> Result<Staged, Problem> {
     let store: Arc<dyn CheckpointStore> = Arc::clone(&core.store);
     let name = (order.header.round, order.header.attempt);
     let root = work
@@ -71,17 +91,27 @@ async fn run(core: &Core, order: &Pull, work: Work) -> Result<Staged, Problem> {
     check(order, &part)?;
     work.progress.expect(part.files.len() as u64, part.bytes());
 
-    let staging = {
-        let (root, part) = (root.clone(), Arc::clone(&part));
-        Arc::new(work.disk(move |_| Staging::create(&root, name, &part)).await?)
+    let places = {
+        let (part, digests, progress) = (Arc::clone(&part), Arc::clone(&core.digests), Arc::clone(&work.progress));
+        let make = move |_: &Stop| {
+            let staging = Staging::create(&root, name, &part)?;
+            Places::new(part, staging, Claim::on(&root)?, digests, progress)
+        };
+        Arc::new(work.disk(make).await?)
     };
-    let missing = reuse::reuse(&store, &staging, &part, &work).await?;
-    require_space(&work, root, missing.iter().map(|file| file.size).sum()).await?;
-    let reused = part.bytes() - missing.iter().map(|file| file.size).sum::<u64>();
-    fetch(&remote, &staging, &part, missing).await?;
+    let known = reuse::find(&store, &core.digests, &part, &work).await?;
+    let downloaded = fill(&remote, &places, known, store.files_are_immutable(), tasks)
+        .await
+        .map_err(|problem| places.claim.explain(problem))?;
+    places.unsynced.sync(&work).await?;
     {
-        let staging = Arc::clone(&staging);
-        work.disk(move |_| staging.sync()).await?;
+        let (places, digests) = (Arc::clone(&places), Arc::clone(&core.digests));
+        work.disk(move |_| {
+            places.staging.sync()?;
+            digests.save();
+            Ok(())
+        })
+        .await?;
     }
     let done = PullDone {
         reach: Reach::Staged,
@@ -89,12 +119,12 @@ async fn run(core: &Core, order: &Pull, work: Work) -> Result<Staged, Problem> {
         step: Some(part.step),
         files: part.files.len() as u64,
         bytes: part.bytes(),
-        bytes_downloaded: part.bytes() - reused,
-        bytes_reused: reused,
+        bytes_downloaded: downloaded,
+        bytes_reused: part.bytes() - downloaded,
         elapsed: work.progress.elapsed(),
     };
     let checkpoint = StagedCheckpoint {
-        folder: staging.folder().to_owned(),
+        folder: places.staging.folder().to_owned(),
         id: part.local_checkpoint,
         step: part.step,
         fingerprint: part.fingerprint,
@@ -103,6 +133,68 @@ async fn run(core: &Core, order: &Pull, work: Work) -> Result<Staged, Problem> {
         files: part.files.iter().map(|file| file.path.clone()).collect(),
     };
     Ok(Staged { round: order.header.round, checkpoint, done })
+}
+
+/// Brings every file of the part to its place, and returns how many bytes of files were downloaded for it.
+async fn fill(
+    remote: &Remote,
+    places: &Arc<Places>,
+    known: Known,
+    immutable: bool,
+    tasks: &TaskTracker,
+) -> Result<u64, Problem> {
+    let work = remote.work();
+    // Files of equal content are downloaded once; where the engine never writes to them they are also stored once.
+    let mut contents = HashSet::new();
+    for file in &places.part.files {
+        let first = contents.insert((file.size, file.blake3));
+        if known.is_copied(file) || (known.is_downloaded(file) && (first || !immutable)) {
+            places.claim.add(file.size);
+        }
+    }
+    require_space(places, work).await?;
+    let missing = reuse::place(places, known, work).await?;
+
+    let mut first = HashMap::new();
+    let (mut wanted, mut twins) = (Vec::new(), Vec::new());
+    let mut bytes = 0;
+    for number in missing {
+        let file = places.entry(number)?;
+        match first.entry((file.size, file.blake3)) {
+            Entry::Occupied(there) => twins.push((number, *there.get())),
+            Entry::Vacant(new) => {
+                new.insert(number);
+                wanted.push(number);
+                bytes += file.size;
+            }
+        }
+    }
+    // Again: what could not be linked is downloaded after all.
+    require_space(places, work).await?;
+    let plan = segment::plan(&places.part, &wanted, work.limits.part_size);
+    tokio::select! {
+        outcome = fetch::all(remote, places, plan, tasks) => outcome?,
+        problem = space_runs_out(places, work) => return Err(problem),
+    }
+    reuse::place_twins(places, twins, immutable, work).await?;
+    Ok(bytes)
+}
+
+async fn require_space(places: &Arc<Places>, work: &Work) -> Result<(), Problem> {
+    let places = Arc::clone(places);
+    work.disk(move |_| places.claim.require()).await
+}
+
+/// The engine writes to the same disk: a pull gives up before that is full.
+async fn space_runs_out(places: &Arc<Places>, work: &Work) -> Problem {
+    let mut look = tokio::time::interval(SPACE_LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        if let Err(problem) = require_space(places, work).await {
+            return problem;
+        }
+    }
 }
 
 /// The manifest's digest has tied it to the commit; this ties it to the order. Not compared is the pipeline: a read-only source or a location that was
@@ -138,29 +230,4 @@ fn check(order: &Pull, part: &PartManifest) -> Result<(), Problem> {
         }
     }
     Ok(())
-}
-
-/// Before the first byte is downloaded, and only for what must be downloaded: reused files take no room or have taken it already.
-async fn require_space(work: &Work, root: PathBuf, needed: u64) -> Result<(), Problem> {
-    work.disk(move |_| space::require(&root, needed)).await
-}
-
-async fn fetch(
-    remote: &Remote,
-    staging: &Arc<Staging>,
-    part: &Arc<PartManifest>,
-    missing: Vec<FileEntry>,
-) -> Result<(), Problem> {
-    stream::iter(missing)
-        .map(|file| {
-            let (remote, staging, part) = (remote.clone(), Arc::clone(staging), Arc::clone(part));
-            async move {
-                download::file(&remote, &staging, &part, &file).await?;
-                remote.work().progress.file_done();
-                Ok::<_, Problem>(())
-            }
-        })
-        .buffer_unordered(remote.work().limits.concurrency)
-        .try_collect()
-        .await
 }

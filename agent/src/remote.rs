@@ -6,7 +6,7 @@ mod patience;
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use lockstep_bucket::{
     Payload,
     error::{StoreError, StoreErrorKind},
@@ -170,26 +170,6 @@ impl Remote {
                 Err(error)
             }
         }
-    }
-
-    /// `length` bytes of an object in memory; the caller has made room for them. What a commit names and the store proves absent is damage.
-    pub(crate) async fn range(&self, key: &str, offset: u64, length: u64) -> Result<Bytes, Problem> {
-        let mut patience = self.patience();
-        loop {
-            match self.range_once(key, offset, length).await {
-                Ok(bytes) => return Ok(bytes),
-                Err(error) => patience.after(error).await.map_err(|error| self.missing(key, error))?,
-            }
-        }
-    }
-
-    async fn range_once(&self, key: &str, offset: u64, length: u64) -> Result<Bytes, StoreError> {
-        let mut incoming = self.open(key, offset, length).await?;
-        let mut bytes = BytesMut::with_capacity(usize::try_from(length).unwrap_or_default());
-        while let Some(chunk) = incoming.next().await {
-            bytes.extend_from_slice(&chunk?);
-        }
-        Ok(bytes.freeze())
     }
 
     /// Names the problem of a failed read.

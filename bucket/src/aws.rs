@@ -128,15 +128,19 @@ impl ObjectStore for AwsStore {
 
     async fn put(&self, key: &str, body: Payload) -> WriteOutcome {
         let request = self.request(Operation::Put, key);
-        let mut put = self.client.put_object().bucket(self.location.bucket()).key(request.key());
-        put = if body.length() <= MD5_UP_TO {
-            put.content_md5(md5(body.chunks()))
+        let put = self.client.put_object().bucket(self.location.bucket()).key(request.key());
+        let (put, sent) = if body.length() <= MD5_UP_TO {
+            (put.content_md5(md5(body.chunks())), None)
         } else {
-            put.checksum_crc32(crc32(&body))
+            let crc32 = crc32(&body);
+            (put.checksum_crc32(&crc32), Some(crc32))
         };
         let upload = Upload::new(body);
         let put = put.content_length(upload.length()).body(upload.body().into()).customize().disable_payload_signing();
-        Self::outcome(request.transfer(&upload, put.send()).await.map(drop))
+        Self::outcome(match request.transfer(&upload, put.send()).await {
+            Ok(answer) => request.stored(sent.as_deref(), answer.checksum_crc32()),
+            Err(error) => Err(error),
+        })
     }
 
     async fn get(&self, key: &str, max_bytes: usize) -> Lookup<Bytes> {

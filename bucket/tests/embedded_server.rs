@@ -9,5 +9,9 @@ mod conformance;
 mod faults;
 #[path = "server/ground.rs"]
 mod ground;
+#[path = "server/lies.rs"]
+mod lies;
+#[path = "server/stalls.rs"]
+mod stalls;
 #[path = "server/wire.rs"]
 mod wire;

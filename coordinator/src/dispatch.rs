@@ -21,7 +21,7 @@ use tracing::Instrument;
 
 use crate::{
     agents::AgentPool,
-    plan::{BackOff, PlanContext, PlanOptions, Right},
+    plan::{BackOff, Known, PlanContext, PlanOptions, Right},
     store::{Caller, Change, Changes, RoundRecord, Store},
 };
 
@@ -103,6 +103,7 @@ pub(crate) struct Services {
     options: DispatchOptions,
     clock: DatabaseClock,
     leases: Leases,
+    known: Arc<Known>,
 }
 
 impl Services {
@@ -116,6 +117,7 @@ impl Services {
             agents: Arc::new(self.agents.clone()),
             options: self.options.plan(),
             right: Right::FinishBase,
+            known: Arc::clone(&self.known),
         }
     }
 }
@@ -139,7 +141,15 @@ impl Dispatcher {
     pub async fn run(self, shutdown: CancellationToken) {
         let Self { store, connector, agents, options } = self;
         let Some(clock) = first_reading(&store, &shutdown).await else { return };
-        let services = Arc::new(Services { store, connector, agents, options, clock, leases: Leases::default() });
+        let services = Arc::new(Services {
+            store,
+            connector,
+            agents,
+            options,
+            clock,
+            leases: Leases::default(),
+            known: Arc::default(),
+        });
         let tasks = TaskTracker::new();
         // Leases are renewed until the last round was handed back, not only until the shutdown begins.
         let renewing = CancellationToken::new();

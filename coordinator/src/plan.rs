@@ -5,7 +5,7 @@
 //! the next source or to a fresh start, and whatever is unknown is an error with its cause.
 //!
 //! - [`hosts`]: who is there, and what is on their disks
-//! - [`place`]: one location, read with patience
+//! - [`place`]: one location, read with patience; [`known`]: what need not be read again
 //! - [`push`]: the cut to push
 //! - [`pull`]: the source to restore from
 
@@ -18,11 +18,14 @@ use tokio::time::Instant;
 
 use crate::agents::AgentReads;
 
+mod expected;
 pub mod hosts;
+pub mod known;
 pub mod place;
 pub mod pull;
 pub mod push;
 
+pub use known::Known;
 pub use pull::{PullPlan, resolve_pull};
 pub use push::{PushPlan, plan_push};
 
@@ -61,6 +64,8 @@ pub struct PlanContext {
     pub options: PlanOptions,
     /// In the own location.
     pub right: Right,
+    /// What was read before and can't change.
+    pub known: Arc<Known>,
 }
 
 /// Pauses between tries: each twice the last, jittered between half and all of it.

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File, OpenOptions},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -91,15 +92,20 @@ impl Staging {
     /// A new file; one that is there already, or a symlink, is an error.
     pub(crate) fn create_file(&self, path: &RelativePath) -> Result<File, Problem> {
         let path = self.path(path);
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(|error| io_problem("create", &path, &error))
+        OpenOptions::new().write(true).create_new(true).open(&path).map_err(|error| io_problem("create", &path, &error))
     }
 
-    /// Makes all names durable; the files were synced when they were written.
+    /// A file that was created here, to be written anew.
+    pub(crate) fn open_file(&self, path: &RelativePath) -> Result<File, Problem> {
+        let path = self.path(path);
+        OpenOptions::new()
+            .write(true)
+            .custom_flags(nix::libc::O_NOFOLLOW)
+            .open(&path)
+            .map_err(|error| io_problem("open", &path, &error))
+    }
+
+    /// Makes all names durable, after the content of the files.
     pub(crate) fn sync(&self) -> Result<(), Problem> {
         let folders = self.subfolders.iter().rev().chain([&self.folder, &self.root]);
         for folder in folders {

@@ -49,6 +49,7 @@ impl AwsStore {
             .customize()
             .disable_payload_signing();
         let answer = request.transfer(&body, part.send()).await?;
+        request.stored(Some(&crc32), answer.checksum_crc32())?;
         match answer.e_tag() {
             Some(etag) => Ok(PartTag { number, etag: etag.to_owned(), crc32 }),
             None => Err(request.lied("gives no ETag for a part")),

@@ -74,6 +74,16 @@ impl Request {
         StoreError { http_status: Some(200), ..self.error(StoreErrorKind::Integrity, message) }
     }
 
+    /// Whether the checksum that a store tells, if it does, is that of what was sent.
+    pub(super) fn stored(&self, sent: Option<&str>, told: Option<&str>) -> Result<(), StoreError> {
+        match (sent, told) {
+            (Some(sent), Some(told)) if sent != told => {
+                Err(self.lied(format!("was sent bytes with CRC-32 {sent} and says it stored bytes with {told}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Sends a request that is answered within `time` or not known to be.
     pub(super) fn send<T, E>(
         &self,

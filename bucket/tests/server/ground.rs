@@ -10,8 +10,8 @@ pub(crate) async fn server() -> S3Server {
     S3Server::start(S3Options { buckets: vec!["bucket".to_owned()], ..S3Options::default() }).await.unwrap()
 }
 
-pub(crate) async fn connector(endpoint: &str, secret: &str) -> AwsConnector {
-    AwsConnector::with(AwsOptions {
+pub(crate) fn options(endpoint: &str, secret: &str) -> AwsOptions {
+    AwsOptions {
         credentials: Some(StaticCredentials {
             access_key_id: "lockstep".to_owned(),
             secret_access_key: secret.to_owned(),
@@ -19,8 +19,11 @@ pub(crate) async fn connector(endpoint: &str, secret: &str) -> AwsConnector {
         endpoint: Some(endpoint.to_owned()),
         region: Some("us-east-1".to_owned()),
         ..AwsOptions::default()
-    })
-    .await
+    }
+}
+
+pub(crate) async fn connector(endpoint: &str, secret: &str) -> AwsConnector {
+    AwsConnector::with(options(endpoint, secret)).await
 }
 
 pub(crate) fn location(prefix: &str) -> Location {

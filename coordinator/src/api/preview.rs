@@ -1,6 +1,6 @@
 //! What a round would do, without one: `validate_only`, and whether there is anything to push.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 use futures::future::BoxFuture;
@@ -24,7 +24,13 @@ use crate::{
 impl Api {
     fn context(&self, options: PlanOptions) -> PlanContext {
         // Reads only: a base that is missing is finished by rounds, not by those who look.
-        PlanContext { connector: self.connector.clone(), agents: self.agents.clone(), options, right: Right::Read }
+        PlanContext {
+            connector: self.connector.clone(),
+            agents: self.agents.clone(),
+            options,
+            right: Right::Read,
+            known: Arc::default(),
+        }
     }
 
     /// The round as admission would make it, without an id.

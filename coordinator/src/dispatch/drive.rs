@@ -88,9 +88,21 @@ impl Drive {
         };
         let Some(commit) = base else { return Ok(BaseChoice::Without) };
         Ok(match self.own_place(round).await?.base(&commit).await? {
-            Base::Usable(document) => BaseChoice::Use(commit, Arc::from(document)),
+            Base::Usable(document) => BaseChoice::Use(commit, document),
             Base::Unusable(_) => BaseChoice::Without,
         })
+    }
+
+    /// What planning found out about the base need not be read again.
+    pub(super) async fn planned(&self, round: &Round, base: Option<Arc<CommitDocument>>) {
+        let commit = match &round.kind {
+            Kind::Push(push) => push.base,
+            Kind::Pull(_) => None,
+        };
+        *self.base.lock().await = match commit.zip(base) {
+            Some((commit, document)) => BaseChoice::Use(commit, document),
+            None => BaseChoice::Without,
+        };
     }
 
     /// Something of the base is broken: from here on orders don't name it.

@@ -26,7 +26,10 @@ pub(super) async fn run(drive: Arc<Drive>, round: Arc<Round>, effect: Effect) ->
 
 async fn plan(drive: &Drive, round: &Round) -> Event {
     match plan_push(&drive.services.plan_context(), round).await {
-        Ok(plan) => plan.into_event(),
+        Ok(plan) => {
+            drive.planned(round, plan.base.clone()).await;
+            plan.into_event()
+        }
         Err(problem) => Event::Refused(problem),
     }
 }

@@ -1,11 +1,10 @@
 //! Before a commit: every part manifest is read and compared with its report, the round and the base (push step 4, S8, S9).
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use lockstep_protocol::{
     commit::CommitPart,
-    key::Key,
     manifest::PartManifest,
     problem::{Problem, Reason, Retryable},
     round::{Event, Kind, Participant, PushState, Round},
@@ -13,7 +12,7 @@ use lockstep_protocol::{
 use tokio::sync::OnceCell;
 
 use super::drive::{Drive, WRITER, jitter};
-use crate::plan::{BackOff, place::Place};
+use crate::plan::{BackOff, known::Reach, place::Place};
 
 /// Manifests read at a time; each may have some MiB.
 const PARALLEL: usize = 8;
@@ -38,7 +37,8 @@ pub(super) async fn check(drive: &Drive, round: &Round) -> Option<Event> {
     }
 }
 
-type Objects = BTreeMap<String, u64>;
+/// What the parts of the base reach, by host; empty without a base.
+type Reaches = Vec<Arc<Reach>>;
 
 /// A failure names the host whose attempt it ends.
 async fn check_all(drive: &Drive, round: &Round, push: &PushState) -> Result<(), (u32, Problem)> {
@@ -61,7 +61,7 @@ async fn check_one(
     round: &Round,
     push: &PushState,
     place: &Place,
-    base: &OnceCell<Objects>,
+    base: &OnceCell<Reaches>,
     participant: &Participant,
 ) -> Result<(), Problem> {
     let Some(part) = &participant.part else {
@@ -69,16 +69,14 @@ async fn check_one(
     };
     let manifest = place.part(part).await.map_err(|problem| of_the_part(participant, problem))?;
     compare(round, push, participant, part, &manifest)?;
-    let own = manifest.attempt_path();
-    let writes_all = manifest
-        .objects
-        .iter()
-        .all(|object| matches!(Key::parse(&object.key), Some(Key::Data(path, _)) if path == own));
-    if writes_all {
+    if manifest.delta.is_none() && manifest.objects.iter().all(|object| manifest.wrote(object)) {
         return Ok(());
     }
-    let objects = base.get_or_try_init(|| base_objects(drive, round, place)).await?;
-    manifest.check_closure(objects, None).map_err(|problem| of_the_part(participant, problem))
+    let reaches = base.get_or_try_init(|| base_reaches(drive, round, place)).await?;
+    let own = usize::try_from(participant.host_idx).ok().and_then(|index| reaches.get(index));
+    // Most of what a host reuses is its own.
+    let size = |key: &str| own.into_iter().chain(reaches).find_map(|reach| reach.objects.get(key).copied());
+    manifest.check_closure(size, own.map(|reach| &reach.full)).map_err(|problem| of_the_part(participant, problem))
 }
 
 fn compare(
@@ -159,18 +157,15 @@ fn of_the_part(participant: &Participant, problem: Problem) -> Problem {
     }
 }
 
-/// Every object that the base reaches. A broken base reaches nothing: parts that use it fail, and the next attempts send everything.
-async fn base_objects(drive: &Drive, round: &Round, place: &Place) -> Result<Objects, Problem> {
-    let Some((_, document)) = drive.base(round).await? else { return Ok(Objects::new()) };
-    let reads: Vec<_> = document.parts.iter().map(|part| place.part(part)).collect();
-    let parts: Result<Vec<PartManifest>, Problem> = stream::iter(reads).buffered(PARALLEL).try_collect().await;
-    match parts {
-        Ok(parts) => {
-            Ok(parts.into_iter().flat_map(|part| part.objects).map(|object| (object.key, object.size)).collect())
-        }
+/// A broken base reaches nothing: parts that use it fail, and the next attempts send everything.
+async fn base_reaches(drive: &Drive, round: &Round, place: &Place) -> Result<Reaches, Problem> {
+    let Some((_, document)) = drive.base(round).await? else { return Ok(Reaches::new()) };
+    let reads: Vec<_> = document.parts.iter().map(|part| place.reach(part)).collect();
+    match stream::iter(reads).buffered(PARALLEL).try_collect().await {
+        Ok(reaches) => Ok(reaches),
         Err(problem) if matches!(problem.reason, Reason::CheckpointDamaged | Reason::ManifestInvalid) => {
             drive.give_up_base(&problem).await;
-            Ok(Objects::new())
+            Ok(Reaches::new())
         }
         Err(problem) => Err(problem),
     }

@@ -1,10 +1,14 @@
 //! The decision of a push: the stored bytes are put at its key until what stands there is known, then what follows the generation is read
 //! (push steps 4 to 6).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use lockstep_bucket::{DecisionOutcome, put_decision};
 use lockstep_protocol::{
+    commit::DecisionObject,
     digest::Digest,
+    key::Key,
     problem::{Problem, Reason},
     round::{DecisionKnown, Event, Kind, PushState, Round},
 };
@@ -37,6 +41,9 @@ pub(super) async fn run(drive: &Drive, round: &Round, which: Which) -> Option<Ev
     let key = (round.generation, push.seq);
     let outcome = put_decision(place.bucket(), key, Bytes::from(bytes.clone()), round.id).await;
     let decision = known(push, which, outcome);
+    if decision == DecisionKnown::CommitStands {
+        remember(drive, round, push);
+    }
     if let DecisionKnown::Unknown(problem) = &decision {
         tracing::warn!(reason = %problem.reason, "the decision is not known yet: {}", problem.message);
     }
@@ -50,6 +57,15 @@ pub(super) async fn run(drive: &Drive, round: &Round, which: Which) -> Option<Ev
         }
     };
     Some(Event::Settled { decision, successor, jitter: jitter() })
+}
+
+/// The next push has this commit for its base, and need not read what was just written.
+fn remember(drive: &Drive, round: &Round, push: &PushState) {
+    let Some(bytes) = push.commit_bytes.as_ref().map(String::as_bytes) else { return };
+    let key = Key::Commit(round.generation, push.seq).to_string();
+    if let Ok(DecisionObject::Commit(document)) = DecisionObject::parse(&key, bytes) {
+        drive.services.known.learn_commit(bytes, Arc::from(document));
+    }
 }
 
 fn known(push: &PushState, which: Which, outcome: DecisionOutcome) -> DecisionKnown {

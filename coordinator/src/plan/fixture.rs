@@ -247,6 +247,7 @@ pub(super) fn context(buckets: &MemoryBuckets, agents: FakeAgents) -> PlanContex
         agents: Arc::new(agents),
         options: PlanOptions { unreachable_after: Duration::from_millis(200), store_patience: Duration::ZERO },
         right: Right::FinishBase,
+        known: Arc::default(),
     }
 }
 

@@ -3,21 +3,26 @@
 
 use std::{sync::Arc, time::Duration};
 
-use lockstep_bucket::{Access, Checkpoint, DecisionFound, ObjectStore, Selector, decide, fences, fetch_part, find};
+use lockstep_bucket::{Access, Checkpoint, DecisionFound, ObjectStore, Selector, decide, fences, find, parts};
 use lockstep_protocol::{
     commit::{CommitDocument, CommitPart, CommitRef, DecisionObject},
+    digest::Digest,
     document::MAX_DOCUMENT_BYTES,
     fence::{Fence, Successor},
     id::{Generation, Seq},
     key::Key,
     location::Location,
-    manifest::PartManifest,
+    manifest::{Inherited, PartDocument, PartManifest},
     problem::{Problem, Reason},
     round::Round,
     spec::PullSelector,
 };
 
-use super::{PlanContext, Right, patiently};
+use super::{
+    PlanContext, Right,
+    known::{Known, Reach},
+    patiently,
+};
 
 /// A location that is open for reading; its own one may get the base of a fence.
 #[derive(Clone, Debug)]
@@ -25,13 +30,14 @@ pub struct Place {
     bucket: Arc<dyn ObjectStore>,
     patience: Duration,
     right: Right,
+    known: Arc<Known>,
 }
 
 /// Whether a push may reuse the objects of its base.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Base {
     /// Its document is the very one, neither retired nor marked damaged.
-    Usable(Box<CommitDocument>),
+    Usable(Arc<CommitDocument>),
     /// Proven to be of no use: everything is sent in full, which also heals what is damaged.
     Unusable(Problem),
 }
@@ -50,7 +56,8 @@ impl Place {
     /// Opens a location; no request is made yet.
     pub async fn open(context: &PlanContext, location: &Location, right: Right) -> Result<Self, Problem> {
         let bucket = context.connector.connect(location).await?;
-        Ok(Self { bucket, patience: context.options.store_patience, right })
+        let known = Arc::clone(&context.known);
+        Ok(Self { bucket, patience: context.options.store_patience, right, known })
     }
 
     /// The same place for what is asked by the way: one try.
@@ -62,6 +69,11 @@ impl Place {
     /// The store behind it.
     pub fn bucket(&self) -> &dyn ObjectStore {
         self.bucket.as_ref()
+    }
+
+    /// What was read here before.
+    pub(super) fn known(&self) -> &Known {
+        &self.known
     }
 
     /// `fences/<g>.json`, if it stands.
@@ -146,12 +158,59 @@ impl Place {
         let mark = Key::Damaged(base.generation, base.seq).to_string();
         let damaged =
             patiently(self.patience, async || self.bucket.get(&mark, MAX_DOCUMENT_BYTES).await.or_problem().known());
-        Ok(if damaged.await?.is_some() { unusable("is marked damaged") } else { Base::Usable(document) })
+        if damaged.await?.is_some() {
+            return Ok(unusable("is marked damaged"));
+        }
+        let document = Arc::from(document);
+        // Its bytes have the digest that the database says; one value has one spelling.
+        let bytes = CommitDocument::encode(&document);
+        if Digest::of(&bytes) == base.digest {
+            self.known.learn_commit(&bytes, Arc::clone(&document));
+        }
+        Ok(Base::Usable(document))
     }
 
-    /// One part manifest, compared with what the commit or the report says of it.
-    pub async fn part(&self, part: &CommitPart) -> Result<PartManifest, Problem> {
-        patiently(self.patience, async || fetch_part(self.bucket(), part).await).await
+    /// One part, whole, compared with what the commit or the report says of it. What it inherits is read only if it is not known.
+    pub async fn part(&self, part: &CommitPart) -> Result<Arc<PartManifest>, Problem> {
+        self.whole(part).await.map_err(|problem| problem.with("host_idx", part.host_idx))
+    }
+
+    async fn whole(&self, part: &CommitPart) -> Result<Arc<PartManifest>, Problem> {
+        let name = parts::named_by(part);
+        let document = patiently(self.patience, async || parts::document(self.bucket(), &name).await).await?;
+        let whole = match document {
+            PartDocument::Full(manifest) => {
+                let manifest = Arc::new(manifest);
+                self.known.learn_full(name.blake3, &manifest);
+                manifest
+            }
+            PartDocument::Delta(delta) => {
+                let full = self.full(delta.inherits()).await?;
+                Arc::new(delta.resolve(&full)?)
+            }
+        };
+        parts::compare(self.bucket.location(), part, &whole)?;
+        self.known.learn_reach(name.blake3, &Arc::new(Reach::of(part, &whole)));
+        Ok(whole)
+    }
+
+    async fn full(&self, name: &Inherited) -> Result<Arc<PartManifest>, Problem> {
+        if let Some(known) = self.known.full(&name.blake3) {
+            return Ok(known);
+        }
+        let read = patiently(self.patience, async || parts::full(self.bucket(), name).await).await?;
+        let full = Arc::new(read);
+        self.known.learn_full(name.blake3, &full);
+        Ok(full)
+    }
+
+    /// What a part of a base lets the parts of a push use.
+    pub async fn reach(&self, part: &CommitPart) -> Result<Arc<Reach>, Problem> {
+        if let Some(known) = self.known.reach(&part.manifest_blake3) {
+            return Ok(known);
+        }
+        let manifest = self.part(part).await?;
+        Ok(Arc::new(Reach::of(part, &manifest)))
     }
 }
 

@@ -1,9 +1,11 @@
 //! The cut to push, and whether the bucket agrees with the database (protocol.md, "Push" 2 and "Coordinators").
 
+use std::sync::Arc;
+
 use futures::try_join;
 use lockstep_bucket::DecisionFound;
 use lockstep_protocol::{
-    commit::CommitRef,
+    commit::{CommitDocument, CommitRef},
     fence::Successor,
     id::{Generation, Seq},
     key::Key,
@@ -13,7 +15,7 @@ use lockstep_protocol::{
 };
 
 use super::{
-    PlanContext,
+    PlanContext, expected,
     hosts::{FoundAgent, ask_all},
     place::{Base, Place, other_owner},
 };
@@ -27,6 +29,8 @@ pub struct PushPlan {
     pub agents: Vec<FoundAgent>,
     /// The newest commit that counts.
     pub parent: Option<CommitRef>,
+    /// The base, if there is one whose objects can be reused.
+    pub base: Option<Arc<CommitDocument>>,
     /// Why the base's objects can't be reused, so that everything is sent; none: they can, or there is no base.
     pub full_send: Option<Problem>,
 }
@@ -56,11 +60,12 @@ pub async fn plan_push(context: &PlanContext, round: &Round) -> Result<PushPlan,
     let (bucket, agents) = try_join!(compare(&place, round, push), ask_all(context, round))?;
     let disks: Vec<_> = agents.iter().map(|agent| agent.checkpoints.clone()).collect();
     let cut = common_cut(&disks, push.wanted.into())?;
-    Ok(PushPlan { cut, agents, parent: bucket.parent, full_send: bucket.full_send })
+    Ok(PushPlan { cut, agents, parent: bucket.parent, base: bucket.base, full_send: bucket.full_send })
 }
 
 struct Compared {
     parent: Option<CommitRef>,
+    base: Option<Arc<CommitDocument>>,
     full_send: Option<Problem>,
 }
 
@@ -75,13 +80,21 @@ async fn compare(place: &Place, round: &Round, push: &PushState) -> Result<Compa
         )
         .with("pipeline", &round.pipeline_name));
     }
+    if let Some(commit) = push.base
+        && let Some(document) = expected::base_is_newest(place, round, &commit, push.seq).await
+    {
+        return Ok(Compared { parent: Some(commit), base: Some(document), full_send: None });
+    }
     let base = async {
         match &push.base {
-            None => Ok(None),
-            Some(base) => place.base(base).await.map(Base::problem),
+            None => Ok((None, None)),
+            Some(base) => place.base(base).await.map(|base| match base {
+                Base::Usable(document) => (Some(document), None),
+                Base::Unusable(problem) => (None, Some(problem)),
+            }),
         }
     };
-    let (fence, successor, decision, newest, full_send) = try_join!(
+    let (fence, successor, decision, newest, (base, full_send)) = try_join!(
         place.fence(generation),
         place.successor(generation),
         place.decision(generation, push.seq),
@@ -89,7 +102,9 @@ async fn compare(place: &Place, round: &Round, push: &PushState) -> Result<Compa
         base
     )?;
     match fence {
-        Some(fence) if fence.pipeline == round.pipeline && !fence.released => {}
+        Some(fence) if fence.pipeline == round.pipeline && !fence.released => {
+            place.known().learn_own_fence(&round.location, &fence);
+        }
         Some(fence) => return Err(other_owner(round, &fence)),
         None => {
             return Err(Problem::new(
@@ -142,7 +157,7 @@ async fn compare(place: &Place, round: &Round, push: &PushState) -> Result<Compa
             "the base can't be reused, everything is sent: {}", problem.message
         );
     }
-    Ok(Compared { parent, full_send })
+    Ok(Compared { parent, base, full_send })
 }
 
 fn behind(round: &Round, seq: Seq, found: &str) -> Problem {

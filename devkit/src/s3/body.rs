@@ -9,17 +9,24 @@ use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use s3s::StdError;
 use tokio::time::{Instant, Sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::requests::Exchange;
 
 /// How a body is to differ from itself.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Shape {
     pub(crate) bytes_per_second: Option<u64>,
     /// The stream fails after this many bytes.
     pub(crate) cut_after: Option<u64>,
     /// One bit of this byte is flipped.
     pub(crate) corrupt_at: Option<u64>,
+    /// Nothing passes after this many bytes, until the token is cancelled.
+    pub(crate) stop: Option<(u64, CancellationToken)>,
+    /// The head tells another length.
+    pub(crate) hides_length: bool,
+    /// Cancelled when the body is over.
+    pub(crate) over: Option<CancellationToken>,
 }
 
 /// Which of an exchange's bodies.
@@ -37,24 +44,33 @@ pub(crate) struct Shaped<B> {
     exchange: Arc<Exchange>,
     direction: Direction,
     passed: u64,
+    /// What waits for its time.
+    held: Bytes,
     pace: Option<Pace>,
+    stop: Option<Stop>,
 }
 
 #[derive(Debug)]
 struct Pace {
     begun: Instant,
     sleep: Pin<Box<Sleep>>,
-    /// What waits for its time.
-    held: Bytes,
+}
+
+#[derive(Debug)]
+struct Stop {
+    after: u64,
+    removed: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl<B> Shaped<B> {
     pub(crate) fn new(inner: B, shape: Shape, exchange: Arc<Exchange>, direction: Direction) -> Self {
         let pace = shape.bytes_per_second.map(|_| {
             let begun = Instant::now();
-            Pace { begun, sleep: Box::pin(tokio::time::sleep_until(begun)), held: Bytes::new() }
+            Pace { begun, sleep: Box::pin(tokio::time::sleep_until(begun)) }
         });
-        Self { inner, shape, exchange, direction, passed: 0, pace }
+        let stop =
+            shape.stop.clone().map(|(after, removed)| Stop { after, removed: Box::pin(removed.cancelled_owned()) });
+        Self { inner, shape, exchange, direction, passed: 0, held: Bytes::new(), pace, stop }
     }
 
     /// Counts and bends what is about to pass; `None` if the body ends in failure here.
@@ -83,14 +99,27 @@ impl<B> Shaped<B> {
 
     /// A slice of what is held back, once its time has come. 20 slices a second keep the pace even.
     fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        let Some(pace) = self.pace.as_mut().filter(|pace| !pace.held.is_empty()) else { return Poll::Ready(None) };
-        ready!(pace.sleep.as_mut().poll(cx));
-        let rate = self.shape.bytes_per_second.unwrap_or(u64::MAX).max(1);
-        let slice = usize::try_from(rate / 20).unwrap_or(usize::MAX).clamp(1, pace.held.len());
-        let data = pace.held.split_to(slice);
-        let passed = self.passed + slice as u64;
-        pace.sleep.as_mut().reset(pace.begun + Duration::from_secs_f64(passed as f64 / rate as f64));
-        Poll::Ready(Some(data))
+        if self.held.is_empty() {
+            return Poll::Ready(None);
+        }
+        let mut slice = self.held.len();
+        if let Some(stop) = &mut self.stop {
+            match stop.after.checked_sub(self.passed).filter(|&left| left > 0) {
+                Some(left) => slice = slice.min(usize::try_from(left).unwrap_or(usize::MAX)),
+                None => {
+                    ready!(stop.removed.as_mut().poll(cx));
+                    self.stop = None;
+                }
+            }
+        }
+        if let Some(pace) = &mut self.pace {
+            ready!(pace.sleep.as_mut().poll(cx));
+            let rate = self.shape.bytes_per_second.unwrap_or(u64::MAX).max(1);
+            slice = slice.min(usize::try_from(rate / 20).unwrap_or(usize::MAX).max(1));
+            let passed = self.passed + slice as u64;
+            pace.sleep.as_mut().reset(pace.begun + Duration::from_secs_f64(passed as f64 / rate as f64));
+        }
+        Poll::Ready(Some(self.held.split_to(slice)))
     }
 }
 
@@ -116,19 +145,22 @@ where
                     Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
                 },
             };
-            match &mut this.pace {
-                Some(pace) => pace.held = data,
-                None => return Poll::Ready(Some(this.pass(data).map(Frame::data).ok_or_else(cut))),
+            if this.pace.is_none() && this.stop.is_none() {
+                return Poll::Ready(Some(this.pass(data).map(Frame::data).ok_or_else(cut)));
             }
+            this.held = data;
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.pace.as_ref().is_none_or(|pace| pace.held.is_empty()) && self.inner.is_end_stream()
+        self.held.is_empty() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let held = self.pace.as_ref().map_or(0, |pace| pace.held.len() as u64);
+        if self.shape.hides_length {
+            return SizeHint::new();
+        }
+        let held = self.held.len() as u64;
         let inner = self.inner.size_hint();
         let mut hint = SizeHint::new();
         if let Some(upper) = inner.upper() {
@@ -144,6 +176,9 @@ impl<B> Drop for Shaped<B> {
         // hyper drops the answer's body when it has taken all of it, or when the connection is gone.
         if self.direction == Direction::Out {
             self.exchange.finished();
+        }
+        if let Some(over) = &self.shape.over {
+            over.cancel();
         }
     }
 }

@@ -94,8 +94,13 @@ pub(crate) fn range_of(range: Option<&ByteRange>, size: u64) -> S3Result<(Range<
         }
         return Err(error);
     };
-    let content_range = format!("bytes {}-{}/{size}", part.start, part.end - 1);
+    let content_range = content_range(&part, size);
     Ok((part, Some(content_range)))
+}
+
+/// Of a range that is not empty.
+pub(crate) fn content_range(range: &Range<u64>, size: u64) -> String {
+    format!("bytes {}-{}/{size}", range.start, range.end - 1)
 }
 
 pub(crate) fn whole_checksums(input: &CompleteMultipartUploadInput) -> Checksums {

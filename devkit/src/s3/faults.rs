@@ -7,169 +7,21 @@
 //! {"operation": "PutObject", "key_prefix": "orders/", "skip": 1, "times": 2, "action": {"kind": "reset_after_write"}}
 //! ```
 
+mod action;
+mod rule;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+pub use action::FaultAction;
+pub use rule::FaultRule;
+
 use super::operation::Target;
-
-/// What happens to a request. "Write" stands for whatever the request does: the same actions fit reads.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum FaultAction {
-    /// 503 `SlowDown`; nothing was done.
-    SlowDown,
-    /// 500 `InternalError`; nothing was done.
-    InternalError,
-    /// 403 `AccessDenied`; nothing was done.
-    AccessDenied,
-    /// Any status and S3 code; nothing was done.
-    Error { status: u16, code: String },
-    /// Any status and S3 code, but it was done.
-    ErrorAfterWrite { status: u16, code: String },
-    /// The connection is reset (RST); nothing was done.
-    ResetBeforeWrite,
-    /// The connection is reset once this many bytes of the request's body came in; nothing was done.
-    ResetDuringBody { after_bytes: u64 },
-    /// It was done; then the connection is reset instead of an answer.
-    ResetAfterWrite,
-    /// Waits before anything is done; a client that leaves meanwhile takes its request with it.
-    Delay { ms: u64 },
-    /// The body is taken in, and the write happens this much later, also if the client has long given up: a late PUT.
-    /// For PutObject, UploadPart, CompleteMultipartUpload and DeleteObject.
-    DelayWrite { ms: u64 },
-    /// Bodies, in and out, move at no more than this.
-    Throttle { bytes_per_second: u64 },
-    /// The connection is closed after this many bytes of the answer's body.
-    Truncate { after_bytes: u64 },
-    /// One bit of the answer's body at this offset is wrong.
-    Corrupt { at: u64 },
-    /// Nothing is done until the rule is removed; then the request goes on as if nothing had been.
-    Hang,
-    /// It was done; the answer comes when the rule is removed.
-    HangAfterWrite,
-}
-
-/// Which requests, and what happens to them. Every condition that is set must hold.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FaultRule {
-    /// As AWS names it: `PutObject`, `GetObject`, `HeadObject`, `ListObjectsV2`, `UploadPart`, ...
-    #[serde(default)]
-    pub operation: Option<String>,
-    /// `PUT`, `GET`, ...
-    #[serde(default)]
-    pub method: Option<String>,
-    #[serde(default)]
-    pub bucket: Option<String>,
-    /// Of the key, or of a listing's prefix.
-    #[serde(default)]
-    pub key_prefix: Option<String>,
-    #[serde(default)]
-    pub key_contains: Option<String>,
-    /// The access key id that the request claims.
-    #[serde(default)]
-    pub access_key: Option<String>,
-    /// The first this many that match are spared.
-    #[serde(default)]
-    pub skip: u64,
-    /// How many are hit after that; unlimited if unset.
-    #[serde(default)]
-    pub times: Option<u64>,
-    /// Of those, this share is hit at random: 0 to 1. See [`Faults::seed`].
-    #[serde(default = "always")]
-    pub probability: f64,
-    pub action: FaultAction,
-}
-
-fn always() -> f64 {
-    1.0
-}
-
-impl FaultRule {
-    /// Hits every request.
-    pub fn new(action: FaultAction) -> Self {
-        Self {
-            operation: None,
-            method: None,
-            bucket: None,
-            key_prefix: None,
-            key_contains: None,
-            access_key: None,
-            skip: 0,
-            times: None,
-            probability: always(),
-            action,
-        }
-    }
-
-    pub fn operation(mut self, operation: impl Into<String>) -> Self {
-        self.operation = Some(operation.into());
-        self
-    }
-
-    pub fn method(mut self, method: impl Into<String>) -> Self {
-        self.method = Some(method.into());
-        self
-    }
-
-    pub fn bucket(mut self, bucket: impl Into<String>) -> Self {
-        self.bucket = Some(bucket.into());
-        self
-    }
-
-    pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
-        self.key_prefix = Some(prefix.into());
-        self
-    }
-
-    pub fn key_contains(mut self, part: impl Into<String>) -> Self {
-        self.key_contains = Some(part.into());
-        self
-    }
-
-    pub fn access_key(mut self, access_key: impl Into<String>) -> Self {
-        self.access_key = Some(access_key.into());
-        self
-    }
-
-    /// Spares the first `number` that match.
-    pub fn skip(mut self, number: u64) -> Self {
-        self.skip = number;
-        self
-    }
-
-    /// Hits no more than `number`.
-    pub fn times(mut self, number: u64) -> Self {
-        self.times = Some(number);
-        self
-    }
-
-    /// Hits only the `number`th that matches, counted from 1.
-    pub fn nth(self, number: u64) -> Self {
-        self.skip(number.saturating_sub(1)).times(1)
-    }
-
-    /// Hits this share, 0 to 1.
-    pub fn probability(mut self, share: f64) -> Self {
-        self.probability = share;
-        self
-    }
-
-    fn matches(&self, method: &str, target: &Target) -> bool {
-        let equal = |wanted: &Option<String>, is: Option<&str>| wanted.is_none() || wanted.as_deref() == is;
-        let key = target.key.as_deref().unwrap_or_default();
-        equal(&self.operation, Some(target.operation))
-            && equal(&self.method, Some(method))
-            && equal(&self.bucket, target.bucket.as_deref())
-            && equal(&self.access_key, target.access_key.as_deref())
-            && self.key_prefix.as_ref().is_none_or(|prefix| key.starts_with(prefix))
-            && self.key_contains.as_ref().is_none_or(|part| key.contains(part))
-    }
-}
 
 /// A rule and what it did so far.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -199,6 +51,7 @@ struct Inner {
 #[derive(Debug)]
 struct Active {
     status: FaultStatus,
+    first_hit: Option<Instant>,
     removed: CancellationToken,
 }
 
@@ -224,7 +77,7 @@ impl Faults {
         let id = inner.next;
         inner.next += 1;
         let status = FaultStatus { id, rule, matched: 0, hits: 0 };
-        inner.rules.push(Active { status, removed: CancellationToken::new() });
+        inner.rules.push(Active { status, first_hit: None, removed: CancellationToken::new() });
         id
     }
 
@@ -262,16 +115,19 @@ impl Faults {
         let mut inner = self.inner();
         let Inner { rules, random, .. } = &mut *inner;
         let mut hits = Vec::new();
-        for Active { status, removed } in rules {
+        for Active { status, first_hit, removed } in rules {
             if !status.rule.matches(method, target) {
                 continue;
             }
             status.matched += 1;
-            let over = status.rule.times.is_some_and(|times| status.hits >= times);
+            let lasts = status.rule.lasts_ms.map(Duration::from_millis);
+            let over = status.rule.times.is_some_and(|times| status.hits >= times)
+                || first_hit.zip(lasts).is_some_and(|(first, lasts)| first.elapsed() > lasts);
             if status.matched <= status.rule.skip || over || random.random::<f64>() >= status.rule.probability {
                 continue;
             }
             status.hits += 1;
+            first_hit.get_or_insert_with(Instant::now);
             hits.push(Hit { rule: status.id, action: status.rule.action.clone(), removed: removed.clone() });
         }
         hits

@@ -79,6 +79,7 @@ impl Exchange {
 
     pub(crate) fn went_out(&self, bytes: u64) {
         self.bytes_out.fetch_add(bytes, Ordering::AcqRel);
+        self.log.inner.changed.notify_waiters();
     }
 
     pub(crate) fn answered(&self, status: u16) {

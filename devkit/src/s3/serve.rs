@@ -4,8 +4,10 @@
 //! never answers, and the future drops the socket. With lingering off, that sends RST instead of FIN, and the client sees
 //! "connection reset" rather than an orderly end.
 
+mod effects;
+
 use std::convert::Infallible;
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,18 +20,19 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use s3s::service::S3Service;
-use s3s::{Body, S3Error, S3ErrorCode};
+use s3s::{Body, HttpError, S3Error, S3ErrorCode};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::access::Denials;
-use super::body::{Direction, Shape, Shaped, Shared};
+use super::body::{Direction, Shaped, Shared};
 use super::control;
-use super::faults::{FaultAction, Faults, Hit};
+use super::faults::{FaultAction, Faults};
 use super::operation::Target;
 use super::requests::{Exchange, RequestLog};
 use super::service::WriteDelay;
+use effects::{after, before, bend, other_range, shape_in, shape_out, write_delay};
 
 /// What a client that was refused may still send before it has to listen.
 const DRAINED: u64 = 256 * 1024 * 1024;
@@ -48,6 +51,22 @@ pub(crate) struct Context {
     pub(crate) log: RequestLog,
     pub(crate) stopping: CancellationToken,
     pub(crate) connections: TaskTracker,
+}
+
+/// How the requests of a connection may end it.
+#[derive(Debug, Clone, Default)]
+struct Closing {
+    now: CancellationToken,
+    /// Once the answer under way is out.
+    after_answer: CancellationToken,
+}
+
+impl Closing {
+    async fn reset_now(&self) -> ! {
+        self.now.cancel();
+        // The connection's future drops this one.
+        pending().await
+    }
 }
 
 pub(crate) async fn accept(listener: TcpListener, context: Arc<Context>) {
@@ -73,19 +92,21 @@ async fn connection(stream: TcpStream, peer: SocketAddr, context: Arc<Context>) 
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, %peer, "could not set TCP_NODELAY");
     }
-    let reset = CancellationToken::new();
+    let closing = Closing::default();
     let stopping = context.stopping.clone();
-    let service = service_fn(|request| answer(request, peer, Arc::clone(&context), reset.clone()));
+    let service = service_fn(|request| Box::pin(answer(request, peer, Arc::clone(&context), closing.clone())));
     let mut serving = http1::Builder::new().max_buf_size(BUFFER).serve_connection(TokioIo::new(stream), service);
     tokio::select! {
         biased;
-        () = reset.cancelled() => {
-            let stream = serving.into_parts().io.into_inner();
-            if let Err(error) = stream.set_zero_linger() {
-                tracing::debug!(%error, %peer, "could not turn lingering off");
-            }
-        }
+        () = closing.now.cancelled() => reset(serving.into_parts().io.into_inner(), peer),
         () = stopping.cancelled() => {}
+        () = closing.after_answer.cancelled() => {
+            // What hyper still holds goes out, and nothing is read any more.
+            Pin::new(&mut serving).graceful_shutdown();
+            let flushed = poll_fn(|cx| serving.poll_without_shutdown(cx));
+            let _ = stopping.run_until_cancelled(flushed).await;
+            reset(serving.into_parts().io.into_inner(), peer);
+        }
         served = &mut serving => {
             if let Err(error) = served {
                 tracing::debug!(%error, %peer, "connection ended");
@@ -94,11 +115,18 @@ async fn connection(stream: TcpStream, peer: SocketAddr, context: Arc<Context>) 
     }
 }
 
+/// Drops a connection so that the client sees a reset.
+fn reset(stream: TcpStream, peer: SocketAddr) {
+    if let Err(error) = stream.set_zero_linger() {
+        tracing::debug!(%error, %peer, "could not turn lingering off");
+    }
+}
+
 async fn answer(
     request: Request<Incoming>,
     peer: SocketAddr,
     context: Arc<Context>,
-    reset: CancellationToken,
+    closing: Closing,
 ) -> Result<Answer, Infallible> {
     if request.uri().path().starts_with(control::PATH) {
         return Ok(control::answer(request, peer, &context).await.map(Either::Right));
@@ -116,12 +144,15 @@ async fn answer(
     if let Some(delay) = write_delay(&hits) {
         parts.extensions.insert(WriteDelay(delay));
     }
+    if let Some(other) = other_range(&hits) {
+        parts.extensions.insert(other);
+    }
 
-    let refused = before(&hits, &reset).await;
+    let refused = before(&hits, &closing).await;
     let was_refused = refused.is_some();
     let mut response = match refused {
         Some(error) => error_response(error, &exchange),
-        None => match context.service.call(Request::from_parts(parts, Body::http_body(body.clone()))).await {
+        None => match call(&context, Request::from_parts(parts, Body::http_body(body.clone()))).await {
             Ok(response) => response,
             Err(error) => {
                 tracing::error!(?error, "the S3 service failed");
@@ -131,102 +162,30 @@ async fn answer(
     };
     if hits.iter().any(|hit| matches!(hit.action, FaultAction::ResetDuringBody { .. })) {
         // The body was cut (or was shorter than that): either way, the client gets no answer.
-        reset_connection(&reset).await;
+        closing.reset_now().await;
     }
     if !expects || body.begun() {
         drain(&mut body).await;
     }
-    if !was_refused && let Some(error) = after(&hits, &reset).await {
+    if !was_refused && let Some(error) = after(&hits, &closing).await {
         response = error_response(error, &exchange);
     }
     if let Ok(id) = exchange.request_id().parse() {
         response.headers_mut().insert("x-amz-request-id", id);
     }
+    bend(&hits, &mut response);
     exchange.answered(response.status().as_u16());
-    Ok(response.map(|body| Either::Left(Shaped::new(body, shape_out(&hits), exchange, Direction::Out))))
+    Ok(response.map(|body| Either::Left(Shaped::new(body, shape_out(&hits, &closing), exchange, Direction::Out))))
 }
 
-/// What the faults do before the operation: wait, or answer in its place.
-async fn before(hits: &[Hit], reset: &CancellationToken) -> Option<S3Error> {
-    for hit in hits {
-        let (status, code) = match &hit.action {
-            FaultAction::SlowDown => (503, "SlowDown"),
-            FaultAction::InternalError => (500, "InternalError"),
-            FaultAction::AccessDenied => (403, "AccessDenied"),
-            FaultAction::Error { status, code } => (*status, code.as_str()),
-            FaultAction::ResetBeforeWrite => reset_connection(reset).await,
-            FaultAction::Delay { ms } => {
-                tokio::time::sleep(Duration::from_millis(*ms)).await;
-                continue;
-            }
-            FaultAction::Hang => {
-                hit.removed.cancelled().await;
-                continue;
-            }
-            _ => continue,
-        };
-        return Some(fault_error(status, code));
+/// A write that is to land late does so even if its client leaves the moment its body is in: it must not go with the connection.
+async fn call(context: &Arc<Context>, request: Request<Body>) -> Result<Response<Body>, HttpError> {
+    if request.extensions().get::<WriteDelay>().is_none() {
+        return context.service.call(request).await;
     }
-    None
-}
-
-/// What the faults do once the operation is done.
-async fn after(hits: &[Hit], reset: &CancellationToken) -> Option<S3Error> {
-    for hit in hits {
-        match &hit.action {
-            FaultAction::ErrorAfterWrite { status, code } => return Some(fault_error(*status, code)),
-            FaultAction::ResetAfterWrite => reset_connection(reset).await,
-            FaultAction::HangAfterWrite => hit.removed.cancelled().await,
-            _ => {}
-        }
-    }
-    None
-}
-
-async fn reset_connection(reset: &CancellationToken) -> ! {
-    reset.cancel();
-    // The connection's future drops this one.
-    pending().await
-}
-
-fn shape_in(hits: &[Hit]) -> Shape {
-    let mut shape = Shape::default();
-    for hit in hits {
-        match hit.action {
-            FaultAction::Throttle { bytes_per_second } => shape.bytes_per_second = Some(bytes_per_second),
-            FaultAction::ResetDuringBody { after_bytes } => shape.cut_after = Some(after_bytes),
-            _ => {}
-        }
-    }
-    shape
-}
-
-fn shape_out(hits: &[Hit]) -> Shape {
-    let mut shape = Shape::default();
-    for hit in hits {
-        match hit.action {
-            FaultAction::Throttle { bytes_per_second } => shape.bytes_per_second = Some(bytes_per_second),
-            FaultAction::Truncate { after_bytes } => shape.cut_after = Some(after_bytes),
-            FaultAction::Corrupt { at } => shape.corrupt_at = Some(at),
-            _ => {}
-        }
-    }
-    shape
-}
-
-fn write_delay(hits: &[Hit]) -> Option<Duration> {
-    let delays = hits.iter().filter_map(|hit| match hit.action {
-        FaultAction::DelayWrite { ms } => Some(Duration::from_millis(ms)),
-        _ => None,
-    });
-    delays.reduce(|sum, delay| sum + delay)
-}
-
-fn fault_error(status: u16, code: &str) -> S3Error {
-    let code = S3ErrorCode::from_bytes(code.as_bytes()).unwrap_or(S3ErrorCode::InternalError);
-    let mut error = S3Error::with_message(code, "a fault rule says so");
-    error.set_status_code(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR));
-    error
+    let shared = Arc::clone(context);
+    let landing = context.connections.spawn(async move { shared.service.call(request).await });
+    landing.await.unwrap_or_else(|error| Err(HttpError::new(Box::new(error))))
 }
 
 fn error_response(mut error: S3Error, exchange: &Exchange) -> Response<Body> {

@@ -3,6 +3,7 @@
 mod lists;
 mod multipart;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::access::Denials;
-use super::convert::{attributes, condition, etag, if_match, last_modified, range_of, read_condition};
+use super::convert::{attributes, condition, content_range, etag, if_match, last_modified, range_of, read_condition};
 use super::read::read;
 use super::receive::{Claims, receive};
 use super::store::{Object as StoredObject, Store, StoreError, now_ms};
@@ -21,6 +22,22 @@ use super::store::{Object as StoredObject, Store, StoreError, now_ms};
 /// How long after its body a write takes effect: the fault `delay_write`, an extension of the request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WriteDelay(pub(crate) Duration);
+
+/// Which bytes stand for the range that is asked for: the fault `other_range`, an extension of the request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OtherRange {
+    pub(crate) by: u64,
+    pub(crate) admits: bool,
+}
+
+impl OtherRange {
+    fn instead_of(self, asked: Range<u64>, told: Option<String>, size: u64) -> (Range<u64>, Option<String>) {
+        let by = self.by.min(size - asked.end);
+        let range = asked.start + by..asked.end + by;
+        let told = if self.admits { Some(content_range(&range, size)) } else { told };
+        (range, told)
+    }
+}
 
 pub(crate) struct Operations {
     pub(crate) store: Arc<Store>,
@@ -148,6 +165,10 @@ impl S3 for Operations {
         read_condition(&object, input.if_match.as_ref(), input.if_none_match.as_ref())?;
         let (range, content_range) = range_of(input.range.as_ref(), object.size)?;
         let partial = content_range.is_some();
+        let (range, content_range) = match req.extensions.get::<OtherRange>() {
+            Some(other) if partial => other.instead_of(range, content_range, object.size),
+            _ => (range, content_range),
+        };
         let length = i64::try_from(range.end - range.start).map_err(s3s::S3Error::internal_error)?;
         let body = read(&object, range).await.map_err(s3s::S3Error::internal_error)?;
         // The checksums are of the whole: with a part of it, a client would compare them in vain.

@@ -6,6 +6,7 @@ mod access;
 mod client;
 mod control;
 mod faults;
+mod lies;
 mod listing;
 mod multipart;
 mod objects;

@@ -1,7 +1,5 @@
 //! What a part may point at (push step 4): nothing that a garbage collection could take from under it.
 
-use std::collections::BTreeMap;
-
 use super::{Inherited, ObjectEntry, PartManifest};
 use crate::{document::invalid, key::Key, problem::Problem};
 
@@ -16,12 +14,12 @@ impl PartManifest {
         )
     }
 
-    /// Refuses a part that points at objects which are neither its own process' of this round nor in `base_objects`, all that the order's
-    /// base reaches, or that claims another size for one of them; and one that inherits anything but `inheritable`, the [full form](Self::full_form) of
+    /// Refuses a part that points at objects which are neither its own process' of this round nor reached by the order's base, which has a
+    /// `base_size` for each of these, or that claims another size for one of them; and one that inherits anything but `inheritable`, the [full form](Self::full_form) of
     /// the base's part of the same slot.
     pub fn check_closure(
         &self,
-        base_objects: &BTreeMap<String, u64>,
+        base_size: impl Fn(&str) -> Option<u64>,
         inheritable: Option<&Inherited>,
     ) -> Result<(), Problem> {
         let own = self.attempt_path().manifest().to_string();
@@ -43,8 +41,8 @@ impl PartManifest {
             if self.wrote(object) {
                 continue;
             }
-            match base_objects.get(&object.key) {
-                Some(size) if *size == object.size => {}
+            match base_size(&object.key) {
+                Some(size) if size == object.size => {}
                 Some(size) => {
                     return Err(invalid(
                         &own,

@@ -242,10 +242,12 @@ fn a_part_may_inherit_only_what_the_part_of_its_base_is_or_inherits() {
     let (full, delta) = pair();
     let name = named(&full).2;
     let objects: BTreeMap<String, u64> = full.objects.iter().map(|o| (o.key.clone(), o.size)).collect();
-    delta.check_closure(&objects, Some(&name)).expect("the base's");
-    delta.check_closure(&objects, None).expect_err("no base");
-    delta.check_closure(&objects, Some(&Inherited { blake3: Digest::of(b"x"), ..name.clone() })).expect_err("digest");
-    let problem = delta.check_closure(&BTreeMap::new(), Some(&name)).expect_err("objects that the base lost");
+    delta.check_closure(|key| objects.get(key).copied(), Some(&name)).expect("the base's");
+    delta.check_closure(|key| objects.get(key).copied(), None).expect_err("no base");
+    delta
+        .check_closure(|key| objects.get(key).copied(), Some(&Inherited { blake3: Digest::of(b"x"), ..name.clone() }))
+        .expect_err("digest");
+    let problem = delta.check_closure(|_| None, Some(&name)).expect_err("objects that the base lost");
     assert!(problem.message.contains(&full.objects[0].key), "{problem}");
 }
 
