@@ -110,6 +110,7 @@ impl Rig {
             buckets: vec![options.name.to_owned()],
             credentials: vec![(credentials.access_key_id.clone(), credentials.secret_access_key.clone())],
             sync: options.durable,
+            ..S3Options::default()
         })
         .await
         .map_err(|error| Failure::local("S3_SERVER", error.to_string()))?;

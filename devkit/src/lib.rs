@@ -22,6 +22,6 @@ pub mod s3;
 
 pub use postgres::{Postgres, PostgresError, PostgresOptions, SharedPostgres, TestDatabase};
 pub use s3::{
-    Denials, DenyRule, FaultAction, FaultRule, Faults, RequestLog, RequestRecord, S3Admin, S3Options, S3Server,
-    S3ServerError,
+    Denials, DenyRule, FaultAction, FaultRule, Faults, RequestLog, RequestRecord, RequestTotals, S3Admin, S3Options,
+    S3Server, S3ServerError,
 };

@@ -8,6 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use lockstep_bucket::MemoryBuckets;
+use lockstep_devkit::s3::S3Admin;
 use lockstep_proto::v1::{
     self, agent_server::AgentServer, pull_status_response::State as PullState, push_status_response::State as PushState,
 };
@@ -16,7 +17,7 @@ use lockstep_protocol::{
     host::Layout,
     id::{Attempt, Fingerprint, Generation, Step},
     location::Location,
-    manifest::{FileEntry, ObjectEntry, PartManifest, RelativePath},
+    manifest::{FileEntry, Inherited, ObjectEntry, PartDocument, PartManifest, RelativePath},
     problem::Reason,
 };
 use lockstep_rpc::{GrpcServer, RpcProblem, ServerOptions};
@@ -47,6 +48,31 @@ pub(crate) enum Play {
     Forget,
 }
 
+/// Where agents write their parts: past whatever counts or loses requests.
+#[derive(Clone)]
+pub(crate) enum Behind {
+    Memory(MemoryBuckets),
+    Server(S3Admin),
+}
+
+impl Behind {
+    fn write(&self, location: &Location, key: &str, bytes: &[u8]) {
+        let (bucket, key) = (location.bucket(), location.full_key(key));
+        match self {
+            Self::Memory(buckets) => buckets.tamper(bucket, &key, Some(Bytes::copy_from_slice(bytes))),
+            Self::Server(admin) => admin.put_raw(bucket, &key, bytes).unwrap(),
+        }
+    }
+
+    fn read(&self, location: &Location, key: &str) -> Vec<u8> {
+        let (bucket, key) = (location.bucket(), location.full_key(key));
+        match self {
+            Self::Memory(buckets) => buckets.read(bucket, &key).unwrap().to_vec(),
+            Self::Server(admin) => admin.read(bucket, &key).unwrap(),
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Transfer {
     Running,
@@ -75,7 +101,9 @@ struct State {
 struct Scripted {
     host_idx: u32,
     n_hosts: u32,
-    buckets: MemoryBuckets,
+    /// In each part.
+    files: u32,
+    behind: Behind,
     state: Arc<Mutex<State>>,
     changed: watch::Sender<()>,
 }
@@ -105,6 +133,11 @@ pub(crate) fn local(step: u64) -> v1::LocalCheckpoint {
 
 impl Agent {
     pub(crate) async fn start(host_idx: u32, n_hosts: u32, steps: &[u64], buckets: &MemoryBuckets) -> Self {
+        Self::with_files(host_idx, n_hosts, steps, 1, Behind::Memory(buckets.clone())).await
+    }
+
+    /// One that reuses what its part of the base has.
+    pub(crate) async fn with_files(host_idx: u32, n_hosts: u32, steps: &[u64], files: u32, behind: Behind) -> Self {
         let state = State {
             incarnation: uuid(),
             checkpoints: steps.iter().map(|step| local(*step)).collect(),
@@ -120,7 +153,8 @@ impl Agent {
         let scripted = Scripted {
             host_idx,
             n_hosts,
-            buckets: buckets.clone(),
+            files,
+            behind,
             state: Arc::new(Mutex::new(state)),
             changed: watch::Sender::new(()),
         };
@@ -262,24 +296,35 @@ impl Scripted {
             files: Vec::new(),
             delta: None,
         };
+        let own = header.own_location.unwrap_or_default();
+        let location: Location = format!("s3://{}/{}", own.bucket, own.prefix).parse().unwrap();
         let key = part.attempt_path().data(0).to_string();
         part.objects = vec![ObjectEntry { key: key.clone(), size: 5 }];
-        part.files = vec![FileEntry {
-            path: RelativePath::new("state").unwrap(),
+        let file = |number| FileEntry {
+            path: RelativePath::new(format!("state-{number:05}")).unwrap(),
             size: 5,
             blake3: Digest::of(b"state"),
             head: None,
             object: Some(0),
             offset: 0,
             length: 5,
-        }];
-        let bytes = part.encode();
-        let own = header.own_location.unwrap_or_default();
-        let location: Location = format!("s3://{}/{}", own.bucket, own.prefix).parse().unwrap();
-        let manifest = part.attempt_path().manifest().to_string();
-        for (key, bytes) in [(key, Bytes::from_static(b"state")), (manifest.clone(), Bytes::from(bytes.clone()))] {
-            self.buckets.tamper(location.bucket(), &location.full_key(&key), Some(bytes));
+        };
+        part.files = (0..self.files).map(file).collect();
+        match order.base_parts.iter().find(|base| base.host_idx == self.host_idx) {
+            Some(base) if self.files > 1 => {
+                let read = |key: &str| self.behind.read(&location, key);
+                let document = PartDocument::parse(&base.key, &read(&base.key)).unwrap();
+                let whole = document.resolve(|full| Ok(read(&full.key))).unwrap();
+                part.objects.clone_from(&whole.objects);
+                let name =
+                    Inherited { key: base.key.clone(), length: base.length, blake3: base.blake3.parse().unwrap() };
+                part.relate(&whole, name);
+            }
+            _ => self.behind.write(&location, &key, b"state"),
         }
+        let bytes = part.encode();
+        let manifest = part.attempt_path().manifest().to_string();
+        self.behind.write(&location, &manifest, &bytes);
         v1::PushDone {
             part: Some(v1::PartRef {
                 host_idx: self.host_idx,
@@ -290,8 +335,8 @@ impl Scripted {
             local_checkpoint: order.local_checkpoint.clone(),
             step: order.step,
             fingerprint: order.fingerprint.clone(),
-            files: 1,
-            bytes: 5,
+            files: self.files.into(),
+            bytes: part.bytes(),
             bytes_uploaded: 5,
             processed_records: Some(10),
             elapsed: None,

@@ -7,4 +7,5 @@ mod claims;
 mod pull;
 mod push;
 mod replicas;
+mod requests;
 mod rig;

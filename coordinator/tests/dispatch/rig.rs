@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use chrono::Utc;
-use lockstep_bucket::MemoryBuckets;
+use lockstep_bucket::{AwsConnector, AwsOptions, Connector, MemoryBuckets, StaticCredentials};
 use lockstep_coordinator::{
     agents::{AgentPool, AgentPoolOptions},
     dispatch::{DispatchOptions, Dispatcher},
@@ -12,7 +12,7 @@ use lockstep_coordinator::{
         StoreOptions,
     },
 };
-use lockstep_devkit::TestDatabase;
+use lockstep_devkit::{TestDatabase, s3::S3Server};
 use lockstep_protocol::{
     fence::{Fence, Writer},
     id::{Generation, PipelineId, RoundId},
@@ -26,7 +26,7 @@ use tokio::{runtime::Runtime, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Behind};
 
 pub(crate) fn uuid() -> String {
     Uuid::new_v4().to_string()
@@ -63,10 +63,10 @@ impl Drop for Replica {
 
 impl Replica {
     /// With a pool of its own, since a pool's connections live in the runtime that opened them.
-    fn start(url: String, name: &str, buckets: &MemoryBuckets) -> Self {
+    fn start(url: String, name: &str, connector: Arc<dyn Connector>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let shutdown = CancellationToken::new();
-        let (stop, options, connector) = (shutdown.clone(), Rig::options(name), Arc::new(buckets.clone()));
+        let (stop, options) = (shutdown.clone(), Rig::options(name));
         let running = runtime.spawn(async move {
             let store = Store::connect(&url, StoreOptions::default()).await.unwrap();
             let agents = AgentPool::new(AgentPoolOptions { poll_grace: Duration::from_secs(1), ..Default::default() });
@@ -88,6 +88,8 @@ pub(crate) struct Rig {
     // Before the database, so that nobody uses it while it goes.
     pub(crate) store: Store,
     pub(crate) buckets: MemoryBuckets,
+    /// Where replicas find the bucket instead, if not in memory.
+    pub(crate) served: Option<Arc<dyn Connector>>,
     pub(crate) agents: Vec<Agent>,
     pub(crate) database: TestDatabase,
 }
@@ -103,7 +105,28 @@ impl Rig {
         for (host_idx, steps) in (0..).zip(steps) {
             agents.push(Agent::start(host_idx, 3, steps, &buckets).await);
         }
-        Self { store, buckets, agents, database }
+        Self { store, served: None, buckets, agents, database }
+    }
+
+    /// Hosts with parts of so many files, and a real server that counts what the coordinator asks it, and nothing else.
+    pub(crate) async fn on(server: &S3Server, hosts: u32, files: u32) -> Self {
+        let database = TestDatabase::create().await.unwrap();
+        let store = Store::connect(database.url(), StoreOptions::default()).await.unwrap();
+        store.migrate().await.unwrap();
+        let credentials =
+            StaticCredentials { access_key_id: "lockstep".to_owned(), secret_access_key: "lockstep-secret".to_owned() };
+        let options = AwsOptions {
+            credentials: Some(credentials),
+            endpoint: Some(server.endpoint()),
+            region: Some("us-east-1".to_owned()),
+            ..AwsOptions::default()
+        };
+        let connector: Arc<dyn Connector> = Arc::new(AwsConnector::with(options).await);
+        let mut agents = Vec::new();
+        for host_idx in 0..hosts {
+            agents.push(Agent::with_files(host_idx, hosts, &[4], files, Behind::Server(server.admin())).await);
+        }
+        Self { store, served: Some(connector), buckets: MemoryBuckets::new(["acme"]), agents, database }
     }
 
     pub(crate) fn location() -> Location {
@@ -126,7 +149,8 @@ impl Rig {
     }
 
     pub(crate) fn replica(&self, name: &str) -> Replica {
-        Replica::start(self.database.url().to_owned(), name, &self.buckets)
+        let connector = self.served.clone().unwrap_or_else(|| Arc::new(self.buckets.clone()));
+        Replica::start(self.database.url().to_owned(), name, connector)
     }
 
     pub(crate) fn new_pipeline(&self, name: &str, location: &Location) -> NewPipeline {

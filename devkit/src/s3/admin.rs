@@ -44,7 +44,7 @@ impl S3Admin {
     /// Writes an object, whether or not there is one.
     pub fn put_raw(&self, bucket: &str, key: &str, bytes: impl AsRef<[u8]>) -> Result<(), StoreError> {
         let bytes = bytes.as_ref();
-        let mut hashers = Hashers::new([]);
+        let mut hashers = Hashers::new(true, []);
         hashers.update(bytes);
         let mut blobs = Vec::new();
         if !bytes.is_empty() {

@@ -6,18 +6,19 @@ use crc_fast::CrcAlgorithm;
 use md5::{Digest as _, Md5};
 use s3s::checksum::ChecksumHasher;
 use s3s::crypto::{Checksum as _, Crc32, Crc32c, Crc64Nvme, Sha1, Sha256};
+use uuid::Uuid;
 
 use super::store::{Checksums, Part, StoreError};
 
-/// The digests that are computed while a body comes in: MD5 always, because it is the ETag, and what the client asked for.
+/// The digests that are computed while a body comes in: MD5, if somebody asks for it or it is to be the ETag, and what the client asked for.
 pub(crate) struct Hashers {
-    md5: Md5,
+    md5: Option<Md5>,
     others: ChecksumHasher,
 }
 
 impl Hashers {
     /// `asked` are the algorithms, by the names of their headers without `x-amz-checksum-`.
-    pub(crate) fn new<'a>(asked: impl IntoIterator<Item = &'a str>) -> Self {
+    pub(crate) fn new<'a>(md5: bool, asked: impl IntoIterator<Item = &'a str>) -> Self {
         let mut others = ChecksumHasher::default();
         for algorithm in asked {
             match algorithm {
@@ -29,18 +30,20 @@ impl Hashers {
                 _ => {}
             }
         }
-        Self { md5: Md5::new(), others }
+        Self { md5: md5.then(Md5::new), others }
     }
 
     pub(crate) fn update(&mut self, bytes: &[u8]) {
-        self.md5.update(bytes);
+        if let Some(md5) = &mut self.md5 {
+            md5.update(bytes);
+        }
         self.others.update(bytes);
     }
 
     pub(crate) fn finish(self) -> Digests {
         let others = self.others.finalize();
         Digests {
-            md5: self.md5.finalize().into(),
+            md5: self.md5.map(|md5| md5.finalize().into()),
             checksums: Checksums {
                 crc32: others.checksum_crc32,
                 crc32c: others.checksum_crc32c,
@@ -55,18 +58,18 @@ impl Hashers {
 /// What the bytes that came in add up to.
 #[derive(Debug, Clone)]
 pub(crate) struct Digests {
-    pub(crate) md5: [u8; 16],
+    pub(crate) md5: Option<[u8; 16]>,
     pub(crate) checksums: Checksums,
 }
 
 impl Digests {
-    /// Without quotes.
+    /// Without quotes. One that is no MD5 doesn't look like one either: clients would compare it.
     pub(crate) fn etag(&self) -> String {
-        hex(&self.md5)
+        self.md5.map_or_else(|| format!("{}-0", Uuid::new_v4().simple()), |md5| hex(&md5))
     }
 
-    pub(crate) fn md5_base64(&self) -> String {
-        BASE64.encode(self.md5)
+    pub(crate) fn md5_base64(&self) -> Option<String> {
+        self.md5.map(|md5| BASE64.encode(md5))
     }
 }
 

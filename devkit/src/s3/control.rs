@@ -9,6 +9,7 @@
 //! | `GET`, `DELETE /_lockstep/denials` | shows, clears |
 //! | `GET /_lockstep/requests[?since=<seq>]` | the request log |
 //! | `DELETE /_lockstep/requests` | forgets it |
+//! | `GET /_lockstep/totals` | the log in sums by access key and operation: cheap after any number of requests |
 //!
 //! No credentials: only loopback is answered, and no browser.
 
@@ -74,6 +75,7 @@ pub(crate) async fn answer(request: Request<Incoming>, peer: SocketAddr, context
             let since = query_value(&query, "since").and_then(|seq| seq.parse().ok()).unwrap_or(0);
             show(&context.log.since(since))
         }
+        (Method::GET, "totals") => show(&context.log.totals()),
         (Method::DELETE, "requests") => {
             context.log.clear();
             show(&json!({}))

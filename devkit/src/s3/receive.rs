@@ -73,8 +73,10 @@ impl Claims {
             let expected = self.length.unwrap_or_default();
             return Err(s3_error!(IncompleteBody, "content-length is {expected}, the body has {length} bytes"));
         }
-        if let Some(md5) = self.md5.as_ref().filter(|md5| **md5 != digests.md5_base64()) {
-            return Err(s3_error!(BadDigest, "content-md5 is {md5}, the body's MD5 is {}", digests.md5_base64()));
+        if let (Some(named), Some(ours)) = (&self.md5, digests.md5_base64())
+            && *named != ours
+        {
+            return Err(s3_error!(BadDigest, "content-md5 is {named}, the body's MD5 is {ours}"));
         }
         let trailing = self.trailers.as_ref().and_then(|trailers| trailers.read(checksums_in)).unwrap_or_default();
         for named in [&self.checksums, &trailing] {
@@ -107,7 +109,8 @@ pub(crate) struct Received {
 
 /// Takes in the whole body, or fails and leaves nothing.
 pub(crate) async fn receive(blobs: &BlobDir, body: Option<StreamingBlob>, claims: Claims) -> S3Result<Received> {
-    let writer = Writer { blobs: blobs.clone(), target: None, hashers: Hashers::new(claims.algorithms()) };
+    let md5 = blobs.md5_etags() || claims.md5.is_some();
+    let writer = Writer { blobs: blobs.clone(), target: None, hashers: Hashers::new(md5, claims.algorithms()) };
     let mut writing = ready(Ok(writer)).boxed();
     let mut body = body;
     loop {

@@ -2,6 +2,8 @@
 //!
 //! A request is in the log from the moment its head has arrived, so a test that finds none knows that none was made.
 
+mod totals;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,6 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use http::HeaderMap;
 use serde::Serialize;
 use tokio::sync::Notify;
+
+pub use totals::RequestTotals;
+
+use totals::{Sums, Totals};
 
 use super::operation::Target;
 use super::store::now_ms;
@@ -92,6 +98,16 @@ impl Exchange {
         self.log.inner.changed.notify_waiters();
     }
 
+    fn sums(&self) -> Sums {
+        let status = self.status.load(Ordering::Acquire);
+        Sums {
+            requests: 1,
+            failed: u64::from(status == 0 || status >= 400),
+            bytes_in: self.bytes_in.load(Ordering::Acquire),
+            bytes_out: self.bytes_out.load(Ordering::Acquire),
+        }
+    }
+
     fn record(&self) -> RequestRecord {
         let status = self.status.load(Ordering::Acquire);
         RequestRecord {
@@ -125,6 +141,8 @@ pub struct RequestLog {
 struct Inner {
     next: AtomicU64,
     exchanges: Mutex<VecDeque<Arc<Exchange>>>,
+    /// Sums of those that are no longer remembered, as they were then. Locked after `exchanges`.
+    forgotten: Mutex<Totals>,
     changed: Notify,
 }
 
@@ -139,6 +157,17 @@ impl RequestLog {
         let exchanges = self.exchanges();
         let from = exchanges.partition_point(|exchange| exchange.seq <= seq);
         exchanges.range(from..).map(|exchange| exchange.record()).collect()
+    }
+
+    /// All requests since the log was last cleared, forgotten ones too, in sums by access key and operation.
+    pub fn totals(&self) -> Vec<RequestTotals> {
+        let exchanges = self.exchanges();
+        let mut totals = self.forgotten().clone();
+        for exchange in exchanges.iter() {
+            totals.add(exchange.target.access_key.as_ref(), exchange.target.operation, exchange.sums());
+        }
+        drop(exchanges);
+        totals.shown()
     }
 
     /// How many of the remembered requests are like this.
@@ -168,7 +197,9 @@ impl RequestLog {
 
     /// Forgets everything; numbers go on.
     pub fn clear(&self) {
-        self.exchanges().clear();
+        let mut exchanges = self.exchanges();
+        *self.forgotten() = Totals::default();
+        exchanges.clear();
     }
 
     pub(crate) fn next_seq(&self) -> u64 {
@@ -204,12 +235,18 @@ impl RequestLog {
         // Numbers are drawn before the lock is taken, so a later one may be here already.
         let at = exchanges.partition_point(|other| other.seq < exchange.seq);
         exchanges.insert(at, Arc::clone(&exchange));
-        if exchanges.len() > REMEMBERED {
-            exchanges.pop_front();
+        if exchanges.len() > REMEMBERED
+            && let Some(oldest) = exchanges.pop_front()
+        {
+            self.forgotten().add(oldest.target.access_key.as_ref(), oldest.target.operation, oldest.sums());
         }
         drop(exchanges);
         self.inner.changed.notify_waiters();
         exchange
+    }
+
+    fn forgotten(&self) -> MutexGuard<'_, Totals> {
+        self.inner.forgotten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn exchanges(&self) -> MutexGuard<'_, VecDeque<Arc<Exchange>>> {

@@ -143,7 +143,7 @@ impl Index {
 
 impl Store {
     /// Opens `root`, or a temporary directory. `sync` makes bodies and journal survive a power cut, at its price.
-    pub(crate) fn open(root: Option<&Path>, sync: bool) -> Result<Self, StoreError> {
+    pub(crate) fn open(root: Option<&Path>, sync: bool, md5_etags: bool) -> Result<Self, StoreError> {
         let (path, temporary) = match root {
             Some(root) => (root.to_path_buf(), None),
             None => {
@@ -156,7 +156,7 @@ impl Store {
         let data = path.join("data");
         std::fs::create_dir_all(&data).map_err(StoreError::io(&data))?;
         let lock = lock(&path.join("lock"))?;
-        let blobs = BlobDir::new(data, sync);
+        let blobs = BlobDir::new(data, sync, md5_etags);
         let mut index = Index { buckets: BTreeMap::new(), journal: None };
         if temporary.is_none() {
             let journal_path = path.join("journal.jsonl");

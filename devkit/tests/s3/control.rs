@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::client::{BUCKET, client, plain, put, refusal, server};
+use crate::client::{BUCKET, client, client_as, get, plain, put, refusal, server};
 
 #[tokio::test]
 async fn faults_are_added_shown_and_removed_over_http() {
@@ -79,4 +79,29 @@ async fn browsers_are_kept_out() {
     let (status, _) = plain(&server, "GET", "/_lockstep/requests", "origin: http://evil.example\r\n", "").await;
     assert_eq!(status, 403);
     assert_eq!(plain(&server, "GET", "/_lockstep/nonsense", "", "").await.0, 404);
+}
+
+#[tokio::test]
+async fn totals_add_up_by_access_key_and_operation() {
+    let server = server().await;
+    let client = client(&server);
+    let other = client_as(&server, "other", "other-secret");
+    for size in [1000, 234] {
+        put(&client, "k", &vec![1; size]).await;
+    }
+    put(&other, "o", b"12345").await;
+    get(&other, "o").await;
+    assert!(other.get_object().bucket(BUCKET).key("nothing").send().await.is_err());
+    let (status, body) = plain(&server, "GET", "/_lockstep/totals", "", "").await;
+    assert_eq!(status, 200);
+    let totals: Vec<Value> = serde_json::from_str(&body).unwrap();
+    assert_eq!(
+        totals[0],
+        json!({"access_key": "lockstep", "operation": "PutObject", "requests": 2, "failed": 0, "bytes_in": 1234, "bytes_out": 0})
+    );
+    assert_eq!((&totals[1]["operation"], &totals[1]["requests"]), (&json!("GetObject"), &json!(2)));
+    assert_eq!(totals[1]["failed"], json!(1));
+    assert_eq!((&totals[2]["operation"], &totals[2]["bytes_in"]), (&json!("PutObject"), &json!(5)));
+    server.clear_requests();
+    assert!(server.log().totals().is_empty());
 }

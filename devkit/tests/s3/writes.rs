@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
-use aws_sdk_s3::types::ChecksumAlgorithm;
+use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::interceptors::Intercept;
 use aws_smithy_runtime_api::client::interceptors::context::BeforeTransmitInterceptorContextMut;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::ConfigBag;
-use lockstep_devkit::S3Server;
+use lockstep_devkit::{S3Options, S3Server};
 use tokio::io::AsyncReadExt as _;
 
 use crate::client::{BUCKET, checking_client, client, get, noise, options, presigning, put, refusal, send_raw, server};
@@ -196,4 +196,28 @@ async fn write_into_a_missing_bucket_is_refused_and_makes_none() {
     assert_eq!(refusal(client.head_bucket().bucket("missing").send().await).0, 404);
     let list = client.list_objects_v2().bucket("missing").send().await;
     assert_eq!(refusal(list), (404, "NoSuchBucket".to_owned()));
+}
+
+#[tokio::test]
+async fn without_md5_etags_content_md5_is_still_verified_and_etags_differ_with_every_write() {
+    let server = S3Server::start(S3Options { md5_etags: false, ..options() }).await.unwrap();
+    let client = client(&server);
+    let write = || client.put_object().bucket(BUCKET).key("k").body(b"x".to_vec().into());
+    let (first, second) = (write().send().await.unwrap(), write().send().await.unwrap());
+    assert_ne!(first.e_tag(), second.e_tag());
+    assert!(first.e_tag().unwrap().ends_with("-0\""), "nobody takes it for an MD5: {first:?}");
+    // The MD5 of x.
+    let asked = write().content_md5("ndTkYSaMgDT1yFZOFVxnpg==").send().await.unwrap();
+    assert_eq!(asked.e_tag(), Some("\"9dd4e461268c8034f5c8564e155c67a6\""));
+    let wrong = write().content_md5("AAAAAAAAAAAAAAAAAAAAAA==").send().await;
+    assert_eq!(refusal(wrong), (400, "BadDigest".to_owned()));
+    let upload = client.create_multipart_upload().bucket(BUCKET).key("m").send().await.unwrap();
+    let id = upload.upload_id().unwrap();
+    let part = client.upload_part().bucket(BUCKET).key("m").upload_id(id).part_number(1).body(noise(1000).into());
+    let part = part.send().await.unwrap();
+    let parts = CompletedPart::builder().part_number(1).e_tag(part.e_tag().unwrap()).build();
+    let parts = CompletedMultipartUpload::builder().parts(parts).build();
+    let complete = client.complete_multipart_upload().bucket(BUCKET).key("m").upload_id(id).multipart_upload(parts);
+    complete.send().await.unwrap();
+    assert!(get(&client, "m").await == noise(1000));
 }

@@ -16,12 +16,13 @@ pub(crate) struct BlobDir {
     path: PathBuf,
     keeping: Arc<AtomicBool>,
     sync: bool,
+    md5_etags: bool,
 }
 
 impl BlobDir {
     /// Until [`BlobDir::begin`], no file is removed: a store that fails to open must not take its bodies with it.
-    pub(super) fn new(path: PathBuf, sync: bool) -> Self {
-        Self { path, keeping: Arc::new(AtomicBool::new(true)), sync }
+    pub(super) fn new(path: PathBuf, sync: bool, md5_etags: bool) -> Self {
+        Self { path, keeping: Arc::new(AtomicBool::new(true)), sync, md5_etags }
     }
 
     pub(super) fn begin(&self) {
@@ -38,6 +39,11 @@ impl BlobDir {
     /// Whether bodies are to be on the disk before they are published.
     pub(crate) fn sync(&self) -> bool {
         self.sync
+    }
+
+    /// Whether the ETag of a body is its MD5 even if nobody asked for that.
+    pub(crate) fn md5_etags(&self) -> bool {
+        self.md5_etags
     }
 
     /// A body that the journal speaks of, if it is there in full.
