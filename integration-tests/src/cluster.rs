@@ -29,6 +29,8 @@ pub struct Options {
     pub buckets: Vec<&'static str>,
     /// Limits in the spec; none: the defaults.
     pub transfer: Option<v1::TransferOptions>,
+    /// Whether the S3 server's ETags are MD5s, as AWS's are; without, gigabytes cost less.
+    pub md5_etags: bool,
 }
 
 impl Default for Options {
@@ -40,6 +42,7 @@ impl Default for Options {
             create: true,
             buckets: Vec::new(),
             transfer: None,
+            md5_etags: true,
         }
     }
 }
@@ -92,6 +95,7 @@ impl Cluster {
         let s3 = S3Server::start(S3Options {
             buckets: [BUCKET].iter().chain(&options.buckets).map(|&name| name.to_owned()).collect(),
             credentials: keys.map(|key| (key.clone(), format!("{key}-secret"))).collect(),
+            md5_etags: options.md5_etags,
             ..S3Options::default()
         })
         .await

@@ -39,6 +39,8 @@ impl Lane {
         let s3 = S3Server::start(S3Options {
             buckets: vec![BUCKET.to_owned()],
             credentials: keys.map(|key| (key.clone(), secret(&key))).collect(),
+            // What a body costs counts: hundreds of runs.
+            md5_etags: false,
             ..S3Options::default()
         })
         .await

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use lockstep_client::v1::{self, RoundPhase, start_pull_request::Selector};
+use lockstep_devkit::RequestRecord;
 use lockstep_integration_tests::{
     cluster::{BUCKET, agent_key},
     content::{Identity, differences, identity},
@@ -12,6 +13,9 @@ use crate::{
     lane::{Crew, Lane},
     plan::{Kill, Moment, Plan},
 };
+
+/// How often a moment is looked for.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// What became of a round in which somebody was killed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -139,23 +143,23 @@ async fn moment(lane: &Lane, kill: &Kill, rule: Option<u64>, bytes: u64) {
             let key = agent_key(u32::try_from(kill.host).expect("few hosts"));
             let wanted = (bytes as f64 * share) as u64;
             let moved = || {
-                let requests = lane.s3.requests();
-                let own = requests.iter().filter(|request| request.access_key.as_deref() == Some(&key));
-                own.map(|request| request.bytes_in + request.bytes_out).sum::<u64>()
+                let totals = lane.s3.log().totals();
+                let own = totals.iter().filter(|total| total.access_key.as_deref() == Some(&key));
+                own.map(|total| total.bytes_in + total.bytes_out).sum::<u64>()
             };
-            let mut ticks = tokio::time::interval(Duration::from_millis(2));
+            let mut ticks = tokio::time::interval(LOOK);
             while moved() <= wanted {
                 ticks.tick().await;
             }
         }
         (Moment::Before(_), Some(rule)) => {
-            lane.s3.log().wait_for(1, |request| request.faults.contains(&rule)).await;
+            hit(lane, rule).await;
         }
         (Moment::After(_), Some(rule)) => {
             // An object shows when it was done; of a piece only its bytes show.
-            let hit = lane.s3.log().wait_for(1, |request| request.faults.contains(&rule)).await;
-            let mut ticks = tokio::time::interval(Duration::from_millis(2));
-            while let Some(key) = hit[0].key.as_ref().filter(|_| hit[0].operation != "UploadPart") {
+            let hit = hit(lane, rule).await;
+            let mut ticks = tokio::time::interval(LOOK);
+            while let Some(key) = hit.key.as_ref().filter(|_| hit.operation != "UploadPart") {
                 if lane.s3.admin().size(BUCKET, key).is_ok() {
                     break;
                 }
@@ -163,6 +167,20 @@ async fn moment(lane: &Lane, kill: &Kill, rule: Option<u64>, bytes: u64) {
             }
         }
         (Moment::Before(_) | Moment::After(_), None) => unreachable!("a request's moment has a rule"),
+    }
+}
+
+/// The request that the fault holds, once it is there.
+async fn hit(lane: &Lane, rule: u64) -> RequestRecord {
+    let mut ticks = tokio::time::interval(LOOK);
+    loop {
+        ticks.tick().await;
+        if lane.s3.faults().hits(rule) > 0 {
+            let mut requests = lane.s3.requests().into_iter();
+            if let Some(found) = requests.find(|request| request.faults.contains(&rule)) {
+                return found;
+            }
+        }
     }
 }
 

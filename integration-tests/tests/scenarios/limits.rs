@@ -2,14 +2,15 @@
 
 use std::{fs, time::Duration};
 
-use lockstep_client::v1::{self, RoundPhase, TransferOptions};
+use lockstep_client::v1::{self, TransferOptions};
+use lockstep_devkit::RequestTotals;
 use lockstep_integration_tests::{
     cli::lockstep,
     cluster::{Cluster, Options, PIPELINE, agent_key},
     content::{differences, identity, noise, put},
     host::Host,
 };
-use tokio::time::Instant;
+use tokio::{sync::Mutex, time::Instant};
 
 const MIB: u64 = 1 << 20;
 
@@ -110,20 +111,16 @@ async fn limits_that_are_absurd_but_legal_move_every_byte() {
 
 const LIMIT: u64 = 4 * MIB;
 
-/// How long the agent's bytes in one direction took, and how many there were.
-async fn measured(
-    cluster: &Cluster,
-    round: &str,
-    bytes: impl Fn(&lockstep_devkit::RequestRecord) -> u64,
-) -> (f64, u64) {
+/// How long the agent's bytes in one direction took at the server, from the first to the last, and how many they were.
+async fn measured(cluster: &Cluster, round: &v1::Round, bytes: impl Fn(&RequestTotals) -> u64) -> (f64, u64) {
     let key = agent_key(0);
     let moved = || {
-        let requests = cluster.s3.requests();
-        requests.iter().filter(|r| r.access_key.as_deref() == Some(&key)).map(&bytes).sum::<u64>()
+        let totals = cluster.s3.log().totals();
+        totals.iter().filter(|total| total.access_key.as_deref() == Some(&key)).map(&bytes).sum::<u64>()
     };
     let mut ticks = tokio::time::interval(Duration::from_millis(5));
     let (mut first, mut last, mut total) = (None, Instant::now(), 0);
-    let ended = cluster.client.wait_round(round);
+    let ended = cluster.client.wait_round(&round.id);
     tokio::pin!(ended);
     let round = loop {
         tokio::select! {
@@ -138,44 +135,58 @@ async fn measured(
             round = &mut ended => break round.unwrap(),
         }
     };
-    assert!(matches!(round.phase(), RoundPhase::Committed | RoundPhase::Installed), "{round:?}");
+    assert!(lockstep_client::succeeded(&round), "{round:?}");
     ((last - first.expect("bytes moved")).as_secs_f64(), moved())
+}
+
+/// A busy machine makes a transfer slower, never quicker: too quick fails at once, too slow only if it is so each time.
+async fn holds(what: &str, start_up: f64, once: impl AsyncFn(u64) -> (f64, u64)) {
+    const TRIES: u64 = 4;
+    let mut seen = Vec::new();
+    for n in 1..=TRIES {
+        let (seconds, bytes) = once(n).await;
+        let expected = bytes as f64 / LIMIT as f64;
+        println!("{what}: {bytes} bytes in {seconds:.2} s, expected {expected:.2} s");
+        assert!(bytes > 15 * MIB, "{what}: {bytes}");
+        assert!(seconds > expected * 0.95, "{what}: {seconds:.2} s, {expected:.2} s would be the limit");
+        if seconds < expected * 1.05 + start_up {
+            return;
+        }
+        seen.push(seconds);
+    }
+    panic!("{what}: slower than the limit in all of {seen:.2?} s");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bandwidth_limit_holds_within_five_percent_for_push_and_pull() {
     let transfer = TransferOptions { bandwidth_limit: LIMIT, part_size: 5 * MIB, memory: 16 * MIB, concurrency: 4 };
-    let mut cluster = Cluster::with(Options { hosts: 0, transfer: Some(transfer), ..Options::default() }).await;
-    cluster.hosts[0].checkpoint_filled(1, |folder| {
-        put(folder, "large", &noise(1, "large", 16 << 20));
-        for n in 0..40 {
-            put(folder, &format!("small/{n}"), &noise(1, &n.to_string(), 100_000));
-        }
-    });
-    let before = newest(&cluster.hosts[0]);
-    cluster.s3.clear_requests();
-    let round = cluster.start_push().await;
-    let (seconds, bytes) = measured(&cluster, &round.id, |request| request.bytes_in).await;
-    let expected = bytes as f64 / LIMIT as f64;
-    println!("push: {bytes} bytes in {seconds:.2} s, expected {expected:.2}");
-    assert!(bytes > 19 * MIB, "{bytes}");
-    assert!(
-        (expected * 0.95..expected * 1.05 + 0.1).contains(&seconds),
-        "push: {seconds:.2} s instead of {expected:.2}"
-    );
-
-    cluster.lose_disk(0).await;
-    cluster.s3.clear_requests();
-    let began = Instant::now();
-    let round = cluster.client.start_pull(Cluster::pull_request()).await.unwrap();
-    let (_, bytes) = measured(&cluster, &round.id, |request| request.bytes_out).await;
-    // The kernel's buffers take bytes from the server long before the agent does, so the whole round is measured: from that the start and the install
-    // are to be allowed for.
-    let (seconds, expected) = (began.elapsed().as_secs_f64(), bytes as f64 / LIMIT as f64);
-    println!("pull: {bytes} bytes in {seconds:.2} s, expected {expected:.2}");
-    assert!(
-        (expected * 0.95..expected * 1.05 + 1.0).contains(&seconds),
-        "pull: {seconds:.2} s instead of {expected:.2}"
-    );
-    assert!(differences(&before, &newest(&cluster.hosts[0])).is_empty());
+    let cluster = Cluster::with(Options { hosts: 0, transfer: Some(transfer), ..Options::default() }).await;
+    let cluster = Mutex::new(cluster);
+    holds("push", 0.1, async |n| {
+        let cluster = cluster.lock().await;
+        cluster.hosts[0].checkpoint_filled(n, |folder| {
+            put(folder, "large", &noise(n, "large", 12 << 20));
+            for small in 0..40 {
+                put(folder, &format!("small/{small}"), &noise(n, &small.to_string(), 100_000));
+            }
+        });
+        cluster.s3.clear_requests();
+        let round = cluster.start_push().await;
+        measured(&cluster, &round, |total| total.bytes_in).await
+    })
+    .await;
+    let before = newest(&cluster.lock().await.hosts[0]);
+    // The kernel's buffers take bytes from the server long before the agent does, so the whole round is measured; start and install are to be allowed
+    // for.
+    holds("pull", 1.0, async |_| {
+        let mut cluster = cluster.lock().await;
+        cluster.lose_disk(0).await;
+        cluster.s3.clear_requests();
+        let began = Instant::now();
+        let round = cluster.client.start_pull(Cluster::pull_request()).await.unwrap();
+        let (_, bytes) = measured(&cluster, &round, |total| total.bytes_out).await;
+        (began.elapsed().as_secs_f64(), bytes)
+    })
+    .await;
+    assert!(differences(&before, &newest(&cluster.lock().await.hosts[0])).is_empty());
 }

@@ -140,6 +140,8 @@ async fn s40_a_disk_that_fills_up_while_staging_is_no_space_and_the_round_can_be
         }
     };
     assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    // Its place is free once it is neither named nor open.
+    drop(left);
     cluster.s3.faults().remove(slow);
     let round = cluster.client.wait_round(&round.id).await.unwrap();
     refused(&cluster, &round, &engine);
