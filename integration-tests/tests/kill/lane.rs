@@ -1,7 +1,11 @@
 //! What runs go over one after the other: a coordinator with its database and an S3 server, alive from run to run unless a run kills them; and the hosts
 //! of one run.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use lockstep_client::{LockstepClient, v1};
 use lockstep_devkit::{S3Options, S3Server, TestDatabase};
@@ -33,10 +37,21 @@ fn secret(key: &str) -> String {
     format!("{key}-secret")
 }
 
+/// In memory, where there is enough of it: kill -9 loses nothing that was written, on a disk or not, and hundreds of runs wait for nothing.
+fn scratch() -> TempDir {
+    const ENOUGH: u64 = 2 << 30;
+    let memory = Path::new("/dev/shm");
+    let free = nix::sys::statvfs::statvfs(memory).map_or(0, |stat| stat.blocks_available() * stat.fragment_size());
+    let folder = if free > ENOUGH { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    folder.expect("a temporary directory")
+}
+
 impl Lane {
     pub(crate) async fn open() -> Self {
+        let root = scratch();
         let keys = (0..MOST_HOSTS).map(agent_key).chain([COORDINATOR_KEY.to_owned()]);
         let s3 = S3Server::start(S3Options {
+            root: Some(root.path().join("s3")),
             buckets: vec![BUCKET.to_owned()],
             credentials: keys.map(|key| (key.clone(), secret(&key))).collect(),
             // What a body costs counts: hundreds of runs.
@@ -51,7 +66,7 @@ impl Lane {
             database: TestDatabase::create().await.expect("Postgres gives a database"),
             coordinator: None,
             address: "127.0.0.1:0".to_owned(),
-            root: tempfile::tempdir().expect("a temporary directory"),
+            root,
         };
         lane.start_coordinator().await;
         lane.client = client_of(&format!("http://{}", lane.address));
