@@ -164,7 +164,7 @@ mod tests {
             ("--runs 0", "1..=1000"),
             ("--scale 0", "more than 0"),
             ("--scale much", "more than 0"),
-            ("--latency -1", "--latency"),
+            ("--latency=-1", "--latency"),
             ("--quick --smoke", "cannot be used with"),
         ] {
             let error = scope(line).unwrap_err();

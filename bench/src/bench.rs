@@ -22,6 +22,8 @@ pub(crate) struct Outcome {
     pub(crate) missing: Vec<Tool>,
     /// Whatever failed or arrived different, in words.
     pub(crate) failures: Vec<String>,
+    /// Share of the full data sets.
+    pub(crate) scale: f64,
 }
 
 /// Everything that runs while tools are measured.
@@ -47,7 +49,7 @@ pub(crate) async fn run(scope: &Scope, folder: &Path, bin_dir: &Path) -> Result<
         None
     };
     let peers = tools.iter().filter_map(|tool| Peer::find(*tool)).collect();
-    let outcome = Outcome { missing, ..Outcome::default() };
+    let outcome = Outcome { missing, scale: scope.scale, ..Outcome::default() };
     let mut bench = Bench { scope, folder, store, rig, peers, prefixes: 0, outcome };
     bench.warm_up().await?;
     for data_set in &scope.data_sets {

@@ -140,7 +140,7 @@ pub(crate) fn size(data_set: DataSet, scale: f64) -> u64 {
 
 /// Number and size of the files.
 fn shape(data_set: DataSet, scale: f64) -> (u64, u64) {
-    let scaled = |bytes: u64| bytes.as_f64_times(scale);
+    let scaled = |bytes| scaled(bytes, scale);
     match data_set {
         // Few but large: below a file of 1 MiB it would be another data set.
         DataSet::A => {
@@ -154,21 +154,15 @@ fn shape(data_set: DataSet, scale: f64) -> (u64, u64) {
     }
 }
 
-trait Times {
-    fn as_f64_times(self, factor: f64) -> u64;
-}
-
-impl Times for u64 {
-    /// Rounded down; scales are at most 1 or so, so nothing overflows.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "sizes of data sets are far below 2^52"
-    )]
-    fn as_f64_times(self, factor: f64) -> u64 {
-        (self as f64 * factor) as u64
-    }
+/// Rounded down.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "sizes of data sets are not negative and far below 2^52"
+)]
+fn scaled(bytes: u64, scale: f64) -> u64 {
+    (bytes as f64 * scale) as u64
 }
 
 /// Makes a data set below `folder`. Takes a while and a processor.

@@ -133,6 +133,11 @@ impl Peer {
             ("AWS_CONFIG_FILE", "/dev/null".to_owned()),
             ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null".to_owned()),
         ];
+        if self.tool == Tool::Aws {
+            // Else it waits a minute in the request after an empty file: it takes a server's answer that came without "100 Continue"
+            // for that of the next request on the connection too.
+            environment.push(("BOTO_EXPERIMENTAL__NO_EMPTY_CONTINUE", "true".to_owned()));
+        }
         if matches!(self.tool, Tool::Rclone | Tool::RcloneTuned) {
             environment.extend([
                 ("RCLONE_CONFIG_BENCH_TYPE", "s3".to_owned()),

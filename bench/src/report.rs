@@ -41,6 +41,12 @@ pub(crate) fn render(medians: &[Medians], outcome: &Outcome) -> String {
             ]);
         }
         let _ = writeln!(text, "\n{}", lines(&table));
+        // Exactly the default: nothing is computed from it.
+        if outcome.scale != 1.0 {
+            let share = outcome.scale;
+            let _ =
+                writeln!(text, "(the bounds are meant for the full data sets; scale {share} is another experiment)");
+        }
     }
     if !outcome.missing.is_empty() {
         let names: Vec<&str> = outcome.missing.iter().map(|tool| tool.name()).collect();
@@ -129,11 +135,17 @@ mod tests {
 
     #[test]
     fn each_data_set_and_operation_has_a_table_with_ratios() {
-        let mut outcome =
-            Outcome { missing: vec![Tool::Aws], failures: vec!["it broke".to_owned()], ..Outcome::default() };
+        let mut outcome = Outcome {
+            missing: vec![Tool::Aws],
+            failures: vec!["it broke".to_owned()],
+            scale: 0.5,
+            ..Outcome::default()
+        };
         let mut results = Results::default();
         results.add(case(DataSet::A, Operation::Push, Tool::Lockstep), sample(1.0));
         results.add(case(DataSet::A, Operation::Push, Tool::S5cmd), sample(4.0));
+        results.add(case(DataSet::B, Operation::Push, Tool::Lockstep), sample(5.0));
+        results.add(case(DataSet::B, Operation::Push, Tool::S5cmd), sample(4.0));
         results.add(case(DataSet::A, Operation::Pull, Tool::S5cmd), sample(4.0));
         outcome.results = results;
         let text = render(&outcome.results.medians(), &outcome);
@@ -142,7 +154,9 @@ mod tests {
             "pull of A (medians)",
             "0.25",
             "5 + 4",
+            "1.25",
             "NOT met",
+            "scale 0.5 is",
             "left out: aws",
             "FAILED: it broke",
         ] {

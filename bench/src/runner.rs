@@ -19,7 +19,7 @@ use crate::child::{command, tail};
 pub(crate) const RUN: &str = "__run";
 
 /// A tool that takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(30 * 60);
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 /// What to run.
 #[derive(Debug, Clone, Default)]

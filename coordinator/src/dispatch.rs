@@ -15,7 +15,7 @@
 use std::{sync::Arc, time::Duration};
 
 use lockstep_bucket::Connector;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
@@ -187,6 +187,7 @@ async fn claim_rounds(services: &Arc<Services>, tasks: &TaskTracker, shutdown: &
     let mut back_off = BackOff::of_calls();
     while !shutdown.is_cancelled() {
         let Some(Ok(place)) = shutdown.run_until_cancelled(Arc::clone(&places).acquire_owned()).await else { return };
+        let looked = Instant::now();
         match services.store.claim_round(&options.replica, options.lease).await {
             Ok(Some(record)) => {
                 back_off = BackOff::of_calls();
@@ -198,7 +199,7 @@ async fn claim_rounds(services: &Arc<Services>, tasks: &TaskTracker, shutdown: &
             }
             Ok(None) => {
                 back_off = BackOff::of_calls();
-                shutdown.run_until_cancelled(next_look(services, &mut changes)).await;
+                shutdown.run_until_cancelled(next_look(services, &mut changes, looked)).await;
             }
             Err(error) => {
                 tracing::warn!(reason = %error.problem().reason, "no round could be claimed: {}", error.problem().message);
@@ -208,9 +209,9 @@ async fn claim_rounds(services: &Arc<Services>, tasks: &TaskTracker, shutdown: &
     }
 }
 
-/// Until a hint or the next poll. Rounds of our own change all the time; those of others may have been handed back. Hints come in bursts: a short
-/// pause lets one look serve them all.
-async fn next_look(services: &Services, changes: &mut Changes) {
+/// Until a hint or the next poll. Rounds of our own change all the time; those of others may have been handed back. Hints come in bursts: the
+/// first is followed at once, and one look serves all that come shortly after it.
+async fn next_look(services: &Services, changes: &mut Changes, last: Instant) {
     const BURST: Duration = Duration::from_millis(20);
     let hinted = async {
         loop {
@@ -221,7 +222,7 @@ async fn next_look(services: &Services, changes: &mut Changes) {
         }
     };
     if tokio::time::timeout(services.options.poll_every, hinted).await.is_ok() {
-        tokio::time::sleep(BURST).await;
+        tokio::time::sleep_until(last + BURST).await;
     }
 }
 

@@ -10,6 +10,7 @@ use lockstep_protocol::{
     problem::{Problem, Reason, Retryable},
 };
 use rand::Rng;
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
@@ -26,6 +27,7 @@ pub(super) async fn run(services: Arc<Services>, shutdown: CancellationToken) {
     let mut changes = services.store.changes();
     let mut back_off = BackOff::of_calls();
     while !shutdown.is_cancelled() {
+        let looked = Instant::now();
         match services.store.claim_claiming(&options.replica, options.lease).await {
             Ok(rows) => {
                 back_off = BackOff::of_calls();
@@ -34,7 +36,7 @@ pub(super) async fn run(services: Arc<Services>, shutdown: CancellationToken) {
                     let claim = claim_location(Arc::clone(&services), row, shutdown.clone());
                     tasks.spawn(claim.instrument(span));
                 }
-                shutdown.run_until_cancelled(next_look(&services, &mut changes)).await;
+                shutdown.run_until_cancelled(next_look(&services, &mut changes, looked)).await;
             }
             Err(error) => {
                 let problem = error.problem();

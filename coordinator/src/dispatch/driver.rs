@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use lockstep_protocol::round::{Event, Round, check_cancellable, decide, effects, next_wake};
+use chrono::{DateTime, Utc};
+use lockstep_protocol::round::{Decision, Event, Round, check_cancellable, decide, effects, next_wake};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -66,16 +67,15 @@ pub(super) async fn drive(
             drive.save_progress(&round).await;
         }
         let mut events = vec![event];
+        events.extend(work.ready());
         if cancel_look <= Instant::now() {
             cancel_look = Instant::now() + services.options.renew_every;
             events.splice(0..0, requested_cancel(drive, &round).await);
         }
         let version = round.version;
-        for event in &events {
-            match settle(drive, round, event, lost, shutdown).await {
-                Ok(next) => round = next,
-                Err(ended) => return ended,
-            }
+        match settle(drive, round, &events, lost, shutdown).await {
+            Ok(next) => round = next,
+            Err(ended) => return ended,
         }
         if round.version != version {
             work.wake();
@@ -85,19 +85,19 @@ pub(super) async fn drive(
     Ended::Terminal(Box::new(round))
 }
 
-/// Decides one event and stores what it changes. A write that finds the round moved, or whose outcome is unknown, is followed by a look: whatever
+/// Decides events in their order and stores what they change in one write. A write that finds the round moved, or whose outcome is unknown, is followed by a look: whatever
 /// stands there is what the event is decided on next, and one that fits it no more changes nothing.
 async fn settle(
     drive: &Drive,
     mut round: Round,
-    event: &Event,
+    events: &[Event],
     lost: &CancellationToken,
     shutdown: &CancellationToken,
 ) -> Result<Round, Ended> {
     let services = &drive.services;
     let mut back_off = BackOff::of_calls();
     loop {
-        let decision = decide(&round, event, services.clock.now());
+        let decision = decide_all(&round, events, services.clock.now());
         if !decision.changes(&round) {
             return Ok(round);
         }
@@ -132,6 +132,18 @@ async fn settle(
         }
         round = reload(drive, &round, &mut back_off, lost, shutdown).await?;
     }
+}
+
+fn decide_all(round: &Round, events: &[Event], now: DateTime<Utc>) -> Decision {
+    let unchanged = Decision { next: round.clone(), transitions: Vec::new(), fence_pipeline: false };
+    events.iter().fold(unchanged, |so_far, event| {
+        let decision = decide(&so_far.next, event, now);
+        Decision {
+            next: decision.next,
+            transitions: [so_far.transitions, decision.transitions].concat(),
+            fence_pipeline: so_far.fence_pipeline || decision.fence_pipeline,
+        }
+    })
 }
 
 /// The round as it stands, if it is still ours. A terminal one is ours to say good-bye to, whoever ended it.

@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use lockstep_protocol::round::{Effect, Event, Round};
 use tokio::{
-    task::{Id, JoinSet},
+    task::{Id, JoinError, JoinSet},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -77,24 +77,38 @@ impl Work {
             let Some(ended) = self.tasks.join_next_with_id().await else {
                 return std::future::pending().await;
             };
-            let id = match &ended {
-                Ok((id, _)) => *id,
-                Err(error) => error.id(),
-            };
-            let effect = self.running.iter().find(|(_, (running, _))| *running == id).map(|(effect, _)| effect.clone());
-            // One that was stopped may still have had an event: it speaks of a state that is over.
-            let Some(effect) = effect else { continue };
-            self.running.remove(&effect);
-            self.rests.insert(effect.clone(), Instant::now() + REST);
-            match ended {
-                Ok((_, Some(event))) => return event,
-                Ok((_, None)) => {}
-                Err(error) => {
-                    tracing::error!(effect = effects::name(&effect), %error, "an effect ended early, it starts again")
-                }
+            if let Some(event) = self.event_of(ended) {
+                return event;
             }
-            return Event::Tick;
         }
+    }
+
+    /// The events of all effects that have ended by now: hosts that end together are stored together.
+    pub(super) fn ready(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        while let Some(ended) = self.tasks.try_join_next_with_id() {
+            events.extend(self.event_of(ended));
+        }
+        events
+    }
+
+    /// None: it was stopped. It may still have had an event, which speaks of a state that is over.
+    fn event_of(&mut self, ended: Result<(Id, Option<Event>), JoinError>) -> Option<Event> {
+        let id = match &ended {
+            Ok((id, _)) => *id,
+            Err(error) => error.id(),
+        };
+        let effect = self.running.iter().find(|(_, (running, _))| *running == id).map(|(effect, _)| effect.clone())?;
+        self.running.remove(&effect);
+        self.rests.insert(effect.clone(), Instant::now() + REST);
+        match ended {
+            Ok((_, Some(event))) => return Some(event),
+            Ok((_, None)) => {}
+            Err(error) => {
+                tracing::error!(effect = effects::name(&effect), %error, "an effect ended early, it starts again")
+            }
+        }
+        Some(Event::Tick)
     }
 
     /// The last event moved the round: whatever is wanted now is wanted afresh.

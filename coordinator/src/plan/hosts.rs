@@ -77,7 +77,9 @@ async fn ask(context: &PlanContext, round: &Round, host: Host) -> Result<FoundAg
 }
 
 async fn ask_once(agents: &dyn AgentReads, round: &Round, host: &Host) -> AgentAnswer<Option<FoundAgent>> {
-    let checked = agents.describe(host).await.and_then(|described| {
+    // Both at once: the listing counts only if it is of the very process that described itself as ours.
+    let (described, listing) = futures::join!(agents.describe(host), agents.list_checkpoints(host));
+    let checked = described.and_then(|described| {
         check_identity(host, round.pipeline, &round.pipeline_name, &described)?;
         Ok(described)
     });
@@ -86,7 +88,7 @@ async fn ask_once(agents: &dyn AgentReads, round: &Round, host: &Host) -> AgentA
         AgentAnswer::Refused(problem) => return AgentAnswer::Refused(problem),
         AgentAnswer::Unknown(problem) => return AgentAnswer::Unknown(problem),
     };
-    agents.list_checkpoints(host).await.and_then(|listing| {
+    listing.and_then(|listing| {
         let same = listing.incarnation == described.incarnation;
         Ok(same.then(|| FoundAgent { host: host.clone(), described, checkpoints: listing.checkpoints }))
     })

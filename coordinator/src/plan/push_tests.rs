@@ -7,6 +7,7 @@ use lockstep_bucket::{
     memory::fault::{Fault, FaultRule},
 };
 use lockstep_protocol::{
+    commit::CommitRef,
     id::PipelineId,
     key::Key,
     problem::{Problem, Reason},
@@ -120,6 +121,62 @@ async fn a_base_that_is_of_no_use_leads_to_a_full_push_and_not_to_an_error() {
     buckets.tamper("acme", &own().full_key(&base.key().to_string()), None);
     let gone = plan(&buckets, even(), &round).await.unwrap();
     assert!(gone.full_send.unwrap().message.contains("is gone"));
+}
+
+#[tokio::test]
+async fn a_replica_that_remembers_the_base_asks_less_and_finds_out_the_same() {
+    type Happens = fn(&MemoryBuckets, &CommitRef);
+    let remove = |buckets: &MemoryBuckets, key: &Key| {
+        buckets.tamper("acme", &own().full_key(&key.to_string()), None);
+    };
+    let nothing: Happens = |_, _| {};
+    let later: Vec<(&str, Happens)> = vec![
+        ("nothing", nothing),
+        ("another round took the seq", |buckets, _| _ = commit(buckets, &own(), 2, 4)),
+        ("a later round committed", |buckets, _| _ = commit(buckets, &own(), 5, 4)),
+        ("a stranger's fence", |buckets, _| fence(buckets, &own(), 2, PipelineId::new(uuid(99)))),
+        ("a stranger's fence and base", |buckets, last| {
+            fence(buckets, &own(), 2, PipelineId::new(uuid(99)));
+            base(buckets, &own(), 2, Some(*last));
+        }),
+        ("the base was marked damaged", |buckets, last| {
+            put(buckets, &own(), &Key::Damaged(last.generation, last.seq), b"{}".to_vec());
+        }),
+        ("the base was retired", |buckets, last| {
+            put(buckets, &own(), &Key::Retired(last.generation, last.seq), b"{}".to_vec());
+        }),
+        ("the base has other bytes", |buckets, last| put(buckets, &own(), &last.key(), b"{}".to_vec())),
+    ];
+    for (what, happens) in later {
+        let buckets = ours();
+        let last = commit(&buckets, &own(), 1, 2);
+        let round = push(2, WantedCut::Newest, Some(last));
+        let warm = context(&buckets, even());
+        let first = plan_push(&warm, &round).await.unwrap();
+        assert!(first.base.is_some());
+        happens(&buckets, &last);
+        let again = plan_push(&warm, &round).await;
+        assert_eq!(again, plan(&buckets, even(), &round).await, "{what}");
+        assert_eq!(again == Ok(first), what == "nothing", "{what}: {again:?}");
+    }
+    for key in [Key::Fence(generation(1)), Key::Commit(generation(1), seq(1))] {
+        let buckets = ours();
+        let last = commit(&buckets, &own(), 1, 2);
+        let round = push(2, WantedCut::Newest, Some(last));
+        let warm = context(&buckets, even());
+        plan_push(&warm, &round).await.unwrap();
+        remove(&buckets, &key);
+        assert_eq!(plan_push(&warm, &round).await, plan(&buckets, even(), &round).await, "{key} is gone");
+    }
+    // Four answers are enough when nothing happened: the fifth request would be refused.
+    let buckets = ours();
+    let last = commit(&buckets, &own(), 1, 2);
+    let round = push(2, WantedCut::Newest, Some(last));
+    let warm = context(&buckets, even());
+    let first = plan_push(&warm, &round).await.unwrap();
+    buckets.inject(FaultRule::new(Fault::Deny).skip(4));
+    assert_eq!(plan_push(&warm, &round).await, Ok(first));
+    assert_eq!(plan_push(&warm, &round).await.unwrap_err().reason, Reason::StoreDenied);
 }
 
 #[tokio::test]
