@@ -7,7 +7,7 @@ use lockstep_devkit::{S3Options, S3Server, TestDatabase};
 use tempfile::TempDir;
 use tokio_stream::StreamExt as _;
 
-use crate::{host::Host, process::Process, wait};
+use crate::{host::Host, process::Process, scratch, wait};
 
 /// The bucket of every cluster.
 pub const BUCKET: &str = "acme-ckpt";
@@ -31,6 +31,8 @@ pub struct Options {
     pub transfer: Option<v1::TransferOptions>,
     /// Whether the S3 server's ETags are MD5s, as AWS's are; without, gigabytes cost less.
     pub md5_etags: bool,
+    /// Everything in memory instead of on a disk, if there is enough of it.
+    pub in_memory: bool,
 }
 
 impl Default for Options {
@@ -43,6 +45,7 @@ impl Default for Options {
             buckets: Vec::new(),
             transfer: None,
             md5_etags: true,
+            in_memory: false,
         }
     }
 }
@@ -90,12 +93,14 @@ impl Cluster {
 
     /// As the options say.
     pub async fn with(options: Options) -> Self {
-        let root = tempfile::tempdir().expect("a temporary directory");
+        let root =
+            if options.in_memory { scratch::in_memory() } else { tempfile::tempdir().expect("a temporary directory") };
         let keys = (0..options.hosts.max(1)).map(agent_key).chain([COORDINATOR_KEY.to_owned()]);
         let s3 = S3Server::start(S3Options {
             buckets: [BUCKET].iter().chain(&options.buckets).map(|&name| name.to_owned()).collect(),
             credentials: keys.map(|key| (key.clone(), format!("{key}-secret"))).collect(),
             md5_etags: options.md5_etags,
+            root: options.in_memory.then(|| root.path().join("s3")),
             ..S3Options::default()
         })
         .await

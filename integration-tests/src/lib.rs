@@ -7,6 +7,7 @@
 //! - [`host`]: one host's disk: make checkpoints, wipe it, compare it
 //! - [`http`]: the least of HTTP, for /metrics and /healthz
 //! - [`feldera`]: real DBSP storage directories as hosts' disks
+//! - [`scratch`]: folders in memory
 //! - [`wait`]: waiting on conditions; nothing here waits for time to pass
 //! - [`orders`]: orders sent straight to an agent, as only a coordinator would
 //! - [`servers`]: further real S3 servers for the conformance tests
@@ -26,5 +27,6 @@ pub mod host;
 pub mod http;
 pub mod orders;
 pub mod process;
+pub mod scratch;
 pub mod servers;
 pub mod wait;

@@ -1,11 +1,7 @@
 //! What runs go over one after the other: a coordinator with its database and an S3 server, alive from run to run unless a run kills them; and the hosts
 //! of one run.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, path::PathBuf, time::Duration};
 
 use lockstep_client::{LockstepClient, v1};
 use lockstep_devkit::{S3Options, S3Server, TestDatabase};
@@ -13,6 +9,7 @@ use lockstep_integration_tests::{
     cluster::{BUCKET, COORDINATOR_KEY, agent_key},
     host::Host,
     process::Process,
+    scratch,
 };
 use tempfile::TempDir;
 
@@ -37,18 +34,9 @@ fn secret(key: &str) -> String {
     format!("{key}-secret")
 }
 
-/// In memory, where there is enough of it: kill -9 loses nothing that was written, on a disk or not, and hundreds of runs wait for nothing.
-fn scratch() -> TempDir {
-    const ENOUGH: u64 = 2 << 30;
-    let memory = Path::new("/dev/shm");
-    let free = nix::sys::statvfs::statvfs(memory).map_or(0, |stat| stat.blocks_available() * stat.fragment_size());
-    let folder = if free > ENOUGH { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
-    folder.expect("a temporary directory")
-}
-
 impl Lane {
     pub(crate) async fn open() -> Self {
-        let root = scratch();
+        let root = scratch::in_memory();
         let keys = (0..MOST_HOSTS).map(agent_key).chain([COORDINATOR_KEY.to_owned()]);
         let s3 = S3Server::start(S3Options {
             root: Some(root.path().join("s3")),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use lockstep_client::v1::{self, TransferOptions};
 use lockstep_devkit::{FaultAction, FaultRule};
 use lockstep_integration_tests::{
-    cluster::{BUCKET, Cluster, Options, agent_key},
+    cluster::{BUCKET, Cluster, Options, PIPELINE, agent_key},
     content::{Identity, differences, identity, noise, put},
 };
 
@@ -113,35 +113,44 @@ async fn s39_a_bit_that_flips_on_the_wire_is_read_again() {
     survives(cluster(Vec::new()).await, Vec::new, flips).await;
 }
 
-/// A minute of throttling beside `--stall-after 60s`, both a quarter as long: a store that asks for patience is no transfer that hangs.
+/// A minute of throttling beside `--stall-after 60s`, both shorter: a store that asks for patience is no transfer that hangs. Not much shorter, as agents
+/// wait up to 10 s between two tries.
+const OUTAGE: Duration = Duration::from_secs(20);
+const STALL_AFTER: &str = "13s";
+
+/// The round's transfers go through an outage that begins when they are under way.
+async fn throttled(cluster: &Cluster, ask: impl AsyncFn() -> v1::Round) {
+    let ids = trouble(cluster, || vec![FaultRule::new(FaultAction::SlowDown).skip(2)]);
+    let started = ask().await;
+    // The length of the outage is what is tested.
+    tokio::time::sleep(OUTAGE).await;
+    all_hit(cluster, &ids);
+    cluster.s3.faults().clear();
+    let ended = cluster.client.wait_round(&started.id).await.unwrap();
+    assert!(lockstep_client::succeeded(&ended), "{ended:?}");
+    let attempts: Vec<u32> = ended.participants.iter().map(|participant| participant.attempt).collect();
+    assert_eq!(attempts, [1; HOSTS as usize], "{:#?}", events(cluster, &ended).await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn s39_a_store_that_throttles_for_long_is_waited_for_and_not_taken_for_a_stall() {
-    const OUTAGE: Duration = Duration::from_secs(15);
-    let mut cluster = cluster(vec!["--stall-after", "8s"]).await;
+async fn s39_a_store_that_throttles_a_push_for_long_is_waited_for_and_not_taken_for_a_stall() {
+    let cluster = cluster(vec!["--stall-after", STALL_AFTER]).await;
+    fill(&cluster);
+    throttled(&cluster, async || cluster.start_push().await).await;
+    let checkpoint = cluster.client.get_checkpoint(PIPELINE, "latest").await.unwrap();
+    assert!(cluster.verify(&checkpoint.id).await.problems.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s39_a_store_that_throttles_a_pull_for_long_is_waited_for_and_not_taken_for_a_stall() {
+    let mut cluster = cluster(vec!["--stall-after", STALL_AFTER]).await;
     fill(&cluster);
     let before = identities(&cluster);
-    for round in ["push", "pull"] {
-        // Not from the first request on: the transfer is under way.
-        let ids = trouble(&cluster, || vec![FaultRule::new(FaultAction::SlowDown).skip(2)]);
-        let request = Cluster::pull_request();
-        let started = match round {
-            "push" => cluster.start_push().await,
-            _ => cluster.client.start_pull(request).await.unwrap(),
-        };
-        // The length of the outage is what is tested.
-        tokio::time::sleep(OUTAGE).await;
-        all_hit(&cluster, &ids);
-        cluster.s3.faults().clear();
-        let ended = cluster.client.wait_round(&started.id).await.unwrap();
-        assert!(lockstep_client::succeeded(&ended), "{ended:?}");
-        let attempts: Vec<u32> = ended.participants.iter().map(|participant| participant.attempt).collect();
-        assert_eq!(attempts, [1; HOSTS as usize], "{round}: {:?}", events(&cluster, &ended).await);
-        if round == "push" {
-            for idx in 0..cluster.hosts.len() {
-                cluster.lose_disk(idx).await;
-            }
-        }
+    cluster.pushed().await;
+    for idx in 0..cluster.hosts.len() {
+        cluster.lose_disk(idx).await;
     }
+    throttled(&cluster, async || cluster.client.start_pull(Cluster::pull_request()).await.unwrap()).await;
     for (before, after) in before.iter().zip(&identities(&cluster)) {
         assert_eq!(differences(before, after), Vec::<String>::new());
     }
@@ -149,7 +158,7 @@ async fn s39_a_store_that_throttles_for_long_is_waited_for_and_not_taken_for_a_s
 
 async fn events(cluster: &Cluster, round: &v1::Round) -> Vec<v1::AuditEvent> {
     let filter = v1::ListAuditEventsRequest {
-        pipeline: lockstep_integration_tests::cluster::PIPELINE.to_owned(),
+        pipeline: PIPELINE.to_owned(),
         round: round.id.clone(),
         ..v1::ListAuditEventsRequest::default()
     };
