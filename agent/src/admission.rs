@@ -190,6 +190,7 @@ impl Core {
         if self.register.running().is_some_and(of_round) {
             return Ok(false);
         }
+        self.left_behind.clear(&self).await;
         // The pull may have come to its end before it heard of the stop.
         if let Some(staged) = self.register.staged(header.round) {
             let folder = staged.checkpoint.folder;

@@ -26,6 +26,7 @@ use crate::{
     digests::Digests,
     marks::Marks,
     order::TransferLimits,
+    push::resume::LeftBehind,
     register::{Activity, Register, Staged, State},
     store::CheckpointStore,
     work::{DISK_THREADS, Work},
@@ -44,6 +45,8 @@ pub(crate) struct Core {
     pub(crate) marks: Mutex<Marks>,
     pub(crate) register: Register,
     pub(crate) state_dir: std::path::PathBuf,
+    /// What a failed push left to its next attempt.
+    pub(crate) left_behind: LeftBehind,
     /// What is known of the files on this disk.
     pub(crate) digests: Arc<Digests>,
     pub(crate) disk: Arc<Semaphore>,
@@ -77,6 +80,7 @@ impl Core {
             marks: Mutex::new(marks),
             register: Register::new(),
             state_dir,
+            left_behind: LeftBehind::default(),
             disk: Arc::new(Semaphore::new(DISK_THREADS)),
             transfers: TaskTracker::new(),
             leaving: AtomicBool::new(false),
@@ -87,6 +91,7 @@ impl Core {
     pub(crate) fn leave(&self) {
         self.leaving.store(true, Ordering::SeqCst);
         self.register.stop(shutting_down());
+        self.left_behind.give_up(None);
     }
 
     /// An order that was admitted before [`Core::leave`] is stopped by it, one that comes after is refused here.
@@ -124,6 +129,7 @@ impl Core {
     {
         let work = Work::new(limits, Arc::clone(&self.disk));
         let stale = self.register.begin(activity, round, attempt, &work);
+        self.left_behind.give_up(Some(round));
         if let Err(problem) = self.refuse_when_leaving() {
             work.stop.request(problem);
         }

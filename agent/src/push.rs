@@ -1,16 +1,17 @@
 //! Push of one local checkpoint: hold it, send what the base doesn't have, write the part manifest last (protocol.md, "Push" step 3).
+//!
+//! Modules: `plan` (what is known of each file without reading it), `base` (what need not be sent), `sending` (the order in which the rest goes), `source` (reading into
+//! memory), `pack` (small files together), `large` (files in pieces), `sizes` (how large those are), `ledger` (what stands in the location so far), `resume` (what an attempt
+//! leaves to the next one), `manifest`.
 
 use std::sync::Arc;
 
-use futures::{StreamExt, TryStreamExt, stream};
 use lockstep_protocol::{
-    digest::Digest,
-    document::MAX_DOCUMENT_BYTES,
     host::Slot,
     id::{Fingerprint, Incarnation, LocalCheckpointId, PipelineId, Step},
     key::AttemptPath,
     location::Location,
-    manifest::{FileEntry, MAX_STORE_META_BYTES, ObjectEntry, PartManifest},
+    manifest::{MAX_STORE_META_BYTES, PartManifest},
     problem::{Problem, Reason},
 };
 
@@ -19,16 +20,25 @@ use crate::{
     order::{PartRef, Push, PushDone},
     register::{Activity, State},
     remote::Remote,
-    store::{CheckpointStore, HeldCheckpoint, HeldFile},
+    store::{CheckpointStore, HeldCheckpoint},
     work::Work,
 };
 
 mod base;
+mod large;
+mod ledger;
+mod manifest;
+mod pack;
+mod plan;
+pub(crate) mod resume;
+mod sending;
+mod sizes;
 mod source;
-mod upload;
 
 use base::Base;
-use upload::Sent;
+use plan::Plan;
+pub(crate) use resume::Trail;
+use sending::Sending;
 
 /// What is to be sent, whoever ordered it.
 #[derive(Clone, Debug)]
@@ -59,58 +69,118 @@ pub(crate) fn start(core: &Arc<Core>, order: Push) {
         fingerprint: order.fingerprint,
         base_parts: order.base_parts,
     };
+    let trail = core.left_behind.take(header.round).unwrap_or_default();
     let name = (header.round, header.attempt);
     let (for_body, for_clean_up) = (Arc::clone(core), Arc::clone(core));
-    let location = header.own_location.clone();
+    let (left, deadline) = ((header.round, header.own_location.clone(), trail.clone()), order.deadline);
     core.launch(
         Activity::Push,
         name,
         order.deadline,
         order.limits,
-        |work| async move { run(&for_body, assignment, work).await.map(|done| -> Ended { (State::Pushed(done), None) }) },
-        move |work| async move { abort_uploads(&for_clean_up, &location, work).await },
+        |work| async move {
+            run(&for_body, assignment, work, trail).await.map(|done| -> Ended { (State::Pushed(done), None) })
+        },
+        move |work| async move { resume::after_failure(&for_clean_up, left, work, deadline).await },
     );
 }
 
 /// Sends one local checkpoint.
-pub(crate) async fn run(core: &Core, assignment: Assignment, work: Work) -> Result<PushDone, Problem> {
+pub(crate) async fn run(core: &Core, assignment: Assignment, work: Work, trail: Trail) -> Result<PushDone, Problem> {
     let remote = Remote::connect(core.connector.as_ref(), &assignment.location, &work).await?;
-    let base = Arc::new(Base::load(&remote, &assignment.base_parts).await?);
-    let held = hold(core, &assignment, &work).await?;
-
-    let files = held.files().to_vec();
+    let (own, others): (Vec<_>, Vec<_>) =
+        assignment.base_parts.iter().cloned().partition(|part| part.host_idx() == assignment.slot.idx());
+    let own_part = own_part(&remote, own.first());
+    let (own_part, held) = futures::try_join!(own_part, hold(core, &assignment, &work))?;
+    let files = held.files();
     work.progress.expect(files.len() as u64, files.iter().map(|file| file.size).sum());
-    let sent: Vec<Sent> = stream::iter(files.into_iter().zip(0_u32..))
-        .map(|(file, number)| {
-            let (remote, held, base) = (remote.clone(), Arc::clone(&held), Arc::clone(&base));
-            let path = assignment.path;
-            async move { send(&remote, &held, &base, path, file, number).await }
-        })
-        .buffer_unordered(work.limits.concurrency)
-        .try_collect()
-        .await?;
+    trail.resume(&remote, files).await;
 
-    let bytes_uploaded = sent.iter().map(|sent| sent.bytes_uploaded).sum();
-    let manifest = manifest(&assignment, held.as_ref(), sent);
-    let part = write_manifest(&remote, &manifest).await?;
-    let done = PushDone {
+    let mut base = Base::default();
+    own_part.iter().for_each(|part| base.add_own(part));
+    let mut plan = Plan::new(files.len());
+    let mut wanted = plan.sort_out(files, trail.ledger(), &core.digests, &base);
+    // Nothing changed: what other hosts have is not even asked for.
+    let mut others = Some(others);
+    if !wanted.is_empty()
+        && let Some(others) = others.take()
+    {
+        let sizes = wanted.iter().map(|wanted| wanted.file.size).collect();
+        base.add_others(&remote, &others, &sizes).await?;
+        wanted = plan.sort_out(files, trail.ledger(), &core.digests, &base);
+    }
+
+    let mut sending = Sending {
+        remote: remote.clone(),
+        held: Arc::clone(&held),
+        base: Arc::new(base),
+        digests: Arc::clone(&core.digests),
+        ledger: trail.ledger().clone(),
+        path: assignment.path,
+        numbers: Arc::default(),
+        starts: trail.starts().clone(),
+    };
+    let mut decided = false;
+    loop {
+        // What looks dead may be alive in files whose digest is not known yet: those are read first.
+        let is_certain = |wanted: &sending::Wanted| wanted.is_new || !sending.base.may_hold(wanted.file.size, None);
+        if !decided && wanted.iter().all(is_certain) {
+            let mut dead = plan.mostly_dead(files, &sending.base);
+            if !dead.is_empty()
+                && let Some(others) = others.take()
+            {
+                Arc::make_mut(&mut sending.base).add_others(&remote, &others, &Default::default()).await?;
+                dead = plan.mostly_dead(files, &sending.base);
+            }
+            if !dead.is_empty() {
+                Arc::make_mut(&mut sending.base).give_up(&dead);
+                wanted.extend(plan.give_up(files, &dead));
+            }
+            decided = true;
+            plan.tell(files, &work.progress);
+        }
+        if wanted.is_empty() {
+            break;
+        }
+        let mut again = Vec::new();
+        for outcome in sending.send(wanted).await? {
+            plan.found(outcome.known);
+            again.extend(outcome.again);
+        }
+        wanted = again;
+    }
+    drop(sending);
+
+    let entries = plan.finish(files, trail.ledger())?;
+    let base = own_part.as_ref().zip(own.first());
+    let manifest = manifest::of(&assignment, held.as_ref(), entries, base);
+    drop(own_part);
+    let digests = Arc::clone(&core.digests);
+    let let_go = work.disk(move |_| {
+        // May remove thousands of links.
+        drop(held);
+        digests.save();
+        Ok(())
+    });
+    let (part, ()) = futures::try_join!(manifest::write(&remote, &manifest), let_go)?;
+    Ok(PushDone {
         part,
         local_checkpoint: manifest.local_checkpoint,
         step: manifest.step,
         fingerprint: manifest.fingerprint,
         files: manifest.files.len() as u64,
         bytes: manifest.bytes(),
-        bytes_uploaded,
+        bytes_uploaded: trail.ledger().bytes(),
         processed_records: manifest.processed_records,
         elapsed: work.progress.elapsed(),
-    };
-    // Letting go may remove thousands of links.
-    work.disk(move |_| {
-        drop(held);
-        Ok(())
     })
-    .await?;
-    Ok(done)
+}
+
+async fn own_part(remote: &Remote, part: Option<&PartRef>) -> Result<Option<PartManifest>, Problem> {
+    match part {
+        Some(part) => remote.part(part).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 /// Holds the ordered checkpoint and refuses it if it is not what the coordinator chose.
@@ -153,101 +223,4 @@ async fn hold(core: &Core, assignment: &Assignment, work: &Work) -> Result<Arc<d
         .with("local_checkpoint", id));
     }
     Ok(held)
-}
-
-async fn send(
-    remote: &Remote,
-    held: &Arc<dyn HeldCheckpoint>,
-    base: &Base,
-    path: AttemptPath,
-    file: HeldFile,
-    number: u32,
-) -> Result<Sent, Problem> {
-    let size = file.size;
-    let sent = upload::file(remote, held, base, path.data(number).to_string(), file).await?;
-    let progress = &remote.work().progress;
-    progress.file_done();
-    if sent.bytes_uploaded == 0 {
-        progress.done(size);
-    }
-    Ok(sent)
-}
-
-fn manifest(assignment: &Assignment, held: &dyn HeldCheckpoint, mut sent: Vec<Sent>) -> PartManifest {
-    sent.sort_by(|a, b| a.path.cmp(&b.path));
-    let mut objects: Vec<ObjectEntry> = Vec::new();
-    let mut index = std::collections::BTreeMap::new();
-    let files = sent
-        .into_iter()
-        .map(|sent| {
-            let (object, offset) = match sent.content {
-                None => (None, 0),
-                Some(content) => {
-                    let at = *index.entry(content.object.key.clone()).or_insert_with(|| {
-                        objects.push(content.object);
-                        // Far below 2^32: each has a file in this part or lies in a base of at most 64 MiB of text.
-                        (objects.len() - 1) as u32
-                    });
-                    (Some(at), content.offset)
-                }
-            };
-            FileEntry { path: sent.path, size: sent.size, blake3: sent.blake3, head: None, object, offset, length: sent.size }
-        })
-        .collect();
-    PartManifest {
-        pipeline: assignment.pipeline,
-        slot: assignment.slot,
-        generation: assignment.path.generation,
-        round: assignment.path.round,
-        incarnation: assignment.incarnation,
-        attempt: assignment.path.attempt,
-        local_checkpoint: assignment.local_checkpoint,
-        step: assignment.step,
-        fingerprint: assignment.fingerprint,
-        processed_records: held.checkpoint().processed_records,
-        store_meta: held.store_meta().to_owned(),
-        objects,
-        files,
-        delta: None,
-    }
-}
-
-async fn write_manifest(remote: &Remote, manifest: &PartManifest) -> Result<PartRef, Problem> {
-    let path = manifest.attempt_path();
-    let bytes = manifest.encode();
-    if bytes.is_empty() || bytes.len() > MAX_DOCUMENT_BYTES {
-        return Err(Problem::new(
-            Reason::SourceUnsupported,
-            format!(
-                "the part manifest of {} files would have {} bytes, at most {MAX_DOCUMENT_BYTES} can be read back",
-                manifest.files.len(),
-                bytes.len()
-            ),
-        )
-        .with("files", manifest.files.len())
-        .with("bytes", bytes.len()));
-    }
-    let part = PartRef { path, length: bytes.len() as u64, blake3: Digest::of(&bytes) };
-    remote.create(&part.key(), bytes.into()).await?;
-    Ok(part)
-}
-
-/// Leaves no multipart upload open behind a failed push. What can't be reached now goes with the orphans later.
-pub(crate) async fn abort_uploads(core: &Core, location: &Location, work: Work) {
-    let open = work.take_open_uploads();
-    if open.is_empty() {
-        return;
-    }
-    let aborted = async {
-        let remote = Remote::connect(core.connector.as_ref(), location, &work).await?;
-        for (key, upload) in &open {
-            remote.abort_upload(key, upload).await?;
-        }
-        Ok::<_, Problem>(())
-    };
-    match tokio::time::timeout(std::time::Duration::from_secs(10), aborted).await {
-        Ok(Ok(())) => {}
-        Ok(Err(problem)) => tracing::warn!(reason = %problem.reason, "open uploads are left: {}", problem.message),
-        Err(_) => tracing::warn!(uploads = open.len(), "open uploads are left: the store does not answer"),
-    }
 }

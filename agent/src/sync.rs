@@ -85,19 +85,21 @@ pub(crate) async fn sync(core: Arc<Core>, location: Location) -> Result<Synced, 
             .with("round", running.round));
         }
         let (for_body, for_clean_up, for_uploads) = (Arc::clone(&core), Arc::clone(&core), location.clone());
+        let trail = push::Trail::default();
+        let left = trail.clone();
         core.launch(
             Activity::Sync,
             (round, attempt),
             None,
             core.limits,
             |work| async move {
-                let synced = run(&for_body, &owner, location, round, work).await?;
+                let synced = run(&for_body, &owner, location, round, work, trail).await?;
                 let state = State::Pushed(synced.done.clone());
                 // Nobody waits any more: the commit stands all the same.
                 let _ = sender.send(synced);
                 Ok::<Ended, Problem>((state, None))
             },
-            move |work| async move { push::abort_uploads(&for_clean_up, &for_uploads, work).await },
+            move |work| async move { left.abandon(&for_clean_up, &for_uploads, &work).await },
         );
     }
     if let Ok(synced) = receiver.await {
@@ -138,7 +140,14 @@ impl Owner {
     }
 }
 
-async fn run(core: &Core, owner: &Owner, location: Location, round: RoundId, work: Work) -> Result<Synced, Problem> {
+async fn run(
+    core: &Core,
+    owner: &Owner,
+    location: Location,
+    round: RoundId,
+    work: Work,
+    trail: push::Trail,
+) -> Result<Synced, Problem> {
     let remote = Remote::connect(core.connector.as_ref(), &location, &work).await?;
     let bucket = remote.bucket().as_ref();
     let mut journal = Journal::load(&core.state_dir, &location, &work).await?;
@@ -167,7 +176,7 @@ async fn run(core: &Core, owner: &Owner, location: Location, round: RoundId, wor
         fingerprint: local.fingerprint,
         base_parts: newest.as_ref().map(base_parts).transpose()?.unwrap_or_default(),
     };
-    let done = push::run(core, assignment, work.clone()).await?;
+    let done = push::run(core, assignment, work.clone(), trail).await?;
     let seq = next_seq(bucket, generation).await?;
     let document = CommitDocument {
         pipeline: owner.pipeline,

@@ -24,11 +24,22 @@ pub(crate) struct PieceHasher {
     hasher: Hasher,
     file_size: u64,
     nodes: Vec<(u64, Node)>,
+    head: Option<Digest>,
 }
 
 /// What the hashes of a piece leave behind: 32 bytes for each MiB at most.
 #[derive(Debug)]
-pub(crate) struct Piece(Vec<(u64, Node)>);
+pub(crate) struct Piece {
+    nodes: Vec<(u64, Node)>,
+    head: Option<Digest>,
+}
+
+impl Piece {
+    /// Digest of the file's first [`ALIGN`] bytes; only of a piece that begins with them, and of a file that goes on behind them.
+    pub(crate) const fn head(&self) -> Option<Digest> {
+        self.head
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 enum Node {
@@ -41,8 +52,8 @@ enum Node {
 impl PieceHasher {
     /// `offset` is a multiple of [`ALIGN`]; the piece ends at another one or at the end of the file.
     pub(crate) fn new(file_size: u64, offset: u64) -> Self {
-        debug_assert_eq!(offset % ALIGN, 0, "a piece begins at a multiple of {ALIGN}");
-        Self { start: offset, filled: 0, hasher: Hasher::new(), file_size, nodes: Vec::new() }
+        debug_assert!(offset.is_multiple_of(ALIGN), "a piece begins at a multiple of {ALIGN}");
+        Self { start: offset, filled: 0, hasher: Hasher::new(), file_size, nodes: Vec::new(), head: None }
     }
 
     pub(crate) fn update(&mut self, mut bytes: &[u8]) {
@@ -67,6 +78,9 @@ impl PieceHasher {
         let node = if self.start == 0 && self.filled == self.file_size {
             Node::Whole(Digest::from_hash(self.hasher.finalize()))
         } else {
+            if self.start == 0 && self.filled == ALIGN {
+                self.head = Some(Digest::from_hash(self.hasher.finalize()));
+            }
             Node::Inner(self.filled, self.hasher.finalize_non_root())
         };
         self.nodes.push((self.start, node));
@@ -78,12 +92,12 @@ impl PieceHasher {
         if self.filled > 0 || (self.file_size == 0 && self.start == 0) {
             self.close();
         }
-        Piece(self.nodes)
+        Piece { nodes: self.nodes, head: self.head }
     }
 }
 
 /// The digest of one file in the making.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct TreeDigest {
     size: u64,
     /// Subtrees by where they begin; none overlap, and siblings are merged at once.
@@ -97,7 +111,7 @@ impl TreeDigest {
 
     /// Takes in one piece. The same piece again changes nothing.
     pub(crate) fn add(&mut self, piece: Piece) {
-        for (start, node) in piece.0 {
+        for (start, node) in piece.nodes {
             match node {
                 Node::Whole(_) => {
                     self.nodes.insert(start, node);
@@ -120,7 +134,7 @@ impl TreeDigest {
     fn merge(&mut self, mut start: u64, mut length: u64, mut value: ChainingValue) {
         while length.is_power_of_two() && length * 2 < self.size {
             let (left, right) =
-                if start % (length * 2) == 0 { (start, start + length) } else { (start - length, start) };
+                if start.is_multiple_of(length * 2) { (start, start + length) } else { (start - length, start) };
             let sibling = if left == start { right } else { left };
             match self.nodes.get(&sibling) {
                 Some(Node::Inner(other, other_value)) if *other == length => {
@@ -204,6 +218,16 @@ mod tests {
                 assert_eq!(digest.finish(), Some(Digest::of(&content)), "{size} bytes in pieces of {pieces_of} MiB");
             }
         }
+    }
+
+    #[test]
+    fn the_first_piece_knows_the_digest_of_the_files_head() {
+        let content: Vec<u8> = (0..2_500_000_u32).map(|at| (at % 251) as u8).collect();
+        let mut whole = || 300_000;
+        let head = Digest::of(&content[..1 << 20]);
+        assert_eq!(piece(&content, 0, 2 << 20, &mut whole).head(), Some(head));
+        assert_eq!(piece(&content, 1 << 20, 2 << 20, &mut whole).head(), None);
+        assert_eq!(piece(&content[..1 << 20], 0, 1 << 20, &mut whole).head(), None);
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub(crate) async fn run(scope: &Scope, folder: &Path, bin_dir: &Path) -> Result<
     let keys: Vec<&str> = tools.iter().map(|tool| tool.name()).chain([COORDINATOR]).collect();
     let store = Store::start(folder, &keys)?;
     let rig = if tools.contains(&Tool::Lockstep) {
-        Some(Rig::start(folder, Binaries::find(bin_dir)?, store.endpoint()).await?)
+        Some(Rig::start(folder, Binaries::take(bin_dir)?, store.endpoint()).await?)
     } else {
         None
     };

@@ -17,6 +17,9 @@ use crate::proc;
 /// Hidden subcommand: the rest of the command line is executed in this process's place, and dies with the bench.
 pub(crate) const EXEC: &str = "__exec";
 
+/// This program, also after a build has replaced its file.
+pub(crate) const THIS: &str = "/proc/self/exe";
+
 /// How long a child may take to start or to stop.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -77,8 +80,7 @@ impl Server {
         talks: bool,
     ) -> Result<Self> {
         let file = File::options().create(true).append(true).open(log).with_context(|| log.display().to_string())?;
-        let this = std::env::current_exe().context("can't find this program")?;
-        let mut command = command(&this, env);
+        let mut command = command(Path::new(THIS), env);
         command.arg(EXEC).arg(program).args(args).stderr(file);
         if talks {
             command.stdin(Stdio::piped()).stdout(Stdio::piped());

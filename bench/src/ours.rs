@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use lockstep_client::{LockstepClient, v1};
 use lockstep_devkit::{Postgres, PostgresOptions};
 use serde_json::json;
+use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::child::Server;
@@ -24,25 +25,32 @@ pub(crate) const COORDINATOR: &str = "coordinator";
 pub(crate) const DOCUMENT: &str = "checkpoint.json";
 
 /// Where the released binaries are.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Binaries {
     coordinator: PathBuf,
     agent: PathBuf,
+    /// Holds both, and goes with this.
+    _folder: TempDir,
 }
 
 impl Binaries {
-    /// In this folder.
-    pub(crate) fn find(folder: &Path) -> Result<Self> {
-        let find = |name: &str| {
+    /// Copies of those in `folder`: a build in the middle of a measurement does not change what is measured. Not beside the data: nothing may be
+    /// executed in many a /dev/shm.
+    pub(crate) fn take(folder: &Path) -> Result<Self> {
+        let place = tempfile::Builder::new().prefix("lockstep-bench-bin-").tempdir()?;
+        let take = |name: &str| {
             let path = folder.join(name);
             ensure!(
                 path.is_file(),
                 "{} is missing: build it with `cargo build --release --workspace`, or say --bin-dir",
                 path.display()
             );
-            Ok(path)
+            let copy = place.path().join(name);
+            fs::copy(&path, &copy).with_context(|| format!("can't copy {} to {}", path.display(), copy.display()))?;
+            Ok(copy)
         };
-        Ok(Self { coordinator: find("lockstep-coordinator")?, agent: find("lockstep-agent")? })
+        let (coordinator, agent) = (take("lockstep-coordinator")?, take("lockstep-agent")?);
+        Ok(Self { coordinator, agent, _folder: place })
     }
 }
 

@@ -13,7 +13,7 @@ use nix::sys::time::TimeValLike as _;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use crate::child::{command, tail};
+use crate::child::{THIS, command, tail};
 
 /// Hidden subcommand: `__run RESULT PROGRAM ARGS...`
 pub(crate) const RUN: &str = "__run";
@@ -87,11 +87,11 @@ impl Drop for Group {
 pub(crate) async fn measure(invocation: &Invocation, folder: &Path) -> Result<Usage> {
     let (result, log) = (folder.join("usage.json"), folder.join("peer.log"));
     let output = std::fs::File::create(&log).with_context(|| log.display().to_string())?;
-    let this = std::env::current_exe().context("can't find this program")?;
-    let mut command = command(&this, &invocation.env);
+    let mut command = command(Path::new(THIS), &invocation.env);
     command.arg(RUN).arg(&result).arg(&invocation.program).args(&invocation.args);
     command.stdout(output.try_clone()?).stderr(output).stdin(Stdio::null());
-    let mut child = tokio::process::Command::from(command).kill_on_drop(true).spawn()?;
+    let mut child =
+        tokio::process::Command::from(command).kill_on_drop(true).spawn().context("can't start the runner")?;
     let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
     let name = invocation.program.display();
     let Ok(status) = tokio::time::timeout(PATIENCE, child.wait()).await else {

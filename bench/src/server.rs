@@ -11,7 +11,7 @@ use clap::Parser;
 use lockstep_devkit::{FaultAction, FaultRule, S3Options, S3Server};
 use serde::{Deserialize, Serialize};
 
-use crate::child::Server;
+use crate::child::{Server, THIS};
 
 /// Hidden subcommand.
 pub(crate) const SERVE: &str = "__s3";
@@ -159,10 +159,9 @@ pub(crate) struct Store {
 impl Store {
     /// Starts it below `folder`, for these access keys.
     pub(crate) fn start(folder: &Path, keys: &[&str]) -> Result<Self> {
-        let this = std::env::current_exe().context("can't find this program")?;
         let mut args = vec![SERVE.to_owned(), format!("--root={}", folder.join("s3").display())];
         args.extend(keys.iter().map(|key| format!("--key={key}")));
-        let mut process = Server::start("the S3 server", &this, &args, &[], &folder.join("s3.log"), true)?;
+        let mut process = Server::start("the S3 server", Path::new(THIS), &args, &[], &folder.join("s3.log"), true)?;
         let (orders, answers) = process.pipes()?;
         let mut store = Self { process, orders, answers: BufReader::new(answers), endpoint: String::new() };
         store.endpoint = store.hear()?;

@@ -26,10 +26,15 @@ async fn pushed(s3: &S3Server) -> (Host, v1::PushDone) {
 }
 
 fn key_of(s3: &S3Server, done: &v1::PushDone, path: &str) -> String {
+    place_of(s3, done, path).0
+}
+
+/// The object a file lies in, and where its first byte is.
+fn place_of(s3: &S3Server, done: &v1::PushDone, path: &str) -> (String, u64) {
     let key = &done.part.as_ref().unwrap().key;
     let part = lockstep_protocol::manifest::PartManifest::parse(key, &object(s3, key)).unwrap();
     let file = part.files.iter().find(|file| file.path.as_str() == path).unwrap();
-    format!("{PREFIX}/{}", part.object_of(file).unwrap().key)
+    (format!("{PREFIX}/{}", part.object_of(file).unwrap().key), file.offset)
 }
 
 #[tokio::test]
@@ -79,8 +84,8 @@ async fn files_that_the_disk_has_are_not_downloaded() {
 async fn a_flipped_byte_is_an_integrity_failure_that_names_the_file_and_leaves_nothing() {
     let s3 = s3().await;
     let (_lost, done) = pushed(&s3).await;
-    let key = key_of(&s3, &done, "deep/er/b");
-    s3.admin().flip_byte(BUCKET, &key, 500).unwrap();
+    let (key, offset) = place_of(&s3, &done, "deep/er/b");
+    s3.admin().flip_byte(BUCKET, &key, offset + 500).unwrap();
     let host = Host::start(&s3).await;
     let problem = host.pull(host.pull_order(2, &done, 1)).await.unwrap_err();
     assert_eq!((problem.reason.as_str(), problem.metadata["file"].as_str()), ("INTEGRITY", "deep/er/b"));
@@ -210,9 +215,15 @@ async fn a_part_of_another_layout_step_or_checkpoint_is_refused() {
 async fn a_checkpoint_larger_than_the_disk_is_refused_before_it_is_downloaded() {
     let s3 = s3().await;
     let (_lost, done) = pushed(&s3).await;
-    let huge = (1_u64 << 60).to_string();
-    let edited =
-        edit(&s3, &done, |text| text.replace(":1000,", &format!(":{huge},")).replace(":1000}", &format!(":{huge}}}")));
+    let edited = edit(&s3, &done, |text| {
+        let mut part: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for object in part["objects"].as_array_mut().unwrap() {
+            object["size"] = (1_u64 << 61).into();
+        }
+        let file = part["files"].as_array_mut().unwrap().iter_mut().find(|file| file["path"] == "deep/er/b").unwrap();
+        (file["size"], file["length"]) = ((1_u64 << 60).into(), (1_u64 << 60).into());
+        part.to_string()
+    });
     let host = Host::start(&s3).await;
     s3.clear_requests();
     let problem = host.pull(host.pull_order(2, &edited, 1)).await.unwrap_err();

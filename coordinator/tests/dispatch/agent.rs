@@ -42,6 +42,8 @@ pub(crate) enum Play {
     Restart,
     /// It reports a part that is of another step in S3.
     Lie,
+    /// It reports a sound part that inherits a manifest which the base does not reach.
+    Stray,
     /// It fails for this reason.
     Fail(Reason),
     /// It forgets the order once.
@@ -181,7 +183,7 @@ impl Agent {
         let held = self.state().held.take();
         if let Some(order) = held {
             let header = order.header.clone().unwrap_or_default();
-            let done = self.scripted.write_part(&order, order.step);
+            let done = self.scripted.write_part(&order, order.step, false);
             self.state().transfers.insert((header.round, header.attempt), Transfer::Pushed(done));
         }
         self.scripted.changed.send_replace(());
@@ -253,7 +255,7 @@ impl Scripted {
         }
         let running = Ok(Some(Transfer::Running));
         match state.plays.pop_front().unwrap_or(Play::Well) {
-            Play::Well | Play::Lie => Ok(None),
+            Play::Well | Play::Lie | Play::Stray => Ok(None),
             Play::BusyFor(times) => {
                 state.busy = times - 1;
                 refuse(Code::Aborted, Reason::TransferInProgress, "busy")
@@ -277,7 +279,7 @@ impl Scripted {
     }
 
     /// Writes the part as an agent would: one data object, the manifest last.
-    fn write_part(&self, order: &v1::PushOrder, step: u64) -> v1::PushDone {
+    fn write_part(&self, order: &v1::PushOrder, step: u64, strays: bool) -> v1::PushDone {
         let header = order.header.clone().unwrap_or_default();
         let slot = Layout::from_n_hosts(self.n_hosts).unwrap().slot(self.host_idx).unwrap();
         let mut part = PartManifest {
@@ -311,7 +313,7 @@ impl Scripted {
         };
         part.files = (0..self.files).map(file).collect();
         match order.base_parts.iter().find(|base| base.host_idx == self.host_idx) {
-            Some(base) if self.files > 1 => {
+            Some(base) if self.files > 1 && !strays => {
                 let read = |key: &str| self.behind.read(&location, key);
                 let document = PartDocument::parse(&base.key, &read(&base.key)).unwrap();
                 let whole = document.resolve(|full| Ok(read(&full.key))).unwrap();
@@ -321,6 +323,13 @@ impl Scripted {
                 part.relate(&whole, name);
             }
             _ => self.behind.write(&location, &key, b"state"),
+        }
+        if strays {
+            let other = PartManifest { round: uuid().parse().unwrap(), ..part.clone() };
+            let (key, bytes) = (other.attempt_path().manifest().to_string(), other.encode());
+            self.behind.write(&location, &key, &bytes);
+            part.relate(&other, Inherited { key, length: bytes.len() as u64, blake3: Digest::of(&bytes) });
+            assert!(part.delta.is_some());
         }
         let bytes = part.encode();
         let manifest = part.attempt_path().manifest().to_string();
@@ -434,11 +443,12 @@ impl v1::agent_server::Agent for Scripted {
         let key = (header.round.clone(), header.attempt);
         if !state.transfers.contains_key(&key) {
             let lies = state.plays.front() == Some(&Play::Lie);
+            let strays = state.plays.front() == Some(&Play::Stray);
             let holds = state.plays.front() == Some(&Play::Hold);
             let forgets = state.plays.front() == Some(&Play::Forget);
             let transfer = match self.play(&mut state, &header)? {
                 Some(transfer) => transfer,
-                None => Transfer::Pushed(self.write_part(&order, order.step + u64::from(lies))),
+                None => Transfer::Pushed(self.write_part(&order, order.step + u64::from(lies), strays)),
             };
             if holds {
                 state.held = Some(order);

@@ -3,34 +3,31 @@
 use lockstep_devkit::s3::{S3Options, S3Server};
 use lockstep_protocol::round::Phase;
 
-use crate::rig::Rig;
+use crate::{agent::Play, rig::Rig};
 
-struct Asked {
-    /// Requests of one push that finds everything as it left it.
-    requests: Vec<String>,
-    wall: Vec<std::time::Duration>,
+async fn server() -> S3Server {
+    let options = S3Options { buckets: vec!["acme".to_owned()], ..S3Options::default() };
+    S3Server::start(options).await.unwrap()
 }
 
-async fn pushes(hosts: u32, files: u32, pushes: usize) -> Asked {
-    let options = S3Options { buckets: vec!["acme".to_owned()], ..S3Options::default() };
-    let server = S3Server::start(options).await.unwrap();
+/// What the coordinator asks for in the last of some pushes that find everything as the one before left it.
+async fn pushes(hosts: u32, files: u32, pushes: usize) -> Vec<String> {
+    let server = server().await;
     let rig = Rig::on(&server, hosts, files).await;
     let replica = rig.replica("one");
     let pipeline = rig.pipeline("orders").await;
-    let mut asked = Asked { requests: Vec::new(), wall: Vec::new() };
+    let mut asked = Vec::new();
     for _ in 0..=pushes {
         server.clear_requests();
-        let began = std::time::Instant::now();
         let record = rig.ended(rig.start_push(&pipeline).await).await;
         assert_eq!(record.round.phase, Phase::Committed, "{:?}", record.round.problem);
-        asked.wall.push(began.elapsed());
         // The hint is the last thing that a round writes.
         let is_hint = |key: &Option<String>| key.as_deref().is_some_and(|key| key.ends_with("/head.json"));
         server.log().wait_for(1, |request| is_hint(&request.key) && request.finished).await;
         let name = |request: lockstep_devkit::s3::RequestRecord| {
             format!("{} {}", request.operation, request.key.unwrap_or_default())
         };
-        asked.requests = server.requests().into_iter().map(name).collect();
+        asked = server.requests().into_iter().map(name).collect();
     }
     replica.stop().await;
     asked
@@ -42,10 +39,31 @@ async fn a_push_that_changes_nothing_asks_as_little_whatever_the_number_of_files
         let mut counts = Vec::new();
         for files in [4, 400] {
             let asked = pushes(hosts, files, 2).await;
-            let count = asked.requests.len();
-            assert!(count <= 6 + 2 * hosts as usize, "{hosts} hosts, {files} files: {:#?}", asked.requests);
+            let count = asked.len();
+            assert!(count <= 6 + 2 * hosts as usize, "{hosts} hosts, {files} files: {asked:#?}");
             counts.push(count);
         }
         assert_eq!(counts[0], counts[1], "{hosts} hosts with 4 and with 400 files");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_inherits_what_its_base_does_not_reach_costs_its_attempt() {
+    let server = server().await;
+    let rig = Rig::on(&server, 2, 100).await;
+    let _replica = rig.replica("one");
+    let pipeline = rig.pipeline("orders").await;
+    // Without a base, and with one.
+    for _ in 0..2 {
+        rig.agents[1].plays([Play::Stray]);
+        let record = rig.ended(rig.start_push(&pipeline).await).await;
+        assert_eq!(record.round.phase, Phase::Committed, "{:?}", record.round.problem);
+        let attempts: Vec<u32> = record.round.participants.iter().map(|host| host.attempt.get()).collect();
+        assert_eq!(attempts, [1, 2]);
+        let causes = rig.causes(record.round.id).await;
+        assert!(
+            causes.iter().any(|cause| cause.contains("inherits") && cause.contains("part of host 1")),
+            "{causes:?}"
+        );
     }
 }
