@@ -92,10 +92,10 @@ async fn run(core: &Core, order: &Pull, work: Work, tasks: &TaskTracker) -> Resu
     work.progress.expect(part.files.len() as u64, part.bytes());
 
     let places = {
-        let (part, digests, progress) = (Arc::clone(&part), Arc::clone(&core.digests), Arc::clone(&work.progress));
+        let (part, digests, for_places) = (Arc::clone(&part), Arc::clone(&core.digests), work.clone());
         let make = move |_: &Stop| {
             let staging = Staging::create(&root, name, &part)?;
-            Places::new(part, staging, Claim::on(&root)?, digests, progress)
+            Places::new(part, staging, Claim::on(&root)?, digests, &for_places)
         };
         Arc::new(work.disk(make).await?)
     };

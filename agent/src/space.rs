@@ -97,16 +97,19 @@ impl Claim {
         .with("free", free))
     }
 
-    /// Adds to a write's `NO_SPACE` how much is missing. Blocks.
-    pub(crate) fn explain(&self, problem: Problem) -> Problem {
+    /// Adds to a write's `NO_SPACE` what is missing. Blocks.
+    pub(crate) fn explain(&self, mut problem: Problem) -> Problem {
         if problem.reason != Reason::NoSpace || problem.metadata.contains_key("free") {
             return problem;
         }
         let needed = self.left.load(Ordering::Relaxed).saturating_add(self.reserve);
-        match free_bytes(&self.path) {
-            Ok(free) => problem.with("needed", needed).with("free", free),
-            Err(_) => problem.with("needed", needed),
+        problem = problem.with("needed", needed);
+        let Ok(stat) = ask(&self.path) else { return problem };
+        if stat.files_available() == 0 {
+            problem.message.push_str(": the file system has no room for one more file, however small");
+            problem = problem.with("free_files", 0);
         }
+        problem.with("free", free(&stat))
     }
 }
 

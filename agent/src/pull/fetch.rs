@@ -131,7 +131,8 @@ impl Fetch {
             return Err(Problem::new(Reason::AgentPanic, format!("object {} of a part", self.segment.object)));
         };
         let mut patience = self.remote.patience();
-        let mut sink = Sink::new(&self);
+        let filler = Filler::new(Arc::clone(&self.places), Arc::clone(&self.segment));
+        let mut sink = Sink::new(filler, self.tasks.clone(), Arc::clone(&self.pace));
         while sink.came < self.segment.length {
             let before = sink.came;
             let error = match self.stream(&object.key, &work, &mut sink).await? {
@@ -183,15 +184,8 @@ enum Writer {
 }
 
 impl Sink {
-    fn new(fetch: &Fetch) -> Self {
-        Self {
-            tasks: fetch.tasks.clone(),
-            pace: Arc::clone(&fetch.pace),
-            came: 0,
-            writer: Writer::Here(Filler::new(Arc::clone(&fetch.places), Arc::clone(&fetch.segment))),
-            batch: Vec::new(),
-            batched: 0,
-        }
+    fn new(filler: Filler, tasks: TaskTracker, pace: Arc<DiskPace>) -> Self {
+        Self { tasks, pace, came: 0, writer: Writer::Here(filler), batch: Vec::new(), batched: 0 }
     }
 
     async fn take(&mut self, bytes: Bytes, work: &Work) -> Result<(), Problem> {
@@ -243,5 +237,115 @@ impl Sink {
             self.hand_over(work).await?;
         }
         Ok(self.filler().await?.finish())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use lockstep_protocol::{digest::Digest, manifest::PartManifest};
+    use rand::{Rng, SeedableRng, rngs::StdRng};
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::{
+        digests::Digests,
+        order::TransferLimits,
+        pull::{segment::tests::part, staging::Staging},
+        space::Claim,
+        work::DISK_THREADS,
+    };
+
+    /// An object with files of all kinds and gaps, and a part that names them.
+    fn object(random: &mut StdRng) -> (Vec<u8>, PartManifest) {
+        let mut bytes = vec![0; 9 << 20];
+        random.fill(bytes.as_mut_slice());
+        bytes[2 << 20..5 << 20].fill(0);
+        let mut part = part(&[(0, 0, 5000), (0, 5100, 1), (0, 5101, 7 << 20), (0, 8 << 20, 1 << 20)]);
+        for file in &mut part.files {
+            file.blake3 = Digest::of(&bytes[file.offset as usize..(file.offset + file.size) as usize]);
+        }
+        (bytes, part)
+    }
+
+    fn places(folder: &std::path::Path, part: PartManifest, work: &Work) -> Arc<Places> {
+        let part = Arc::new(part);
+        let staging = Staging::create(folder, (part.round, part.attempt), &part).unwrap();
+        let digests = Arc::new(Digests::load(folder, true));
+        Arc::new(Places::new(part, staging, Claim::on(folder).unwrap(), digests, work).unwrap())
+    }
+
+    async fn write(places: &Arc<Places>, object: &[u8], slow: bool, work: &Work, random: &mut StdRng) -> Vec<Wrong> {
+        let pace = Arc::new(DiskPace::new());
+        if slow {
+            pace.took(SLOW);
+        }
+        let files: Vec<usize> = (0..places.part.files.len()).collect();
+        let mut wrong = Vec::new();
+        for segment in segment::plan(&places.part, &files, 3 << 20) {
+            let start = usize::try_from(segment.offset).unwrap();
+            let mut left = &object[start..start + usize::try_from(segment.length).unwrap()];
+            let filler = Filler::new(Arc::clone(places), Arc::new(segment));
+            let mut sink = Sink::new(filler, TaskTracker::new(), Arc::clone(&pace));
+            while !left.is_empty() {
+                let (chunk, later) = left.split_at(random.random_range(1..=300_000).min(left.len()));
+                sink.take(Bytes::copy_from_slice(chunk), work).await.unwrap();
+                assert_eq!(matches!(sink.writer, Writer::Here(_)), !slow || sink.came < BATCH as u64);
+                left = later;
+            }
+            wrong.extend(sink.finish(work).await.unwrap());
+        }
+        wrong
+    }
+
+    #[tokio::test]
+    async fn bytes_find_their_place_whether_the_disk_keeps_up_or_not_and_a_wrong_file_is_found() {
+        let seed: u64 = rand::rng().random();
+        println!("seed {seed}");
+        let mut random = StdRng::seed_from_u64(seed);
+        for slow in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let work = Work::new(TransferLimits::default(), Arc::new(Semaphore::new(DISK_THREADS)));
+            let (bytes, part) = object(&mut random);
+            let places = places(folder.path(), part, &work);
+            // One bit of the second file and one of the third are wrong at first.
+            let mut flipped = bytes.clone();
+            flipped[5100] ^= 1;
+            flipped[4 << 20] ^= 1;
+            let mut wrong = write(&places, &flipped, slow, &work, &mut random).await;
+            wrong.sort_unstable_by_key(|wrong| wrong.file);
+            assert_eq!(wrong.iter().map(|wrong| wrong.file).collect::<Vec<_>>(), [1, 2], "slow: {slow}");
+            for wrong in wrong {
+                places.try_again(wrong).unwrap();
+                let file = &places.part.files[wrong.file];
+                let at = usize::try_from(file.offset).unwrap();
+                let content = &bytes[at..at + usize::try_from(file.size).unwrap()];
+                for segment in segment::plan(&places.part, &[wrong.file], 3 << 20) {
+                    let start = usize::try_from(segment.offset - file.offset).unwrap();
+                    let mut filler = Filler::new(Arc::clone(&places), Arc::new(segment.clone()));
+                    filler.take(&content[start..start + usize::try_from(segment.length).unwrap()]).unwrap();
+                    assert!(filler.finish().is_empty());
+                }
+                assert!(places.try_again(wrong).is_err(), "a third time");
+            }
+            for file in &places.part.files {
+                let at = usize::try_from(file.offset).unwrap();
+                let staged = fs::read(places.staging.path(&file.path)).unwrap();
+                assert!(staged == bytes[at..at + usize::try_from(file.size).unwrap()], "{} slow: {slow}", file.path);
+            }
+            assert_eq!(work.progress.snapshot().files_done, 4);
+            assert_eq!(work.progress.snapshot().bytes_done, places.part.bytes(), "what came twice counts once");
+            places.claim.require().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_disk_is_slow_for_a_while_after_it_was() {
+        let pace = DiskPace::new();
+        pace.took(SLOW / 2);
+        assert!(!pace.is_slow());
+        pace.took(SLOW);
+        assert!(pace.is_slow());
     }
 }

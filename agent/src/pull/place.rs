@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fs::{File, OpenOptions},
+    io,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -27,7 +28,11 @@ use crate::{
     space::Claim,
     store::Look,
     tree::{Piece, PieceHasher, TreeDigest},
+    work::{Stop, Work},
 };
+
+/// Space that is asked for in one call, which nothing interrupts: where it takes long, as on tmpfs, a cancelled pull waits for no more than this.
+const RESERVED_AT_ONCE: u64 = 256 << 20;
 
 /// One pull's files on their way into staging.
 #[derive(Debug)]
@@ -38,6 +43,7 @@ pub(super) struct Places {
     pub(super) claim: Claim,
     digests: Arc<Digests>,
     progress: Arc<Progress>,
+    stop: Arc<Stop>,
     /// Files that may come in several segments at once, by their number in the part.
     large: Mutex<HashMap<usize, Arc<Large>>>,
     /// Files that came with a wrong digest once.
@@ -94,10 +100,20 @@ impl Places {
         staging: Staging,
         claim: Claim,
         digests: Arc<Digests>,
-        progress: Arc<Progress>,
+        work: &Work,
     ) -> Result<Self, Problem> {
         let unsynced = Arc::new(Unsynced::on(staging.folder())?);
-        Ok(Self { part, staging, unsynced, claim, digests, progress, large: Mutex::default(), again: Mutex::default() })
+        Ok(Self {
+            part,
+            staging,
+            unsynced,
+            claim,
+            digests,
+            progress: Arc::clone(&work.progress),
+            stop: Arc::clone(&work.stop),
+            large: Mutex::default(),
+            again: Mutex::default(),
+        })
     }
 
     /// By its number in the part. An unknown number is a mistake in this crate.
@@ -121,13 +137,13 @@ impl Places {
         lock(&self.again).contains(&file)
     }
 
-    /// Whether [`Places::prepare`] has something to do that may take a while.
+    /// Whether [`Places::prepare`] has something to do that may take a while, or somebody is at it.
     pub(super) fn needs_preparation(&self, slices: &[Slice]) -> bool {
         slices.iter().any(|slice| {
-            self.part
-                .files
-                .get(slice.file)
-                .is_some_and(|entry| is_cut(entry) && lock(&self.large(slice.file, entry.size).open).is_none())
+            self.part.files.get(slice.file).is_some_and(|entry| {
+                let is_open = |place: &Large| place.open.try_lock().is_ok_and(|open| open.is_some());
+                is_cut(entry) && !is_open(&self.large(slice.file, entry.size))
+            })
         })
     }
 
@@ -151,8 +167,7 @@ impl Places {
             Opened { file: Arc::new(self.staging.open_file(&entry.path)?), reserved: true }
         } else {
             let file = self.staging.create_file(&entry.path)?;
-            let reserved = reserve(&file, entry.size)
-                .map_err(|error| io_problem("reserve the space of", &self.staging.path(&entry.path), &error))?;
+            let reserved = self.reserve(&file, entry)?;
             if reserved {
                 self.claim.took_file(entry.size);
             }
@@ -160,6 +175,27 @@ impl Places {
         };
         *open = Some(opened.clone());
         Ok(opened)
+    }
+
+    /// Gives a new file its length and, where the file system can, its space, so that it lies in one piece and the disk can't fill up under it. False: the length only.
+    fn reserve(&self, file: &File, entry: &FileEntry) -> Result<bool, Problem> {
+        let failed = |error: io::Error| io_problem("reserve the space of", &self.staging.path(&entry.path), &error);
+        let mut at = 0;
+        while at < entry.size {
+            self.stop.check()?;
+            let length = RESERVED_AT_ONCE.min(entry.size - at);
+            // No file of a manifest is larger than a signed number says.
+            let range = (at.cast_signed(), length.cast_signed());
+            match nix::fcntl::fallocate(file, FallocateFlags::empty(), range.0, range.1) {
+                Ok(()) => at += length,
+                Err(Errno::EINTR) => {}
+                Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => {
+                    return file.set_len(entry.size).map(|()| false).map_err(failed);
+                }
+                Err(errno) => return Err(failed(errno.into())),
+            }
+        }
+        Ok(true)
     }
 
     /// Begins to fill a slice; a small file is made here. Blocks.
@@ -295,19 +331,6 @@ impl Large {
     }
 }
 
-/// Gives a new file its length and, where the file system can, its space, so that it lies in one piece and the disk can't fill up under it. False: the length only.
-fn reserve(file: &File, size: u64) -> std::io::Result<bool> {
-    let Ok(length) = i64::try_from(size) else { return Err(std::io::ErrorKind::FileTooLarge.into()) };
-    loop {
-        return match nix::fcntl::fallocate(file, FallocateFlags::empty(), 0, length) {
-            Ok(()) => Ok(true),
-            Err(Errno::EINTR) => continue,
-            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => file.set_len(size).map(|()| false),
-            Err(errno) => Err(errno.into()),
-        };
-    }
-}
-
 /// Ends at the first other byte, so that it costs nothing where there are no zeros.
 fn is_zero(bytes: &[u8]) -> bool {
     const ZEROS: [u8; 4096] = [0; 4096];
@@ -315,6 +338,6 @@ fn is_zero(bytes: &[u8]) -> bool {
 }
 
 /// To be synced.
-fn reopen(path: &Path) -> std::io::Result<Arc<File>> {
+fn reopen(path: &Path) -> io::Result<Arc<File>> {
     OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK).open(path).map(Arc::new)
 }

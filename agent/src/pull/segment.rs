@@ -82,7 +82,7 @@ pub(super) fn plan(part: &PartManifest, files: &[usize], part_size: u64) -> Vec<
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use lockstep_protocol::{
         digest::Digest,
         host::Slot,
@@ -97,7 +97,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     /// Files as (object, offset, size).
-    fn part(files: &[(u32, u64, u64)]) -> PartManifest {
+    pub(in crate::pull) fn part(files: &[(u32, u64, u64)]) -> PartManifest {
         let objects = files.iter().map(|file| file.0).max().map_or(0, |most| most + 1);
         let entries = files.iter().enumerate().map(|(number, &(object, offset, size))| FileEntry {
             path: RelativePath::new(format!("f{number}")).unwrap(),

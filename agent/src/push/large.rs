@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use lockstep_bucket::{Lookup, Payload, UploadId};
+use lockstep_bucket::{Payload, UploadId};
 use lockstep_protocol::{
     manifest::ObjectEntry,
     problem::{Problem, Reason, Retryable},
@@ -148,7 +148,7 @@ impl Large {
     /// Begins the upload. Once asked for it is seen to its end, whatever becomes of the push: an upload that nobody knows of could not be aborted.
     async fn start(&self, to: &Sending) -> Result<(String, UploadId), Problem> {
         let key = to.next_key();
-        to.ledger.asks();
+        to.ledger.asks(&to.path);
         let starting = {
             let (remote, key, ledger, file) =
                 (to.remote.clone(), key.clone(), to.ledger.clone(), self.wanted.file.clone());
@@ -177,15 +177,9 @@ impl Large {
             .upload(file, |upload| (upload.tags.values().cloned().collect(), upload.digest.clone(), upload.head))
             .ok_or_else(|| unread(file))?;
         let blake3 = digest.finish().ok_or_else(|| unread(file))?;
-        if let Err(problem) = to.remote.complete_upload(key, id, file.size, tags).await {
-            // An earlier attempt may have completed it without hearing of it.
-            let stands = self.is_inherited(to)
-                && matches!(to.remote.bucket().head(key).await, Lookup::Found(meta) if meta.size == file.size);
-            if !stands {
-                return Err(self.lost(to, problem));
-            }
-            to.work().upload_closed(key, &id.0);
-        }
+        // An earlier attempt may have completed it without hearing of it: that is found out there.
+        let completed = to.remote.complete_upload(key, id, file.size, tags).await;
+        completed.map_err(|problem| self.lost(to, problem))?;
         if let Some(look) = &file.look {
             to.digests.learn(look, blake3);
         }
@@ -195,13 +189,10 @@ impl Large {
         Ok(Outcome::default())
     }
 
-    fn is_inherited(&self, to: &Sending) -> bool {
-        to.ledger.upload(&self.wanted.file, |upload| upload.inherited) == Some(true)
-    }
-
     /// The store may have lost an upload of an earlier attempt meanwhile: then the next attempt begins it anew.
     fn lost(&self, to: &Sending, problem: Problem) -> Problem {
-        if !self.is_inherited(to) || problem.retryable() == Retryable::Yes || problem.reason == Reason::StoreDenied {
+        let inherited = to.ledger.upload(&self.wanted.file, |upload| upload.inherited) == Some(true);
+        if !inherited || problem.retryable() == Retryable::Yes || problem.reason == Reason::StoreDenied {
             return problem;
         }
         to.ledger.forget_upload(&self.wanted.file);

@@ -9,6 +9,7 @@ use std::{
 use lockstep_bucket::PartTag;
 use lockstep_protocol::{
     digest::Digest,
+    key::AttemptPath,
     manifest::{ObjectEntry, RelativePath},
 };
 
@@ -60,8 +61,8 @@ pub(super) struct Upload {
 struct Books {
     sent: HashMap<RelativePath, (HeldFile, Entry)>,
     uploads: HashMap<RelativePath, (Option<Look>, Upload)>,
-    /// Uploads that were asked for; some may have been begun without our knowledge.
-    asked: bool,
+    /// What keys of uploads that were asked for begin with: some may have been begun without our knowledge.
+    asked: Option<String>,
     /// Given up: nothing may be begun any more.
     closed: bool,
 }
@@ -93,9 +94,12 @@ impl Ledger {
         self.lock().sent.values().map(|(file, _)| file.size).sum()
     }
 
-    /// An upload is about to be asked for.
-    pub(super) fn asks(&self) {
-        self.lock().asked = true;
+    /// An upload is about to be asked for by an attempt.
+    pub(super) fn asks(&self, path: &AttemptPath) {
+        let path = path.to_string();
+        // Without the attempt's number: those of all attempts of this process begin alike.
+        let of_round = path.rsplit_once('-').map(|(of_round, _)| format!("{of_round}-"));
+        self.lock().asked = of_round;
     }
 
     /// Enters an upload that has begun. False: too late, it is to be aborted.
@@ -139,11 +143,11 @@ impl Ledger {
         self.lock().uploads.values().map(|(_, upload)| (upload.key.clone(), upload.id.clone())).collect()
     }
 
-    /// Gives all up: the uploads under way, and whether there may be others that we never heard of.
-    pub(super) fn close(&self) -> (Vec<(String, String)>, bool) {
+    /// Gives all up: the uploads under way, and what keys of others begin with that we may never have heard of.
+    pub(super) fn close(&self) -> (Vec<(String, String)>, Option<String>) {
         let mut books = self.lock();
         books.closed = true;
         let uploads = std::mem::take(&mut books.uploads);
-        (uploads.into_values().map(|(_, upload)| (upload.key, upload.id)).collect(), books.asked)
+        (uploads.into_values().map(|(_, upload)| (upload.key, upload.id)).collect(), books.asked.clone())
     }
 }

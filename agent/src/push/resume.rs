@@ -70,17 +70,31 @@ impl Trail {
         let _ = tokio::time::timeout(START_GRACE, self.starts.wait()).await;
         let (uploads, asked) = self.ledger.close();
         let open: BTreeSet<_> = uploads.into_iter().chain(work.take_open_uploads()).collect();
-        if open.is_empty() && !asked {
+        if open.is_empty() && asked.is_none() {
             return;
         }
-        abort(core, location, work, open).await;
+        abort(core, location, work, open, asked).await;
     }
 }
 
-async fn abort(core: &Core, location: &Location, work: &Work, open: BTreeSet<(String, String)>) {
+/// Aborts these uploads, and those below a prefix whose beginning was never answered.
+async fn abort(
+    core: &Core,
+    location: &Location,
+    work: &Work,
+    mut open: BTreeSet<(String, String)>,
+    prefix: Option<String>,
+) {
     let uploads = open.len();
     let aborted = async {
         let remote = Remote::connect(core.connector.as_ref(), location, work).await?;
+        if let Some(prefix) = prefix {
+            match remote.bucket().list_multipart(&prefix).await {
+                Ok(listed) => open.extend(listed.into_iter().map(|open| (open.key, open.upload.0))),
+                // Not every store can tell.
+                Err(error) => tracing::debug!(%error, "open uploads are not listed"),
+            }
+        }
         let outcomes = stream::iter(open)
             .map(|(key, upload)| {
                 let remote = remote.clone();
@@ -129,7 +143,7 @@ pub(super) async fn after_failure(
     let kept: BTreeSet<_> = trail.ledger.uploads().into_iter().collect();
     let lost: BTreeSet<_> = work.take_open_uploads().into_iter().filter(|upload| !kept.contains(upload)).collect();
     if !lost.is_empty() {
-        abort(core, &location, &work, lost).await;
+        abort(core, &location, &work, lost, None).await;
     }
     core.left_behind.keep(core, Left { round, location, trail }, deadline);
 }

@@ -5,7 +5,14 @@
 mod harness;
 mod install;
 mod orders;
+mod packs;
 mod process;
 mod pull;
+mod pull_packs;
+mod pull_trouble;
 mod push;
+mod push_increments;
+mod push_resume;
+mod push_sources;
 mod sync;
+mod watched;

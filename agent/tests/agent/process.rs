@@ -15,7 +15,7 @@ use crate::harness::{
 };
 
 /// Killed when the test ends, however.
-struct Process(Child);
+pub(crate) struct Process(pub(crate) Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -128,7 +128,7 @@ fn what_can_not_be_started_exits_with_1_and_names_it() {
 }
 
 /// Starts the sidecar of host 1 of 3 over `dir` and waits until it serves.
-async fn sidecar(s3: &S3Server, dir: &Path) -> (Process, Client) {
+pub(crate) async fn sidecar(s3: &S3Server, dir: &Path) -> (Process, Client) {
     let addr_file = dir.join("addr");
     let _ = fs::remove_file(&addr_file);
     let child = command(&["--insecure", "--host-idx", "1", "--n-hosts", "3", "--listen", "127.0.0.1:0"])
@@ -152,7 +152,7 @@ async fn sidecar(s3: &S3Server, dir: &Path) -> (Process, Client) {
     (process, AgentClient::new(connect_lazy(&address, &ChannelOptions::default()).unwrap()))
 }
 
-async fn order(s3: &S3Server, client: &Client, checkpoint: impl ToString, attempt: u32) -> v1::PushOrder {
+pub(crate) async fn order(s3: &S3Server, client: &Client, checkpoint: impl ToString, attempt: u32) -> v1::PushOrder {
     let described = client.clone().describe(v1::DescribeRequest {}).await.unwrap().into_inner();
     v1::PushOrder {
         header: Some(v1::OrderHeader {

@@ -1,29 +1,24 @@
 //! What a push leaves in the location, and what it refuses to send.
 
-use std::{fs, io::Write, sync::Arc};
-
-use lockstep_agent::store::{CheckpointStore, HeldCheckpoint, HeldFile, ReusableFile, StagedCheckpoint};
 use lockstep_devkit::{FaultAction, FaultRule, S3Server};
 use lockstep_proto::v1;
 use lockstep_protocol::{
     digest::Digest,
     id::LocalCheckpointId,
-    manifest::{PartManifest, RelativePath},
-    problem::Problem,
-    selection::LocalCheckpoint,
+    manifest::{PartDocument, PartManifest},
 };
 
 use crate::harness::{BUCKET, FINGERPRINT, Files, Host, commit, directory, files, noise, object, s3};
 
 /// As a reader with the bucket alone sees it.
-fn part(s3: &S3Server, done: &v1::PushDone) -> PartManifest {
+pub(crate) fn part(s3: &S3Server, done: &v1::PushDone) -> PartManifest {
     let part = done.part.as_ref().unwrap();
     let bytes = object(s3, &part.key);
     assert_eq!((bytes.len() as u64, Digest::of(&bytes).to_string()), (part.length, part.blake3.clone()));
-    PartManifest::parse(&part.key, &bytes).unwrap()
+    PartDocument::parse(&part.key, &bytes).unwrap().resolve(|inherits| Ok(object(s3, &inherits.key))).unwrap()
 }
 
-fn content(s3: &S3Server, part: &PartManifest) -> Files {
+pub(crate) fn content(s3: &S3Server, part: &PartManifest) -> Files {
     let read = |file: &lockstep_protocol::manifest::FileEntry| {
         let bytes = part.object_of(file).map(|entry| object(s3, &entry.key)).unwrap_or_default();
         let from = usize::try_from(file.offset).unwrap();
@@ -33,7 +28,7 @@ fn content(s3: &S3Server, part: &PartManifest) -> Files {
     part.files.iter().map(|file| (file.path.to_string(), read(file))).collect()
 }
 
-fn without_document(mut files: Files) -> Files {
+pub(crate) fn without_document(mut files: Files) -> Files {
     assert!(files.remove("checkpoint.json").is_some());
     files
 }
@@ -220,109 +215,4 @@ async fn a_symlink_or_fifo_in_a_checkpoint_is_unsupported_and_named() {
     let problem = host.push(host.push_order(2, with_fifo, 8)).await.unwrap_err();
     assert_eq!(problem.reason, "SOURCE_UNSUPPORTED");
     assert!(problem.metadata["path"].contains("fifo"), "{problem:?}");
-}
-
-/// What goes wrong in an engine's store.
-#[derive(Clone, Copy, Debug)]
-enum Trouble {
-    /// A file grows between hold and read.
-    Grows,
-    /// A bug.
-    Panics,
-}
-
-#[derive(Debug)]
-struct Troubled {
-    inner: Arc<dyn CheckpointStore>,
-    trouble: Trouble,
-    folder: std::path::PathBuf,
-}
-
-#[derive(Debug)]
-struct Growing {
-    inner: Box<dyn HeldCheckpoint>,
-    folder: std::path::PathBuf,
-}
-
-impl HeldCheckpoint for Growing {
-    fn checkpoint(&self) -> &LocalCheckpoint {
-        self.inner.checkpoint()
-    }
-    fn files(&self) -> &[HeldFile] {
-        self.inner.files()
-    }
-    fn open(&self, path: &RelativePath) -> Result<fs::File, Problem> {
-        let on_disk = self.folder.join(self.checkpoint().id.to_string()).join(path.as_str());
-        fs::OpenOptions::new().append(true).open(on_disk).unwrap().write_all(b"more").unwrap();
-        self.inner.open(path)
-    }
-    fn store_meta(&self) -> &str {
-        self.inner.store_meta()
-    }
-}
-
-impl CheckpointStore for Troubled {
-    fn kind(&self) -> &'static str {
-        "troubled"
-    }
-    fn list(&self) -> Result<Vec<LocalCheckpoint>, Problem> {
-        self.inner.list()
-    }
-    fn hold(&self, id: LocalCheckpointId) -> Result<Box<dyn HeldCheckpoint>, Problem> {
-        match self.trouble {
-            Trouble::Grows => Ok(Box::new(Growing { inner: self.inner.hold(id)?, folder: self.folder.clone() })),
-            Trouble::Panics => panic!("the engine's own bug"),
-        }
-    }
-    fn files_are_immutable(&self) -> bool {
-        self.inner.files_are_immutable()
-    }
-    fn staging_root(&self) -> Result<std::path::PathBuf, Problem> {
-        self.inner.staging_root()
-    }
-    fn reusable_files(&self) -> Result<Vec<ReusableFile>, Problem> {
-        self.inner.reusable_files()
-    }
-    fn check_installable(&self) -> Result<(), Problem> {
-        self.inner.check_installable()
-    }
-    fn install(&self, staged: &StagedCheckpoint) -> Result<(), Problem> {
-        self.inner.install(staged)
-    }
-    fn retain_only(&self, keep: Option<LocalCheckpointId>) -> Result<(), Problem> {
-        self.inner.retain_only(keep)
-    }
-    fn default_state_dir(&self) -> std::path::PathBuf {
-        self.inner.default_state_dir()
-    }
-}
-
-async fn troubled(s3: &S3Server, trouble: Trouble) -> Host {
-    let dir = tempfile::tempdir().unwrap();
-    let inner = directory(dir.path());
-    let folder = dir.path().join("checkpoints");
-    Host::over(s3, dir, Arc::new(Troubled { inner, trouble, folder })).await
-}
-
-#[tokio::test]
-async fn a_file_that_changes_while_it_is_read_fails_the_push_with_its_path() {
-    let s3 = s3().await;
-    let host = troubled(&s3, Trouble::Grows).await;
-    let checkpoint = host.checkpoint(4, &files(&[("a", noise("a", 1000))]));
-    let problem = host.push(host.push_order(1, checkpoint, 4)).await.unwrap_err();
-    assert_eq!(problem.reason, "SOURCE_CHANGED");
-    assert!(problem.metadata["path"] == "a" || problem.metadata["path"] == "checkpoint.json", "{problem:?}");
-    let manifests = s3.admin().keys(BUCKET, "").unwrap().into_iter().filter(|key| key.ends_with("part.json")).count();
-    assert_eq!(manifests, 0);
-}
-
-#[tokio::test]
-async fn a_panic_in_the_engines_store_fails_the_transfer_and_not_the_agent() {
-    let s3 = s3().await;
-    let host = troubled(&s3, Trouble::Panics).await;
-    let checkpoint = host.checkpoint(4, &files(&[("a", noise("a", 1000))]));
-    let problem = host.push(host.push_order(1, checkpoint, 4)).await.unwrap_err();
-    assert_eq!((problem.reason.as_str(), problem.metadata["panic"].as_str()), ("AGENT_PANIC", "the engine's own bug"));
-    let listed = host.client.clone().list_checkpoints(v1::ListLocalCheckpointsRequest {}).await.unwrap();
-    assert_eq!(listed.into_inner().checkpoints.len(), 1);
 }
