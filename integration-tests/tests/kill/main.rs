@@ -97,7 +97,8 @@ async fn pushes_and_pulls_that_are_killed_at_random_points_end_in_identical_file
         began.elapsed().as_secs_f64(),
         deaths.len()
     );
-    if seeds.len() > 1 {
+    // Of a few runs nothing follows.
+    if seeds.len() >= 8 {
         assert!(middle * 10 >= deaths.len() * 6, "only {middle} of {} deaths hit a transfer", deaths.len());
     }
 }
