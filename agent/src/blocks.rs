@@ -6,7 +6,10 @@
 use std::{
     fmt,
     ops::{Deref, DerefMut},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -25,12 +28,18 @@ pub(crate) struct Blocks(Arc<Pool>);
 struct Pool {
     free: Mutex<Vec<MmapMut>>,
     places: Arc<Semaphore>,
-    most: u32,
+    most: AtomicU32,
 }
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("most", &self.most).field("places", &self.places.available_permits()).finish()
+        f.debug_struct("Pool").field("most", &self.most()).field("places", &self.places.available_permits()).finish()
+    }
+}
+
+impl Pool {
+    fn most(&self) -> u32 {
+        self.most.load(Ordering::Relaxed)
     }
 }
 
@@ -38,17 +47,41 @@ impl Blocks {
     /// At most `bytes` in all, at least one block. Nothing is allocated before it is needed.
     pub(crate) fn new(bytes: u64) -> Self {
         let most = u32::try_from(bytes / BLOCK as u64).unwrap_or(u32::MAX >> 3).clamp(1, u32::MAX >> 3);
-        Self(Arc::new(Pool { free: Mutex::default(), places: Arc::new(Semaphore::new(most as usize)), most }))
+        Self(Arc::new(Pool {
+            free: Mutex::default(),
+            places: Arc::new(Semaphore::new(most as usize)),
+            most: AtomicU32::new(most),
+        }))
     }
 
     /// Waits for room for `bytes`, first come, first served. Who asks for more than there is gets all of it.
     pub(crate) async fn room(&self, bytes: u64) -> Result<Room, Problem> {
-        let blocks = u32::try_from(bytes.div_ceil(BLOCK as u64)).unwrap_or(u32::MAX).clamp(1, self.0.most);
+        let blocks = u32::try_from(bytes.div_ceil(BLOCK as u64)).unwrap_or(u32::MAX).clamp(1, self.0.most());
         let permit = Arc::clone(&self.0.places).acquire_many_owned(blocks).await.map_err(|_| {
             // Never closed; were it so, the transfer is over.
             Problem::new(Reason::Cancelled, "the agent is stopping")
         })?;
         Ok(Room { pool: Arc::clone(&self.0), permit })
+    }
+
+    /// Leaves so many bytes of the memory to other uses for the rest of the transfer, but no less than `least` to the blocks. To be said before any room is asked for:
+    /// who got room already keeps it.
+    pub(crate) fn set_aside(&self, bytes: u64, least: u64) {
+        let most = self.0.most();
+        let least = u32::try_from(least.div_ceil(BLOCK as u64)).unwrap_or(u32::MAX).clamp(1, most);
+        let aside = u32::try_from(bytes.div_ceil(BLOCK as u64)).unwrap_or(u32::MAX).min(most - least);
+        let aside = self.0.places.forget_permits(aside as usize);
+        self.0.most.store(most - u32::try_from(aside).unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Bytes that room can be had for at once.
+    pub(crate) fn capacity(&self) -> u64 {
+        u64::from(self.0.most()) * BLOCK as u64
+    }
+
+    /// Gives what nobody uses back to the system.
+    pub(crate) fn trim(&self) {
+        self.0.free.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Blocks that nobody has.
@@ -160,6 +193,15 @@ mod tests {
         assert_eq!(blocks.available(), 1);
         let again = blocks.room(1).await.unwrap().block().unwrap().unwrap();
         assert_eq!((&again[..3], again.len()), (b"abc".as_slice(), BLOCK));
+    }
+
+    #[tokio::test]
+    async fn what_is_set_aside_is_not_given_out_and_something_is_always_left() {
+        let blocks = Blocks::new(8 << 20);
+        blocks.set_aside((2 << 20) + 1, 1 << 20);
+        assert_eq!((blocks.available(), blocks.room(100 << 20).await.unwrap().left()), (5, 5));
+        blocks.set_aside(100 << 20, 2 << 20);
+        assert_eq!((blocks.available(), blocks.room(100 << 20).await.unwrap().left()), (2, 2));
     }
 
     #[tokio::test]

@@ -40,6 +40,12 @@ use plan::Plan;
 pub(crate) use resume::Trail;
 use sending::Sending;
 
+/// What a push remembers of each file, about: its name, look, digest and place, some of it twice.
+const BYTES_PER_FILE: u64 = 600;
+
+/// What is left for the bytes of files, however many there are.
+const LEAST_BLOCKS: u64 = 16 << 20;
+
 /// What is to be sent, whoever ordered it.
 #[derive(Clone, Debug)]
 pub(crate) struct Assignment {
@@ -93,6 +99,8 @@ pub(crate) async fn run(core: &Core, assignment: Assignment, work: Work, trail: 
     let own_part = own_part(&remote, own.first());
     let (own_part, held) = futures::try_join!(own_part, hold(core, &assignment, &work))?;
     let files = held.files();
+    // What is remembered of each file is memory too: tens of MiB where there are 100,000.
+    work.blocks.set_aside(files.len() as u64 * BYTES_PER_FILE, LEAST_BLOCKS);
     work.progress.expect(files.len() as u64, files.iter().map(|file| file.size).sum());
     trail.resume(&remote, files).await;
 
@@ -105,7 +113,7 @@ pub(crate) async fn run(core: &Core, assignment: Assignment, work: Work, trail: 
     if !wanted.is_empty()
         && let Some(others) = others.take()
     {
-        let sizes = wanted.iter().map(|wanted| wanted.file.size).collect();
+        let sizes = wanted.iter().map(|wanted| wanted.size).collect();
         base.add_others(&remote, &others, &sizes).await?;
         wanted = plan.sort_out(files, trail.ledger(), &core.digests, &base);
     }
@@ -123,7 +131,7 @@ pub(crate) async fn run(core: &Core, assignment: Assignment, work: Work, trail: 
     let mut decided = false;
     loop {
         // What looks dead may be alive in files whose digest is not known yet: those are read first.
-        let is_certain = |wanted: &sending::Wanted| wanted.is_new || !sending.base.may_hold(wanted.file.size, None);
+        let is_certain = |wanted: &sending::Wanted| wanted.is_new || !sending.base.may_hold(wanted.size, None);
         if !decided && wanted.iter().all(is_certain) {
             let mut dead = plan.mostly_dead(files, &sending.base);
             if !dead.is_empty()
@@ -150,20 +158,19 @@ pub(crate) async fn run(core: &Core, assignment: Assignment, work: Work, trail: 
         wanted = again;
     }
     drop(sending);
+    work.blocks.trim();
 
-    let entries = plan.finish(files, trail.ledger())?;
-    let base = own_part.as_ref().zip(own.first());
-    let manifest = manifest::of(&assignment, held.as_ref(), entries, base);
+    let entries = plan.finish(files, trail.ledger());
+    let base = own_part.as_deref().zip(own.first());
+    let manifest = manifest::of(&assignment, held.as_ref(), entries, base)?;
     drop(own_part);
-    let digests = Arc::clone(&core.digests);
     let let_go = work.disk(move |_| {
         // May remove thousands of links.
         drop(held);
-        digests.save();
         Ok(())
     });
     let (part, ()) = futures::try_join!(manifest::write(&remote, &manifest), let_go)?;
-    Ok(PushDone {
+    let done = PushDone {
         part,
         local_checkpoint: manifest.local_checkpoint,
         step: manifest.step,
@@ -173,12 +180,20 @@ pub(crate) async fn run(core: &Core, assignment: Assignment, work: Work, trail: 
         bytes_uploaded: trail.ledger().bytes(),
         processed_records: manifest.processed_records,
         elapsed: work.progress.elapsed(),
+    };
+    drop(manifest);
+    let digests = Arc::clone(&core.digests);
+    work.disk(move |_| {
+        digests.save();
+        Ok(())
     })
+    .await?;
+    Ok(done)
 }
 
-async fn own_part(remote: &Remote, part: Option<&PartRef>) -> Result<Option<PartManifest>, Problem> {
+async fn own_part(remote: &Remote, part: Option<&PartRef>) -> Result<Option<Arc<PartManifest>>, Problem> {
     match part {
-        Some(part) => remote.part(part).await.map(Some),
+        Some(part) => remote.part(part).await.map(Arc::new).map(Some),
         None => Ok(None),
     }
 }

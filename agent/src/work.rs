@@ -9,7 +9,7 @@ use std::{
 
 use lockstep_bucket::Pace;
 use lockstep_protocol::problem::{Problem, Reason};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{blocks::Blocks, order::TransferLimits, progress::Progress, remote::Budget, window::Window};
@@ -43,9 +43,6 @@ impl Stop {
     }
 }
 
-/// Smallest unit of the memory budget: semaphores count in 32 bits.
-const UNIT: u64 = 4096;
-
 /// Blocking file and hash work of one agent that runs at a time: more would only fight for the disk.
 pub(crate) const DISK_THREADS: usize = 4;
 
@@ -58,8 +55,6 @@ pub(crate) struct Work {
     /// Where bytes of files are kept while they are under way.
     pub(crate) blocks: Blocks,
     disk: Arc<Semaphore>,
-    memory: Arc<Semaphore>,
-    memory_units: u32,
     /// Places among the requests in flight.
     pub(crate) window: Arc<Window>,
     /// The bandwidth limit.
@@ -78,27 +73,18 @@ fn closed(_: tokio::sync::AcquireError) -> Problem {
 impl Work {
     /// `disk` is shared by all that the agent does.
     pub(crate) fn new(limits: TransferLimits, disk: Arc<Semaphore>) -> Self {
-        let memory_units = u32::try_from(limits.memory / UNIT).unwrap_or(u32::MAX >> 3).clamp(1, u32::MAX >> 3);
         Self {
             progress: Arc::new(Progress::new()),
             stop: Arc::new(Stop::default()),
             limits,
             blocks: Blocks::new(limits.memory),
             disk,
-            memory: Arc::new(Semaphore::new(memory_units as usize)),
-            memory_units,
             window: Window::new(limits.concurrency),
             pace: limits.bandwidth.map(|rate| Arc::new(Pace::new(rate))),
             budget: Budget::new(),
             tracker: TaskTracker::new(),
             uploads: Arc::default(),
         }
-    }
-
-    /// Waits for room for a buffer of this many bytes, which is free again when the permit drops. A buffer larger than all memory gets all of it.
-    pub(crate) async fn memory(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Problem> {
-        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, self.memory_units);
-        Arc::clone(&self.memory).acquire_many_owned(units).await.map_err(closed)
     }
 
     /// Runs blocking file or hash work. A panic in it goes on in the caller. If the caller is dropped the work still ends by itself, which
@@ -163,16 +149,6 @@ mod tests {
         stop.request(Problem::new(Reason::Cancelled, "cancelled"));
         assert_eq!(stop.requested().await.reason, Reason::RoundDeadline);
         assert_eq!(stop.check().unwrap_err().reason, Reason::RoundDeadline);
-    }
-
-    #[tokio::test]
-    async fn buffers_never_exceed_the_memory_but_a_greater_one_still_gets_its_turn() {
-        let work = work(TransferLimits { memory: 8 << 20, ..TransferLimits::default() });
-        let all = work.memory(100 << 20).await.unwrap();
-        assert_eq!(work.memory.available_permits(), 0);
-        drop(all);
-        let _half = work.memory(4 << 20).await.unwrap();
-        assert_eq!(work.memory.available_permits() as u64 * UNIT, 4 << 20);
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use lockstep_devkit::{S3Options, S3Server, TestDatabase};
 use tempfile::TempDir;
 use tokio_stream::StreamExt as _;
 
-use crate::{host::Host, process::Process, wait};
+use crate::{host::Host, process::Process, scratch, wait};
 
 /// The bucket of every cluster.
 pub const BUCKET: &str = "acme-ckpt";
@@ -27,11 +27,26 @@ pub struct Options {
     pub create: bool,
     /// Buckets beside [`BUCKET`].
     pub buckets: Vec<&'static str>,
+    /// Limits in the spec; none: the defaults.
+    pub transfer: Option<v1::TransferOptions>,
+    /// Whether the S3 server's ETags are MD5s, as AWS's are; without, gigabytes cost less.
+    pub md5_etags: bool,
+    /// Everything in memory instead of on a disk, if there is enough of it.
+    pub in_memory: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { hosts: 3, store: "directory", coordinator_flags: Vec::new(), create: true, buckets: Vec::new() }
+        Self {
+            hosts: 3,
+            store: "directory",
+            coordinator_flags: Vec::new(),
+            create: true,
+            buckets: Vec::new(),
+            transfer: None,
+            md5_etags: true,
+            in_memory: false,
+        }
     }
 }
 
@@ -78,11 +93,14 @@ impl Cluster {
 
     /// As the options say.
     pub async fn with(options: Options) -> Self {
-        let root = tempfile::tempdir().expect("a temporary directory");
+        let root =
+            if options.in_memory { scratch::in_memory() } else { tempfile::tempdir().expect("a temporary directory") };
         let keys = (0..options.hosts.max(1)).map(agent_key).chain([COORDINATOR_KEY.to_owned()]);
         let s3 = S3Server::start(S3Options {
             buckets: [BUCKET].iter().chain(&options.buckets).map(|&name| name.to_owned()).collect(),
             credentials: keys.map(|key| (key.clone(), format!("{key}-secret"))).collect(),
+            md5_etags: options.md5_etags,
+            root: options.in_memory.then(|| root.path().join("s3")),
             ..S3Options::default()
         })
         .await
@@ -151,6 +169,7 @@ impl Cluster {
             solo: self.options.hosts == 0,
             agents: self.agents.iter().map(|agent| agent.address.clone()).collect(),
             location: Some(self.location(name)),
+            transfer: self.options.transfer,
             ..v1::PipelineSpec::default()
         }
     }
@@ -214,6 +233,11 @@ impl Cluster {
     /// Greatest resident memory of one agent so far, in bytes.
     pub fn agent_peak_memory(&self, idx: usize) -> u64 {
         self.agents[idx].process.as_ref().expect("the agent runs").peak_memory()
+    }
+
+    /// Bytes that one agent has read from files so far; what comes over sockets is not in it.
+    pub fn agent_bytes_read(&self, idx: usize) -> u64 {
+        self.agents[idx].process.as_ref().expect("the agent runs").bytes_read()
     }
 
     /// Loses one host's disk while its agent restarts.

@@ -2,9 +2,12 @@
 //!
 //! - [`cluster`]: all of it together, one pipeline, any number of hosts
 //! - [`process`]: one child process: start, kill -9, stop, its log
+//! - [`cli`]: the command line, as its users run it
+//! - [`content`]: what checkpoints hold, from a seed, and whether it came back
 //! - [`host`]: one host's disk: make checkpoints, wipe it, compare it
 //! - [`http`]: the least of HTTP, for /metrics and /healthz
 //! - [`feldera`]: real DBSP storage directories as hosts' disks
+//! - [`scratch`]: folders in memory
 //! - [`wait`]: waiting on conditions; nothing here waits for time to pass
 //! - [`orders`]: orders sent straight to an agent, as only a coordinator would
 //! - [`servers`]: further real S3 servers for the conformance tests
@@ -16,11 +19,14 @@
     reason = "a harness: what fails here fails the test, with the cause"
 )]
 
+pub mod cli;
 pub mod cluster;
+pub mod content;
 pub mod feldera;
 pub mod host;
 pub mod http;
 pub mod orders;
 pub mod process;
+pub mod scratch;
 pub mod servers;
 pub mod wait;

@@ -106,6 +106,13 @@ impl Process {
         kib << 10
     }
 
+    /// Bytes it has read by read(2) and its kin so far, from the disk or its cache: not what it received (recv) or mapped.
+    pub fn bytes_read(&self) -> u64 {
+        let io = fs::read_to_string(format!("/proc/{}/io", self.child.id())).expect("the process runs and is ours");
+        let line = io.lines().find_map(|line| line.strip_prefix("rchar:")).expect("the kernel counts it");
+        line.trim().parse().expect("a number of bytes")
+    }
+
     /// Stops or continues it (SIGSTOP, SIGCONT).
     pub fn pause(&self, paused: bool) {
         self.signal(if paused { Signal::SIGSTOP } else { Signal::SIGCONT });

@@ -22,9 +22,49 @@ const PARALLEL: usize = 4;
 /// Contents that are remembered of other hosts' parts. What is not remembered is sent: memory is bounded, however many hosts there are.
 const MOST_OF_OTHERS: usize = 200_000;
 
+/// The own part, found by content: an order of its files, no copy of them.
+#[derive(Debug)]
+struct OwnPart {
+    part: Arc<PartManifest>,
+    objects: Vec<Arc<ObjectEntry>>,
+    /// Places of files that are not empty, by size and digest.
+    by_content: Vec<u32>,
+}
+
+impl OwnPart {
+    fn new(part: Arc<PartManifest>) -> Self {
+        let objects = part.objects.iter().map(|object| Arc::new(object.clone())).collect();
+        // No manifest that can be read has 2^32 files.
+        let places = part.files.iter().zip(0_u32..);
+        let mut by_content: Vec<u32> = places.filter(|(file, _)| file.object.is_some()).map(|(_, at)| at).collect();
+        by_content.sort_unstable_by_key(|&at| Self::content(&part, at));
+        Self { part, objects, by_content }
+    }
+
+    fn file(part: &PartManifest, at: u32) -> Option<&FileEntry> {
+        part.files.get(usize::try_from(at).ok()?)
+    }
+
+    fn content(part: &PartManifest, at: u32) -> Option<(u64, Digest)> {
+        Self::file(part, at).map(|file| (file.size, file.blake3))
+    }
+
+    fn find(&self, size: u64, digest: Digest) -> Option<Entry> {
+        let wanted = Some((size, digest));
+        let at = self.by_content.partition_point(|&at| Self::content(&self.part, at) < wanted);
+        let found = self.by_content.get(at).filter(|&&at| Self::content(&self.part, at) == wanted)?;
+        let file = Self::file(&self.part, *found)?;
+        Some(entry(file, Arc::clone(self.objects.get(index(file)?)?)))
+    }
+}
+
 /// Contents that need not be sent again.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Base {
+    own_part: Option<Arc<OwnPart>>,
+    /// Objects of the own part that are not worth being kept.
+    given_up: HashSet<String>,
+    /// Of other hosts' parts.
     contents: HashMap<(u64, Digest), Entry>,
     /// Heads of the contents of each size; None: short, or not known.
     heads: HashMap<u64, HashSet<Option<Digest>>>,
@@ -36,12 +76,15 @@ pub(super) struct Base {
 
 impl Base {
     /// Adds the own part, before any other.
-    pub(super) fn add_own(&mut self, part: &PartManifest) {
+    pub(super) fn add_own(&mut self, part: &Arc<PartManifest>) {
         for object in &part.objects {
             let id = self.reuse.object(&object.key, object.size);
             self.own.insert(object.key.clone(), id);
         }
-        self.add(part, |_| true);
+        for file in part.files.iter().filter(|file| file.object.is_some()) {
+            self.heads.entry(file.size).or_default().insert(file.head);
+        }
+        self.own_part = Some(Arc::new(OwnPart::new(Arc::clone(part))));
     }
 
     /// Adds what other hosts' parts, each compared with the length and digest that the commit names, hold of these sizes.
@@ -90,7 +133,8 @@ impl Base {
     }
 
     pub(super) fn find(&self, size: u64, digest: Digest) -> Option<Entry> {
-        self.contents.get(&(size, digest)).cloned()
+        let own = self.own_part.as_ref().and_then(|own| own.find(size, digest));
+        own.filter(|entry| !entry.lies_in(&self.given_up)).or_else(|| self.contents.get(&(size, digest)).cloned())
     }
 
     /// Objects of the own part that are not worth being kept for these files alone, see [`lockstep_protocol::reuse`].
@@ -109,6 +153,7 @@ impl Base {
     /// Has nothing in these objects any more.
     pub(super) fn give_up(&mut self, objects: &HashSet<String>) {
         self.contents.retain(|_, entry| !entry.lies_in(objects));
+        self.given_up.extend(objects.iter().cloned());
     }
 }
 

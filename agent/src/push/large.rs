@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     blocks::Room,
-    store::HeldCheckpoint,
+    store::{HeldCheckpoint, HeldFile},
     tree::{Piece, PieceHasher, TreeDigest},
 };
 
@@ -28,6 +28,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Large {
     wanted: Wanted,
+    file: HeldFile,
     /// Bytes of each piece but the last.
     piece: u64,
     /// Pieces that an earlier attempt sent are not among these.
@@ -58,9 +59,9 @@ struct Read {
 impl Large {
     /// Takes up what an earlier attempt left, if anything.
     pub(super) fn new(to: &Sending, sizes: &Sizes, wanted: Wanted) -> Result<Self, Problem> {
-        let file = &wanted.file;
+        let file = to.file(wanted)?;
         let mut piece = sizes.piece(&file.path, file.size)?;
-        let begun = to.ledger.upload(file, |upload| {
+        let begun = to.ledger.upload(&file, |upload| {
             piece = upload.piece;
             let done: Vec<u16> = upload.tags.keys().copied().collect();
             (upload.key.clone(), UploadId(upload.id.clone()), done)
@@ -81,6 +82,7 @@ impl Large {
             compared: Mutex::new(Compared { digest: TreeDigest::new(file.size), left: missing.len() }),
             missing,
             wanted,
+            file,
         };
         to.work().progress.done(done.iter().map(|&number| large.range(number).1).sum());
         Ok(large)
@@ -93,7 +95,7 @@ impl Large {
 
     /// Offset and length of a piece.
     pub(super) fn range(&self, number: u16) -> (u64, u64) {
-        let size = self.wanted.file.size;
+        let size = self.file.size;
         let offset = (u64::from(number).saturating_sub(1) * self.piece).min(size);
         (offset, self.piece.min(size - offset))
     }
@@ -103,7 +105,7 @@ impl Large {
         if let Some(source) = &*open {
             return Ok(Arc::clone(source));
         }
-        let source = Arc::new(Source::open(held, &self.wanted.file)?);
+        let source = Arc::new(Source::open(held, &self.file)?);
         source.announce();
         *open = Some(Arc::clone(&source));
         Ok(source)
@@ -113,7 +115,7 @@ impl Large {
         let (offset, length) = self.range(number);
         let source = self.source(to.held.as_ref())?;
         let mut body = Body::new(room);
-        let mut hasher = PieceHasher::new(self.wanted.file.size, offset);
+        let mut hasher = PieceHasher::new(self.file.size, offset);
         body.read(&source, (offset, length), &to.work().stop, |slice| hasher.update(slice))?;
         source.check()?;
         Ok(Read { payload: body.into_payload(), piece: hasher.finish() })
@@ -125,13 +127,13 @@ impl Large {
         let Read { payload, piece } = to.work().disk(move |_| this.read(&reading, number, room)).await?;
         if number == 1 && !self.must_send.initialized() {
             // Nobody else sets it.
-            let _ = self.must_send.set(!to.base.may_hold(self.wanted.file.size, piece.head()));
+            let _ = self.must_send.set(!to.base.may_hold(self.file.size, piece.head()));
         }
         if !*self.must_send.wait().await {
             drop(payload);
             return Ok(self.compare(to, piece));
         }
-        let file = &self.wanted.file;
+        let file = &self.file;
         let (key, id) = self.upload.get_or_try_init(|| self.start(to)).await?;
         let length = payload.length();
         let tag = to.remote.upload_part(key, id, number, payload).await.map_err(|problem| self.lost(to, problem))?;
@@ -150,8 +152,7 @@ impl Large {
         let key = to.next_key();
         to.ledger.asks(&to.path);
         let starting = {
-            let (remote, key, ledger, file) =
-                (to.remote.clone(), key.clone(), to.ledger.clone(), self.wanted.file.clone());
+            let (remote, key, ledger, file) = (to.remote.clone(), key.clone(), to.ledger.clone(), self.file.clone());
             let piece = self.piece;
             to.starts.spawn(async move {
                 let id = remote.start_upload(&key).await?;
@@ -170,7 +171,7 @@ impl Large {
 
     /// All pieces are in the store: makes the object of them.
     pub(super) async fn complete(&self, to: &Sending) -> Result<Outcome, Problem> {
-        let file = &self.wanted.file;
+        let file = &self.file;
         let (key, id) = self.upload.get().ok_or_else(|| unread(file))?;
         let (tags, digest, head) = to
             .ledger
@@ -184,18 +185,18 @@ impl Large {
             to.digests.learn(look, blake3);
         }
         let object = Arc::new(ObjectEntry { key: key.clone(), size: file.size });
-        to.ledger.sent([(file, Entry { blake3, head, content: Some(Content { object, offset: 0 }) })]);
+        to.ledger.sent([(self.wanted.index, Entry { blake3, head, content: Some(Content { object, offset: 0 }) })]);
         to.work().progress.file_done();
         Ok(Outcome::default())
     }
 
     /// The store may have lost an upload of an earlier attempt meanwhile: then the next attempt begins it anew.
     fn lost(&self, to: &Sending, problem: Problem) -> Problem {
-        let inherited = to.ledger.upload(&self.wanted.file, |upload| upload.inherited) == Some(true);
+        let inherited = to.ledger.upload(&self.file, |upload| upload.inherited) == Some(true);
         if !inherited || problem.retryable() == Retryable::Yes || problem.reason == Reason::StoreDenied {
             return problem;
         }
-        to.ledger.forget_upload(&self.wanted.file);
+        to.ledger.forget_upload(&self.file);
         problem.retry(Retryable::Yes)
     }
 
@@ -210,13 +211,13 @@ impl Large {
             }
             compared.digest.clone().finish()
         };
-        let Wanted { index, file, .. } = &self.wanted;
+        let (Wanted { index, .. }, file) = (self.wanted, &self.file);
         let Some(entry) = digest.and_then(|digest| to.base.find(file.size, digest)) else {
-            return Outcome { known: Vec::new(), again: Some(Wanted { is_new: true, ..self.wanted.clone() }) };
+            return Outcome { known: Vec::new(), again: Some(Wanted { is_new: true, ..self.wanted }) };
         };
         if let Some(look) = &file.look {
             to.digests.learn(look, entry.blake3);
         }
-        Outcome { known: vec![(*index, entry)], again: None }
+        Outcome { known: vec![(index, entry)], again: None }
     }
 }

@@ -59,7 +59,10 @@ pub(super) struct Upload {
 
 #[derive(Debug, Default)]
 struct Books {
-    sent: HashMap<RelativePath, (HeldFile, Entry)>,
+    /// Those of the attempt that runs or ran last.
+    files: Vec<HeldFile>,
+    /// What stands of them, by their place.
+    sent: BTreeMap<usize, Entry>,
     uploads: HashMap<RelativePath, (Option<Look>, Upload)>,
     /// What keys of uploads that were asked for begin with: some may have been begun without our knowledge.
     asked: Option<String>,
@@ -77,21 +80,25 @@ impl Ledger {
     }
 
     /// Files that stand in the location now, all at once: of a pack all or none.
-    pub(super) fn sent<'f>(&self, files: impl IntoIterator<Item = (&'f HeldFile, Entry)>) {
-        let mut books = self.lock();
-        for (file, entry) in files {
-            books.uploads.remove(&file.path);
-            books.sent.insert(file.path.clone(), (file.clone(), entry));
+    pub(super) fn sent(&self, files: impl IntoIterator<Item = (usize, Entry)>) {
+        let books = &mut *self.lock();
+        for (index, entry) in files {
+            if let Some(file) = books.files.get(index) {
+                books.uploads.remove(&file.path);
+                books.sent.insert(index, entry);
+            }
         }
     }
 
-    pub(super) fn find(&self, file: &HeldFile) -> Option<Entry> {
-        self.lock().sent.get(&file.path).map(|(_, entry)| entry.clone())
+    /// By its place among the held files.
+    pub(super) fn find(&self, index: usize) -> Option<Entry> {
+        self.lock().sent.get(&index).cloned()
     }
 
     /// Bytes of all files that were sent.
     pub(super) fn bytes(&self) -> u64 {
-        self.lock().sent.values().map(|(file, _)| file.size).sum()
+        let books = self.lock();
+        books.sent.keys().filter_map(|&index| books.files.get(index)).map(|file| file.size).sum()
     }
 
     /// An upload is about to be asked for by an attempt.
@@ -121,16 +128,28 @@ impl Ledger {
         self.lock().uploads.remove(&file.path);
     }
 
-    /// At the beginning of a later attempt: keeps what is still true of these files. What looks different, or can't be told, is forgotten; the uploads among it come
+    /// At the beginning of an attempt: keeps what is still true of these files. What looks different, or can't be told, is forgotten; the uploads among it come
     /// back, to be aborted.
     pub(super) fn resume(&self, files: &[HeldFile]) -> Vec<(String, String)> {
-        let looks: HashMap<_, _> = files.iter().filter_map(|file| Some((&file.path, file.look?))).collect();
-        let is_same = |path: &RelativePath, look: &Option<Look>| look.is_some() && looks.get(path) == look.as_ref();
-        let mut books = self.lock();
-        books.sent.retain(|path, (file, _)| is_same(path, &file.look));
+        let books = &mut *self.lock();
+        let (before, sent) = (std::mem::take(&mut books.files), std::mem::take(&mut books.sent));
+        books.files = files.to_vec();
+        if sent.is_empty() && books.uploads.is_empty() {
+            return Vec::new();
+        }
+        let places: HashMap<_, _> =
+            files.iter().zip(0..).filter_map(|(f, at)| Some((&f.path, (at, f.look?)))).collect();
+        let place = |path: &RelativePath, look: Option<Look>| {
+            places.get(path).filter(|(_, now)| look.as_ref() == Some(now)).map(|(at, _)| *at)
+        };
+        for (index, entry) in sent {
+            if let Some(at) = before.get(index).and_then(|file| place(&file.path, file.look)) {
+                books.sent.insert(at, entry);
+            }
+        }
         let (kept, lost) = std::mem::take(&mut books.uploads)
             .into_iter()
-            .partition::<HashMap<_, _>, _>(|(path, (look, _))| is_same(path, look));
+            .partition::<HashMap<_, _>, _>(|(path, (look, _))| place(path, *look).is_some());
         books.uploads = kept;
         for (_, upload) in books.uploads.values_mut() {
             upload.inherited = true;

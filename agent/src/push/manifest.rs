@@ -20,29 +20,28 @@ use crate::{
 pub(super) fn of(
     assignment: &Assignment,
     held: &dyn HeldCheckpoint,
-    entries: Vec<(&HeldFile, Entry)>,
+    entries: impl Iterator<Item = Result<(HeldFile, Entry), Problem>>,
     base: Option<(&PartManifest, &PartRef)>,
-) -> PartManifest {
+) -> Result<PartManifest, Problem> {
     let mut objects: Vec<Arc<ObjectEntry>> = Vec::new();
     let mut places = HashMap::new();
-    let files = entries
-        .into_iter()
-        .map(|(file, entry)| {
-            let (object, offset) = match entry.content {
-                None => (None, 0),
-                Some(content) => {
-                    let at = *places.entry(content.object.key.clone()).or_insert_with(|| {
-                        objects.push(content.object);
-                        // Far below 2^32: each has a file in this part or lies in a base of at most 64 MiB of text.
-                        (objects.len() - 1) as u32
-                    });
-                    (Some(at), content.offset)
-                }
-            };
-            let (path, size) = (file.path.clone(), file.size);
-            FileEntry { path, size, blake3: entry.blake3, head: entry.head, object, offset, length: size }
-        })
-        .collect();
+    let mut files = Vec::with_capacity(held.files().len());
+    for entry in entries {
+        let (file, entry) = entry?;
+        let (object, offset) = match entry.content {
+            None => (None, 0),
+            Some(content) => {
+                let at = *places.entry(content.object.key.clone()).or_insert_with(|| {
+                    objects.push(content.object);
+                    // Far below 2^32: each has a file in this part or lies in a base of at most 64 MiB of text.
+                    (objects.len() - 1) as u32
+                });
+                (Some(at), content.offset)
+            }
+        };
+        let HeldFile { path, size, .. } = file;
+        files.push(FileEntry { path, size, blake3: entry.blake3, head: entry.head, object, offset, length: size });
+    }
     let mut manifest = PartManifest {
         pipeline: assignment.pipeline,
         slot: assignment.slot,
@@ -63,7 +62,7 @@ pub(super) fn of(
         let document = Inherited { key: document.key(), length: document.length, blake3: document.blake3 };
         manifest.relate(base, document);
     }
-    manifest
+    Ok(manifest)
 }
 
 /// Until it stands there is no part.

@@ -45,10 +45,10 @@ impl Plan {
             let digest = file.look.as_ref().and_then(|look| digests.get(look));
             *entry = match file.size {
                 0 => Some(Entry { blake3: Digest::of(b""), head: None, content: None }),
-                _ => ledger.find(file).or_else(|| base.find(file.size, digest?)),
+                _ => ledger.find(index).or_else(|| base.find(file.size, digest?)),
             };
             if entry.is_none() {
-                wanted.push(Wanted { index, file: file.clone(), is_new: digest.is_some() });
+                wanted.push(Wanted { index, size: file.size, is_new: digest.is_some() });
             }
         }
         wanted
@@ -77,7 +77,7 @@ impl Plan {
         let mut wanted = Vec::new();
         for (index, (file, entry)) in files.iter().zip(&mut self.entries).enumerate() {
             if entry.take_if(|entry| entry.lies_in(objects)).is_some() {
-                wanted.push(Wanted { index, file: file.clone(), is_new: true });
+                wanted.push(Wanted { index, size: file.size, is_new: true });
             }
         }
         wanted
@@ -98,15 +98,13 @@ impl Plan {
         self,
         files: &'f [HeldFile],
         ledger: &Ledger,
-    ) -> Result<Vec<(&'f HeldFile, Entry)>, Problem> {
-        files
-            .iter()
-            .zip(self.entries)
-            .map(|(file, entry)| match entry.or_else(|| ledger.find(file)) {
-                Some(entry) => Ok((file, entry)),
+    ) -> impl Iterator<Item = Result<(HeldFile, Entry), Problem>> {
+        files.iter().zip(self.entries).enumerate().map(|(index, (file, entry))| {
+            match entry.or_else(|| ledger.find(index)) {
+                Some(entry) => Ok((file.clone(), entry)),
                 None => Err(Problem::new(Reason::LocalIo, format!("{} was neither sent nor found", file.path))
                     .with("path", &file.path)),
-            })
-            .collect()
+            }
+        })
     }
 }

@@ -27,6 +27,7 @@ use super::{
 use crate::{
     blocks::Room,
     digests::Digests,
+    order::TransferLimits,
     remote::Remote,
     store::{HeldCheckpoint, HeldFile},
     tree::{PieceHasher, TreeDigest},
@@ -34,11 +35,11 @@ use crate::{
 };
 
 /// A file that has to be sent, unless reading it shows that the base has it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted {
     /// Place among the held files.
     pub(super) index: usize,
-    pub(super) file: HeldFile,
+    pub(super) size: u64,
     /// Its digest is known, and the base hasn't it.
     pub(super) is_new: bool,
 }
@@ -80,7 +81,7 @@ impl Unit {
         match self {
             Self::Piece(large, number) => large.range(*number).1,
             Self::Complete(_) => 0,
-            Self::Whole(wanted) => wanted.file.size,
+            Self::Whole(wanted) => wanted.size,
             Self::Pack(_, most) => *most,
         }
     }
@@ -102,6 +103,13 @@ impl Sending {
         self.remote.work()
     }
 
+    /// What the hold says of a file.
+    pub(super) fn file(&self, wanted: Wanted) -> Result<HeldFile, Problem> {
+        let file = self.held.files().get(wanted.index).cloned();
+        // They are numbered as the hold has them.
+        file.ok_or_else(|| Problem::new(Reason::AgentPanic, format!("file {} of the hold", wanted.index)))
+    }
+
     /// The key of this attempt's next object.
     pub(super) fn next_key(&self) -> String {
         self.path.data(self.numbers.fetch_add(1, Ordering::Relaxed)).to_string()
@@ -109,7 +117,8 @@ impl Sending {
 
     /// Sends these, or finds them in the base. What was sent stands in the ledger; the rest comes back.
     pub(super) async fn send(&self, wanted: Vec<Wanted>) -> Result<Vec<Outcome>, Problem> {
-        let limits = self.work().limits;
+        // Nothing is read that there is no room for.
+        let limits = TransferLimits { memory: self.work().blocks.capacity(), ..self.work().limits };
         let units = self.units(wanted, &Sizes::of(&limits))?;
         let (blocks, to) = (self.work().blocks.clone(), self.clone());
         // Room is given in the order of the units, and each unit that has room needs nothing of a later one: none waits for ever.
@@ -132,9 +141,9 @@ impl Sending {
     }
 
     fn units(&self, wanted: Vec<Wanted>, sizes: &Sizes) -> Result<impl Iterator<Item = Unit> + Send + use<>, Problem> {
-        let (small, mut others): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|wanted| wanted.file.size < SMALL);
-        others.sort_by_key(|wanted| Reverse(wanted.file.size));
-        let (whole, large): (Vec<_>, Vec<_>) = others.into_iter().partition(|wanted| sizes.is_whole(wanted.file.size));
+        let (small, mut others): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|wanted| wanted.size < SMALL);
+        others.sort_by_key(|wanted| Reverse(wanted.size));
+        let (whole, large): (Vec<_>, Vec<_>) = others.into_iter().partition(|wanted| sizes.is_whole(wanted.size));
         let large: Vec<_> =
             large.into_iter().map(|wanted| Large::new(self, sizes, wanted).map(Arc::new)).collect::<Result<_, _>>()?;
         let pieces = large.into_iter().flat_map(|large| {
@@ -142,12 +151,12 @@ impl Sending {
             let complete = missing.is_empty().then(|| Unit::Complete(Arc::clone(&large)));
             missing.into_iter().map(move |number| Unit::Piece(Arc::clone(&large), number)).chain(complete)
         });
-        let total = small.iter().map(|wanted| wanted.file.size).sum();
-        let greatest = small.iter().map(|wanted| wanted.file.size).max().unwrap_or_default();
+        let total = small.iter().map(|wanted| wanted.size).sum();
+        let greatest = small.iter().map(|wanted| wanted.size).max().unwrap_or_default();
         let most = sizes.pack(total);
         // No more than are needed if each is left with room for all but the greatest file. With one too few, files would be left over.
         let packs = if total <= most { u64::from(total > 0) } else { total.div_ceil(most - greatest + 1) };
-        let queue = Arc::new(Queue::new(small.into_iter().map(|wanted| (wanted.index, wanted.file.size))));
+        let queue = Arc::new(Queue::new(small.into_iter().map(|wanted| (wanted.index, wanted.size))));
         let packs = (0..packs).map(move |_| Unit::Pack(Arc::clone(&queue), most));
         Ok(pieces.chain(whole.into_iter().map(Unit::Whole)).chain(packs))
     }
@@ -155,7 +164,8 @@ impl Sending {
 
 /// Reads a file into memory, and sends it if the base doesn't have it.
 async fn whole(to: &Sending, wanted: Wanted, room: Room) -> Result<Outcome, Problem> {
-    let Wanted { index, file, .. } = wanted;
+    let Wanted { index, .. } = wanted;
+    let file = to.file(wanted)?;
     let (held, expected, digests) = (Arc::clone(&to.held), file.clone(), Arc::clone(&to.digests));
     let (payload, blake3, head) = to
         .work()
@@ -181,7 +191,7 @@ async fn whole(to: &Sending, wanted: Wanted, room: Room) -> Result<Outcome, Prob
     to.work().progress.done(file.size);
     to.work().progress.file_done();
     let object = Arc::new(ObjectEntry { key, size: file.size });
-    to.ledger.sent([(&file, Entry { blake3, head, content: Some(Content { object, offset: 0 }) })]);
+    to.ledger.sent([(index, Entry { blake3, head, content: Some(Content { object, offset: 0 }) })]);
     Ok(Outcome::default())
 }
 
@@ -202,10 +212,10 @@ async fn pack(to: &Sending, queue: Arc<Queue>, room: Room, most: u64) -> Result<
         let object = Arc::new(ObjectEntry { key, size: packed.payload.length() });
         to.remote.put(&object.key, packed.payload).await?;
         to.work().progress.done(object.size);
-        to.ledger.sent(packed.files.into_iter().filter_map(|(index, blake3, offset)| {
+        to.ledger.sent(packed.files.into_iter().map(|(index, blake3, offset)| {
             to.work().progress.file_done();
             let content = Some(Content { object: Arc::clone(&object), offset });
-            Some((to.held.files().get(index)?, Entry { blake3, head: None, content }))
+            (index, Entry { blake3, head: None, content })
         }));
     }
     Ok(Outcome { known: packed.known, again: None })

@@ -36,6 +36,8 @@ pub(crate) struct Hold {
     scratch: Scratch,
     how: Holding,
     files: BTreeMap<RelativePath, Kept>,
+    /// The folder of the last link: it is there.
+    folder: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -47,7 +49,7 @@ struct Kept {
 
 impl Hold {
     pub(crate) fn begin(base: &Path, how: Holding) -> Result<Self, Problem> {
-        Ok(Self { scratch: Scratch::create(base)?, how, files: BTreeMap::new() })
+        Ok(Self { scratch: Scratch::create(base)?, how, files: BTreeMap::new(), folder: None })
     }
 
     /// Keeps one file under the path that the manifest will give it.
@@ -68,10 +70,13 @@ impl Hold {
     }
 
     /// The linked file; None if it can't be linked here.
-    fn link(&self, path: &RelativePath, original: &Path) -> Result<Option<Look>, Trouble> {
+    fn link(&mut self, path: &RelativePath, original: &Path) -> Result<Option<Look>, Trouble> {
         let link = self.at(path);
-        if let Some(parent) = link.parent() {
+        if let Some(parent) = link.parent()
+            && self.folder.as_deref() != Some(parent)
+        {
             fs::create_dir_all(parent).map_err(|error| local("create folder", parent, &error))?;
+            self.folder = Some(parent.to_owned());
         }
         // Makes a second name of a symlink or FIFO itself: what it is is looked at afterwards, when nobody can change it any more.
         if let Err(error) = fs::hard_link(original, &link) {
@@ -96,21 +101,8 @@ impl Hold {
     /// Reads a kept document.
     pub(crate) fn read(&self, path: &RelativePath, max: u64) -> Result<Vec<u8>, Trouble> {
         let Some(kept) = self.files.get(path) else { return Err(Trouble::Gone(PathBuf::from(path.as_str()))) };
-        let (file, _) = self.reopen(path, kept)?;
+        let (file, _) = reopen(&self.at(path), kept.open.as_ref())?;
         Ok(read_open(file, &self.at(path), max)?)
-    }
-
-    /// An independent reader at the beginning of the file, with its size now.
-    fn reopen(&self, path: &RelativePath, kept: &Kept) -> Result<(File, u64), Trouble> {
-        let Some(open) = &kept.open else {
-            let (file, metadata) = open_regular(&self.at(path))?;
-            return Ok((file, metadata.len()));
-        };
-        // Opens the very file again even if it has no name any more; a duplicate of the descriptor would share its position.
-        let again = PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd()));
-        let file = File::open(&again).map_err(|error| local("open again", Path::new(path.as_str()), &error))?;
-        let size = file.metadata().map_err(|error| local("stat", Path::new(path.as_str()), &error))?.len();
-        Ok((file, size))
     }
 
     fn at(&self, path: &RelativePath) -> PathBuf {
@@ -127,17 +119,40 @@ impl Hold {
 
     /// Nothing more comes in.
     pub(crate) fn finish(self, checkpoint: LocalCheckpoint, store_meta: String) -> Held {
-        let files = self.files.iter().map(|(path, kept)| HeldFile { path: path.clone(), size: kept.look.size, look: Some(kept.look) }).collect();
-        Held { hold: self, checkpoint, files, store_meta }
+        let mut open = BTreeMap::new();
+        let mut files = Vec::with_capacity(self.files.len());
+        for (path, kept) in self.files {
+            if let Some(file) = kept.open {
+                open.insert(path.clone(), file);
+            }
+            files.push(HeldFile { path, size: kept.look.size, look: Some(kept.look) });
+        }
+        Held { scratch: self.scratch, files, open, checkpoint, store_meta }
     }
+}
+
+/// An independent reader at the beginning of a kept file, with its size now.
+fn reopen(link: &Path, open: Option<&File>) -> Result<(File, u64), Trouble> {
+    let Some(open) = open else {
+        let (file, metadata) = open_regular(link)?;
+        return Ok((file, metadata.len()));
+    };
+    // Opens the very file again even if it has no name any more; a duplicate of the descriptor would share its position.
+    let again = PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd()));
+    let file = File::open(&again).map_err(|error| local("open again", link, &error))?;
+    let size = file.metadata().map_err(|error| local("stat", link, &error))?.len();
+    Ok((file, size))
 }
 
 /// A held checkpoint; dropping it lets the engine's clean-up free the space.
 #[derive(Debug)]
 pub(crate) struct Held {
-    hold: Hold,
+    scratch: Scratch,
     checkpoint: LocalCheckpoint,
+    /// Sorted by path.
     files: Vec<HeldFile>,
+    /// Those that have no link.
+    open: BTreeMap<RelativePath, File>,
     store_meta: String,
 }
 
@@ -156,13 +171,14 @@ impl HeldCheckpoint for Held {
                 .with("path", path)
                 .with("local_checkpoint", self.checkpoint.id)
         };
-        let Some(kept) = self.hold.files.get(path) else {
+        let found = self.files.binary_search_by(|file| file.path.cmp(path)).ok();
+        let Some(kept) = found.and_then(|at| self.files.get(at)) else {
             return Err(changed("is not among its held files".to_owned()));
         };
-        match self.hold.reopen(path, kept) {
-            Ok((file, size)) if size == kept.look.size => Ok(file),
-            Ok((_, size)) => Err(changed(format!("had {} bytes when it was held and has {size} now", kept.look.size))
-                .with("expected_size", kept.look.size)
+        match reopen(&self.scratch.path().join(path.as_str()), self.open.get(path)) {
+            Ok((file, size)) if size == kept.size => Ok(file),
+            Ok((_, size)) => Err(changed(format!("had {} bytes when it was held and has {size} now", kept.size))
+                .with("expected_size", kept.size)
                 .with("found_size", size)),
             Err(Trouble::Gone(at)) => Err(changed(format!("vanished from the hold folder ({})", at.display()))),
             Err(Trouble::Problem(problem)) => Err(problem),
