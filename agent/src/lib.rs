@@ -24,16 +24,18 @@
 //! Everything runs on threads named `lockstep-agent*`, at low priority: hashing must not starve the engine. Memory is bounded by
 //! [`TransferLimits::memory`], whatever the size of a checkpoint.
 //!
-//! Modules: [`store`] (what an engine implements, and two implementations), [`agent`] (builder and handle), [`args`] (flags of the sidecar);
+//! Modules: [`store`] (what an engine implements, and two implementations), [`agent`] (builder and handle), [`args`] and [`allocator`] (flags and memory of the sidecar);
 //! inside `service` and `convert` (gRPC), `admission` (order checks, status, cancel), `marks` (highest order on disk), `register` (the one transfer and its
-//! state), `core` (runs a transfer to its end), `work` (what a transfer may use and how it stops), `remote` (a location as a transfer
-//! uses it), `push`, `pull`, `install`, `sync`, and `progress`, `space`, `durable`.
+//! state), `core` (runs a transfer to its end), `work` (what a transfer may use and how it stops), `blocks` (its memory), `window` (its
+//! requests in flight), `remote` (a location as a transfer uses it), `tree` (digests of pieces), `digests` (of files that were hashed before), `push`, `pull`, `install`, `sync`, and
+//! `progress`, `space`, `durable`.
 //!
 //! Metrics: `lockstep_agent_transfers_total{kind,outcome}`, `lockstep_agent_transfers_running{kind}`,
 //! `lockstep_agent_transferred_bytes_total{kind}`, `lockstep_agent_transfer_duration_seconds{kind}`, `lockstep_agent_request_retries_total`.
 
 mod admission;
 pub mod agent;
+pub mod allocator;
 pub mod args;
 mod blocks;
 mod convert;

@@ -17,6 +17,7 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
+    lockstep_agent::allocator::give_memory_back();
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         // Only a second provider is refused, and nothing ran before this.
         eprintln!("error: another crypto provider is installed");
