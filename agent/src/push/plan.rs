@@ -94,9 +94,9 @@ impl Plan {
     }
 
     /// Every file's entry, once all that was wanted has been sent.
-    pub(super) fn finish<'f>(
+    pub(super) fn finish(
         self,
-        files: &'f [HeldFile],
+        files: &[HeldFile],
         ledger: &Ledger,
     ) -> impl Iterator<Item = Result<(HeldFile, Entry), Problem>> {
         files.iter().zip(self.entries).enumerate().map(|(index, (file, entry))| {

@@ -63,7 +63,9 @@ fn walk(folder: &Path, judge: &mut dyn FnMut(Trouble) -> Result<(), Trouble>) ->
             };
             match relative(&full, &below, &entry.file_name()) {
                 Ok(path) if metadata.is_dir() => pending.push(path.into()),
-                Ok(path) if metadata.is_file() => found.push(FoundFile { path, size: metadata.len(), look: Look::of(&metadata) }),
+                Ok(path) if metadata.is_file() => {
+                    found.push(FoundFile { path, size: metadata.len(), look: Look::of(&metadata) })
+                }
                 Ok(_) => judge(Trouble::Problem(unsupported(&full, describe(metadata.file_type()))))?,
                 Err(problem) => judge(Trouble::Problem(problem))?,
             }
