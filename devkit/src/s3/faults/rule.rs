@@ -36,7 +36,7 @@ pub struct FaultRule {
     /// None is hit later than this after the first that was: a bad minute. Unlimited if unset.
     #[serde(default)]
     pub lasts_ms: Option<u64>,
-    /// Of those, this share is hit at random: 0 to 1. See [`Faults::seed`].
+    /// Of those, this share is hit at random: 0 to 1. See `Faults::seed`.
     #[serde(default = "always")]
     pub probability: f64,
     pub action: FaultAction,
