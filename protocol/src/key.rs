@@ -47,6 +47,11 @@ impl AttemptPath {
         Key::PartManifest(self)
     }
 
+    /// What keys of all attempts of the same process at the same round begin with, and no others.
+    pub fn all_of_process(self) -> String {
+        format!("{}{}/{}/{}-", Owner(self.host_idx), self.generation, self.round, self.incarnation)
+    }
+
     /// Key of its n-th data object.
     pub const fn data(self, number: u32) -> Key {
         Key::Data(self, number)
@@ -55,11 +60,19 @@ impl AttemptPath {
 
 impl fmt::Display for AttemptPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.host_idx {
-            None => f.write_str("solo/")?,
-            Some(idx) => write!(f, "host{idx}/")?,
+        write!(f, "{}{}/", self.all_of_process(), self.attempt)
+    }
+}
+
+/// The folder of a host, or of a pipeline that is solo.
+struct Owner(Option<u32>);
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("solo/"),
+            Some(idx) => write!(f, "host{idx}/"),
         }
-        write!(f, "{}/{}/{}-{}/", self.generation, self.round, self.incarnation, self.attempt)
     }
 }
 

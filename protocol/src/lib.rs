@@ -9,6 +9,7 @@
 //! - [`order`]: what an agent checks before it touches S3 or its disk
 //! - [`selection`]: the newest step that all hosts share
 //! - [`reuse`]: which contents of its base a push uses again, so that garbage stays bounded
+//! - [`planted`]: bugs that tests plant, in builds with debug assertions only
 //! - [`round`]: push and pull as `decide(round, event) -> Decision`
 
 pub mod commit;
@@ -21,6 +22,7 @@ pub mod key;
 pub mod location;
 pub mod manifest;
 pub mod order;
+pub mod planted;
 pub mod problem;
 pub mod reuse;
 pub mod round;

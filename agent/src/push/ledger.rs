@@ -103,10 +103,7 @@ impl Ledger {
 
     /// An upload is about to be asked for by an attempt.
     pub(super) fn asks(&self, path: &AttemptPath) {
-        let path = path.to_string();
-        // Without the attempt's number: those of all attempts of this process begin alike.
-        let of_round = path.rsplit_once('-').map(|(of_round, _)| format!("{of_round}-"));
-        self.lock().asked = of_round;
+        self.lock().asked = Some(path.all_of_process());
     }
 
     /// Enters an upload that has begun. False: too late, it is to be aborted.

@@ -63,6 +63,15 @@ proptest! {
     }
 
     #[test]
+    fn keys_of_one_process_at_one_round_begin_alike_and_no_others(a in any_attempt_path(), b in any_attempt_path(), attempt in any::<u16>(), n in any::<u32>()) {
+        let prefix = a.all_of_process();
+        let later = AttemptPath { attempt: Attempt::new(u32::from(attempt) + 1).unwrap(), ..a };
+        prop_assert!(later.data(n).to_string().starts_with(&prefix));
+        let same = (a.host_idx, a.generation, a.round, a.incarnation) == (b.host_idx, b.generation, b.round, b.incarnation);
+        prop_assert_eq!(b.data(n).to_string().starts_with(&prefix), same);
+    }
+
+    #[test]
     fn commit_keys_sort_like_their_numbers(a in (0..=i64::MAX as u64, 0..=i64::MAX as u64), b in (0..=i64::MAX as u64, 0..=i64::MAX as u64)) {
         let key = |(g, s)| Key::Commit(Generation::new(g).unwrap(), Seq::new(s).unwrap()).to_string();
         prop_assert_eq!(a.cmp(&b), key(a).cmp(&key(b)));

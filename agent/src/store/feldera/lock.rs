@@ -33,7 +33,18 @@ pub(super) enum EngineLock {
 /// While it lives the engine can't start. Nothing to hold where the embedder answers for the engine.
 #[derive(Debug)]
 pub(super) struct KeptOut {
-    _lock: Option<File>,
+    lock: Option<File>,
+}
+
+impl Drop for KeptOut {
+    /// Released by name: closing alone would leave it held for as long as a child that was forked meanwhile keeps its copy of the descriptor.
+    fn drop(&mut self) {
+        if let Some(file) = &self.lock
+            && let Err(errno) = fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_UNLCK)))
+        {
+            tracing::warn!(%errno, "feldera.pidlock is not released yet: the engine's start waits for the descriptor to close");
+        }
+    }
 }
 
 impl EngineLock {
@@ -59,7 +70,7 @@ impl EngineLock {
         match self {
             Self::Embedder(check) => {
                 check.refuse_if_running(root.path())?;
-                Ok(KeptOut { _lock: None })
+                Ok(KeptOut { lock: None })
             }
             Self::PidLock => {
                 let path = root.pidlock();
@@ -67,7 +78,7 @@ impl EngineLock {
                 durable::create_folder(root.path())?;
                 let file = open(&path, true).map_err(|error| unknown(root, &error))?;
                 match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_WRLCK))) {
-                    Ok(_) => Ok(KeptOut { _lock: Some(file) }),
+                    Ok(_) => Ok(KeptOut { lock: Some(file) }),
                     Err(Errno::EAGAIN | Errno::EACCES) => {
                         refuse_if_locked(root, &file)?;
                         Err(engine_running(root.path(), "its lock was held a moment ago"))
@@ -143,6 +154,20 @@ fn whole_file(kind: libc::c_int) -> libc::flock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_engine_is_let_in_even_while_a_forked_child_still_has_the_descriptor() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::new(folder.path().to_owned());
+        let kept_out = EngineLock::PidLock.keep_engine_out(&root).unwrap();
+        let inherited = kept_out.lock.as_ref().unwrap().try_clone().unwrap();
+        let engine = open(&root.pidlock(), true).unwrap();
+        let try_lock = || fcntl(&engine, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_WRLCK)));
+        assert!(try_lock().is_err());
+        drop(kept_out);
+        try_lock().unwrap();
+        drop(inherited);
+    }
 
     #[test]
     fn the_list_of_locks_is_read_right() {

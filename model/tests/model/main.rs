@@ -1,0 +1,3 @@
+//! The explorer itself, on worlds whose answers are known. Worlds of the protocol stand beside it.
+
+mod explorer;
