@@ -29,6 +29,7 @@ mod push;
 
 pub use effect::{Effect, effects, next_wake};
 pub use event::{DecisionKnown, Event, FoundHost, HostReport};
+pub(crate) use participant::later;
 pub use participant::{Participant, ParticipantPhase, RetryPolicy};
 pub use phase::Phase;
 

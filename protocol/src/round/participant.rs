@@ -124,7 +124,7 @@ impl RetryPolicy {
     }
 }
 
-pub(super) fn later(now: DateTime<Utc>, delay: Duration) -> DateTime<Utc> {
+pub(crate) fn later(now: DateTime<Utc>, delay: Duration) -> DateTime<Utc> {
     TimeDelta::from_std(delay).ok().and_then(|delta| now.checked_add_signed(delta)).unwrap_or(now)
 }
 

@@ -10,5 +10,6 @@ mod orders;
 mod reuse;
 mod rounds;
 mod sample;
+mod schedules;
 mod selection;
 mod specs;
