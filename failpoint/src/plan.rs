@@ -48,7 +48,12 @@ impl FromStr for Plan {
     type Err = PlanError;
 
     fn from_str(text: &str) -> Result<Self, PlanError> {
-        text.split(';').map(str::trim).filter(|order| !order.is_empty()).map(str::parse).collect::<Result<_, _>>().map(Self)
+        text.split(';')
+            .map(str::trim)
+            .filter(|order| !order.is_empty())
+            .map(str::parse)
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 }
 
@@ -57,8 +62,7 @@ impl FromStr for Order {
 
     fn from_str(text: &str) -> Result<Self, PlanError> {
         let (point, rest) = text.split_once('=').ok_or_else(|| PlanError(format!("{text:?} has no =")))?;
-        let point =
-            Point::named(point.trim()).ok_or_else(|| PlanError(format!("there is no failpoint {point:?}")))?;
+        let point = Point::named(point.trim()).ok_or_else(|| PlanError(format!("there is no failpoint {point:?}")))?;
         let (action, nth) = match rest.rsplit_once('@') {
             None => (rest, 1),
             Some((action, nth)) => match nth.parse() {
@@ -83,7 +87,8 @@ mod tests {
 
     #[test]
     fn a_plan_says_where_what_and_at_which_time() {
-        let plan: Plan = "commit.before_put=kill; commit.after_put=stop@3 ;start.listening=wait:/tmp/go@2".parse().unwrap();
+        let plan: Plan =
+            "commit.before_put=kill; commit.after_put=stop@3 ;start.listening=wait:/tmp/go@2".parse().unwrap();
         let order = |point, action, nth| Order { point, action, nth };
         assert_eq!(
             plan.0,
