@@ -1,7 +1,5 @@
 //! The load tool itself works: a run of a few seconds, with a real coordinator.
 
-#![expect(clippy::unwrap_used, reason = "a test ends where something it needs is not there")]
-
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
