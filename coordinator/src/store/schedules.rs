@@ -13,7 +13,6 @@ use uuid::Uuid;
 
 use super::{
     Store, StoreError,
-    pool::Access,
     sqlstate::{Fail, Settling},
     text::{bigint, from_json, optional_json},
 };
@@ -38,31 +37,29 @@ pub struct DuePushes {
     pub next: Option<Duration>,
 }
 
+/// What came of a look.
+#[derive(Clone, Debug)]
+pub(super) struct SaveSchedule {
+    pub(super) pipeline: PipelineId,
+    pub(super) version: u64,
+    pub(super) schedule: PushSchedule,
+}
+
 impl Store {
     /// Takes up to `at_most` pipelines that are due for a look.
     pub async fn due_pushes(&self, lease: Duration, at_most: u32) -> Result<DuePushes, StoreError> {
-        self.database
-            .run("due_pushes", Access::Write, (lease, at_most), |connection, arguments| {
-                Box::pin(take(connection, arguments))
-            })
-            .await
+        self.database.due_pushes(lease, at_most).await
     }
 
     /// What came of a look. False: somebody else has looked since; nothing was written.
     pub async fn save_push_schedule(&self, due: &DuePush, schedule: PushSchedule) -> Result<bool, StoreError> {
-        let arguments = (due.pipeline, due.version, schedule);
-        self.database
-            .run("save_push_schedule", Access::Write, arguments, |connection, arguments| {
-                Box::pin(save(connection, arguments))
-            })
-            .await
+        let save = SaveSchedule { pipeline: due.pipeline, version: due.version, schedule };
+        self.database.save_push_schedule(save).await
     }
 
     /// For those who look; none: never looked at.
     pub async fn push_schedule(&self, pipeline: PipelineId) -> Result<Option<PushSchedule>, StoreError> {
-        self.database
-            .run("push_schedule", Access::Read, pipeline, |connection, pipeline| Box::pin(read(connection, *pipeline)))
-            .await
+        self.database.push_schedule(pipeline).await
     }
 }
 
@@ -90,7 +87,7 @@ SELECT taken.*, (SELECT CASE WHEN EXISTS (SELECT 1 FROM made) THEN 0
      WHERE s.pipeline_id NOT IN (SELECT pipeline_id FROM due)) AS next
 FROM (SELECT 1) AS one LEFT JOIN taken ON true";
 
-async fn take(connection: &mut PgConnection, (lease, at_most): &(Duration, u32)) -> Result<DuePushes, Fail> {
+pub(super) async fn take(connection: &mut PgConnection, (lease, at_most): &(Duration, u32)) -> Result<DuePushes, Fail> {
     let rows =
         sqlx::query(TAKE).bind(lease.as_secs_f64()).bind(i64::from(*at_most)).fetch_all(connection).await.settling()?;
     let mut found = DuePushes { due: Vec::new(), next: None };
@@ -120,10 +117,8 @@ fn schedule(row: &PgRow) -> Result<PushSchedule, Fail> {
     })
 }
 
-async fn save(
-    connection: &mut PgConnection,
-    (pipeline, version, schedule): &(PipelineId, u64, PushSchedule),
-) -> Result<bool, Fail> {
+pub(super) async fn save(connection: &mut PgConnection, save: &SaveSchedule) -> Result<bool, Fail> {
+    let SaveSchedule { pipeline, version, schedule } = save;
     let done = sqlx::query(
         "UPDATE push_schedules SET due_at = $3, failures = $4, problem = $5, seen_round_id = $6, looking_until = NULL,
                                    updated_at = clock_timestamp()
@@ -141,7 +136,7 @@ async fn save(
     Ok(done.rows_affected() == 1)
 }
 
-async fn read(connection: &mut PgConnection, pipeline: PipelineId) -> Result<Option<PushSchedule>, Fail> {
+pub(super) async fn read(connection: &mut PgConnection, pipeline: PipelineId) -> Result<Option<PushSchedule>, Fail> {
     let row = sqlx::query("SELECT * FROM push_schedules WHERE pipeline_id = $1")
         .bind(pipeline.uuid())
         .fetch_optional(connection)
