@@ -114,7 +114,7 @@ fn next_push(schedule: &v1::PushSchedule) -> String {
 }
 
 /// The spec field by field, each value on one line as YAML would take it; what is not set is left out.
-fn spec_lines(spec: &Value) -> String {
+pub(crate) fn spec_lines(spec: &Value) -> String {
     let fields = spec.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
     let lines: Vec<String> = fields.map(|(field, value)| format!("{field}: {}", plain(value))).collect();
     lines.join("\n")
