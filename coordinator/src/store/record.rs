@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use lockstep_protocol::{
     id::{Attempt, Fingerprint, LocalCheckpointId, PipelineId, RequestId, RoundId, Step},
     location::Location,
-    round::{CancelRequest, Phase, PullRequest, RetryPolicy, Round, WantedCut},
+    round::{CancelRequest, Kind, Phase, PullRequest, RetryPolicy, Round, WantedCut},
     schedule::{LastPush, PushEnd},
     selection::Cut,
     spec::Transfer,
@@ -231,6 +231,14 @@ pub enum RoundKind {
 }
 
 impl RoundKind {
+    /// Of a round.
+    pub const fn of(round: &Round) -> Self {
+        match round.kind {
+            Kind::Push(_) => Self::Push,
+            Kind::Pull(_) => Self::Pull,
+        }
+    }
+
     /// As rows carry it.
     pub const fn as_str(self) -> &'static str {
         match self {
