@@ -148,7 +148,7 @@ impl Database {
         PgConnection::connect_with(&self.connect).await.map_err(|error| self.place.driver_problem("connect", &error))
     }
 
-    pub(super) async fn close(&self) {
+    pub(super) async fn close_pool(&self) {
         self.pool.close().await;
     }
 
