@@ -47,7 +47,7 @@ pub(super) fn check(pipeline: &PipelineRow, view: &LocationView, evidence: &Evid
             Decision::Abort(abort) => abort.pipeline,
         };
         if pipeline_of != pipeline.id
-            || !round.is_some_and(|row| row.seq.map(|seq| (row.generation, seq)) == Some(*place))
+            || round.is_none_or(|row| row.seq.map(|seq| (row.generation, seq)) != Some(*place))
         {
             audit
                 .found("S3", format!("{}{} decides a round that has no such place", view.prefix, decision_key(*place)));
