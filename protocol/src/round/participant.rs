@@ -99,7 +99,7 @@ impl Participant {
 }
 
 /// How attempts are retried.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct RetryPolicy {
     /// Attempts of one host in one round before it fails for good.
     pub max_attempts: u32,
