@@ -6,11 +6,130 @@
 /// One way to get the protocol wrong.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[non_exhaustive]
-pub enum Bug {}
+pub enum Bug {
+    /// A commit that stands is acknowledged without reading what follows its generation.
+    AckWithoutFenceCheck,
+    /// What follows the generation is read before the commit stood.
+    FenceCheckBeforeCommit,
+    /// A cancel in `Committing` ends the round in the database, without winning the key.
+    AbortOnlyInDatabase,
+    /// The deadline acts in `Committing` too.
+    DeadlineInCommitting,
+    /// A decision PUT without an answer fails the round.
+    UnknownTakenAsFailed,
+    /// A decision key that exists is taken for another round's, without comparing bytes.
+    ExistsTakenAsFailed,
+    /// A decision key that exists is taken for what was put, without comparing bytes.
+    ExistsTakenAsMine,
+    /// A fence alone fails the round, whatever its base will say.
+    FencedWithoutReadingTheBase,
+    /// A decision is put over another one.
+    UnconditionalCommitPut,
+    /// Effects of a decision are carried out before it is stored: bytes are put, or hosts install, that the row knows nothing of.
+    EffectsBeforeStored,
+    /// A write repeats the term and not the version.
+    NoVersionInWhere,
+    /// A write repeats the version and not the term.
+    NoTermInWhere,
+    /// A write repeats neither version nor term.
+    NoGuardInWhere,
+    /// A report counts whatever attempt it is of.
+    AttemptNotComparedInReports,
+    /// Neither agents nor reports compare incarnations.
+    IncarnationNotCompared,
+    /// Keys don't name the attempt.
+    AttemptNotInKeys,
+    /// What one host has done counts for all.
+    SuccessAtTheFirstHost,
+    /// Agents obey orders of rounds older than the newest they have obeyed.
+    OrderOfRoundsNotCompared,
+    /// `Installed` without one more look at every host.
+    ConfirmSkipped,
+    /// A cancel acts in `Installing` too.
+    CancelWhileInstalling,
+    /// An install leaves older local checkpoints in place.
+    OtherCheckpointsStay,
+    /// Admission doesn't look for an active round.
+    SecondRoundAdmitted,
+    /// The taker lists what counts before its fence stands.
+    TakerListsBeforeItsFence,
+    /// A base is made of what was listed before its fence was seen.
+    BaseFromOldListing,
+    /// A fence is put over another one.
+    UnconditionalFence,
+    /// A base is put over another one.
+    UnconditionalBase,
+    /// A fence that exists is taken as somebody else's, without comparing bytes.
+    ExistingFenceIsLost,
+    /// A reader doesn't look whether a fence came in between.
+    ReaderWithoutSecondLook,
+    /// Whether a commit counts is asked of the newest base, not of exactly the next generation's.
+    LaterBaseDecides,
+    /// Tombstones count whoever wrote them.
+    TombstoneOfFencedOwnerCounts,
+    /// The base of an active push doesn't keep a commit from being retired.
+    BaseNotPinned,
+    /// A push takes a base that was chosen before its admission.
+    BaseChosenOutsideAdmission,
+    /// Commits are marked by what was read before the row was locked.
+    RetireWithoutTheLock,
+    /// A tombstone whose PUT got no answer is taken for landed.
+    SweepBeforeTombstoneLanded,
+    /// A sweep goes by pins that were listed before the tombstone landed.
+    PinsListedBeforeTombstone,
+    /// A sweep doesn't look whether it is fenced.
+    SweepWithoutReadingTheNextFence,
+    /// Orphans are told by what the database knew before keys were listed.
+    OrphansByDatabaseBeforeListing,
+    /// A refused listing is taken for an empty one.
+    EmptyListingOnDenied,
+    /// A sweep doesn't know that part manifests inherit others.
+    InheritedManifestsNotFollowed,
+}
 
 impl Bug {
     /// Every one of them, for the test that shows how each is caught.
-    pub const ALL: [Self; 0] = [];
+    pub const ALL: &'static [Self] = &[
+        Self::AckWithoutFenceCheck,
+        Self::FenceCheckBeforeCommit,
+        Self::AbortOnlyInDatabase,
+        Self::DeadlineInCommitting,
+        Self::UnknownTakenAsFailed,
+        Self::ExistsTakenAsFailed,
+        Self::ExistsTakenAsMine,
+        Self::FencedWithoutReadingTheBase,
+        Self::UnconditionalCommitPut,
+        Self::EffectsBeforeStored,
+        Self::NoVersionInWhere,
+        Self::NoTermInWhere,
+        Self::NoGuardInWhere,
+        Self::AttemptNotComparedInReports,
+        Self::IncarnationNotCompared,
+        Self::AttemptNotInKeys,
+        Self::SuccessAtTheFirstHost,
+        Self::OrderOfRoundsNotCompared,
+        Self::ConfirmSkipped,
+        Self::CancelWhileInstalling,
+        Self::OtherCheckpointsStay,
+        Self::SecondRoundAdmitted,
+        Self::TakerListsBeforeItsFence,
+        Self::BaseFromOldListing,
+        Self::UnconditionalFence,
+        Self::UnconditionalBase,
+        Self::ExistingFenceIsLost,
+        Self::ReaderWithoutSecondLook,
+        Self::LaterBaseDecides,
+        Self::TombstoneOfFencedOwnerCounts,
+        Self::BaseNotPinned,
+        Self::BaseChosenOutsideAdmission,
+        Self::RetireWithoutTheLock,
+        Self::SweepBeforeTombstoneLanded,
+        Self::PinsListedBeforeTombstone,
+        Self::SweepWithoutReadingTheNextFence,
+        Self::OrphansByDatabaseBeforeListing,
+        Self::EmptyListingOnDenied,
+        Self::InheritedManifestsNotFollowed,
+    ];
 }
 
 #[cfg(debug_assertions)]

@@ -15,6 +15,7 @@ use crate::{
     host::Layout,
     id::{Fingerprint, Generation, LocalCheckpointId, PipelineId, PipelineName, RoundId, RoundNo, Seq, Step, Term},
     location::Location,
+    planted::{self, Bug},
     problem::{Problem, Reason},
     selection::Wanted,
     spec::PullSelector,
@@ -28,12 +29,13 @@ mod pull;
 mod push;
 
 pub use effect::{Effect, effects, next_wake};
-pub use event::{DecisionKnown, Event, FoundHost, HostReport};
+pub use event::{DecisionKnown, Event, FoundHost, HostReport, KeyRead};
+pub(crate) use participant::later;
 pub use participant::{Participant, ParticipantPhase, RetryPolicy};
 pub use phase::Phase;
 
 /// Somebody asked to stop.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct CancelRequest {
     /// Who.
     pub by: String,
@@ -290,7 +292,8 @@ pub fn decide(round: &Round, event: &Event, now: DateTime<Utc>) -> Decision {
 
 /// A cancel of a round that can't be cancelled any more is refused before it is recorded.
 pub fn check_cancellable(round: &Round) -> Result<(), Problem> {
-    let refused = round.phase.is_terminal() || round.phase == Phase::Installing;
+    let installing = round.phase == Phase::Installing && !planted::is(Bug::CancelWhileInstalling);
+    let refused = round.phase.is_terminal() || installing;
     if !refused {
         return Ok(());
     }
