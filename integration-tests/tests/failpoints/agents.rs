@@ -151,7 +151,8 @@ pub(crate) fn cases() -> Vec<Case> {
     for store in [Store::Directory, Store::Feldera] {
         // One more than there are: nobody dies.
         let last = changes(store) + 1;
-        let sampled = |nth: &u64| everything() || store == Store::Directory || nth % 5 == 0 || *nth >= last - 1;
+        let sampled =
+            |nth: &u64| everything() || store == Store::Directory || nth.is_multiple_of(5) || *nth >= last - 1;
         let nths = (1..=last).filter(sampled);
         cases.extend(nths.map(|nth| Case { point: StoreBeforeChange, nth, during: During::Pull, store, then: None }));
     }
