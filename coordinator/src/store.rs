@@ -12,7 +12,7 @@
 //! Modules: `pipeline` and `record` are the values; `ownership` creates pipelines, `claims` claims their
 //! locations, `pipelines` reads them; `admit` makes rounds from what is `ask`ed, `apply` moves them, `drive` is for the replica that drives one, `list` and `audit` for those who look;
 //! `rows` and `text` translate; `sqlstate` is the one table of database errors; `changes` are hints to look sooner;
-//! `schedules` is when pipelines are pushed by themselves.
+//! `schedules` is when pipelines are pushed by themselves, `take_overs` how they get locations that somebody owned.
 
 use std::{sync::Arc, time::Duration};
 
@@ -46,6 +46,7 @@ mod record;
 mod rows;
 mod schedules;
 mod sqlstate;
+mod take_overs;
 mod text;
 mod transactions;
 
@@ -61,6 +62,7 @@ pub use record::{
 };
 pub use schedules::{DuePush, DuePushes};
 pub use sqlstate::StoreError;
+pub use take_overs::{AdmitTakeOver, Adoption, TakeOverApplied};
 
 use ask::{Ask, Request};
 use changes::{Hints, Reach};
