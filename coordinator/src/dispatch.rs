@@ -9,7 +9,7 @@
 //! - `orders`: what agents are told, as it follows from the row
 //! - `drive`: what effects and driver of one round share; `progress` of its hosts
 //! - `leases`: which rounds this replica holds; `clock`: by whose clock
-//! - `claim`: locations of new pipelines; `schedule`: pushes that nobody asks for
+//! - `claim`: locations of new pipelines; `schedule`: pushes that nobody asks for; `take_over`: locations that somebody owned
 //! - `farewell`: what is told to agents and bucket after the end
 //! - `milestone`: failpoints around what is stored
 
@@ -42,6 +42,7 @@ mod parts;
 mod progress;
 mod schedule;
 mod settle;
+mod take_over;
 mod transfer;
 mod work;
 
@@ -167,6 +168,7 @@ impl Dispatcher {
         let renewal = tokio::spawn(leases::keep(Arc::clone(&services), renewing.clone()));
         tasks.spawn(claim::run(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(schedule::run(Arc::clone(&services), shutdown.clone()));
+        tasks.spawn(take_over::run(Arc::clone(&services), shutdown.clone()));
         claim_rounds(&services, &tasks, &shutdown).await;
         tasks.close();
         tasks.wait().await;

@@ -16,6 +16,7 @@ mod schedule;
 mod sources;
 mod store_errors;
 mod store_faults;
+mod take_over;
 mod telemetry;
 mod transfers;
 mod verification;
