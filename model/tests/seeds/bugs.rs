@@ -1,0 +1,26 @@
+//! Planted bugs: which of them the simulation catches, and within how many seeds.
+
+use lockstep_protocol::planted::Bug;
+
+use crate::report::{setting, sweep};
+
+/// Within how many seeds each must be caught.
+const WITHIN: u64 = 3_000;
+
+#[test]
+fn every_bug_planted_in_rounds_is_caught() {
+    let within = setting("LOCKSTEP_BUG_SEEDS", WITHIN);
+    let mut missed = Vec::new();
+    println!("| planted bug | first seed that shows it | as |\n|---|---|---|");
+    for &bug in Bug::ALL {
+        let found = sweep(0, within, Some(bug));
+        match found.violations.first() {
+            Some((seed, what)) => println!("| {bug:?} | {seed} | {what} |"),
+            None => {
+                println!("| {bug:?} | none of {within} | |");
+                missed.push(bug);
+            }
+        }
+    }
+    assert!(missed.is_empty(), "not caught: {missed:?}");
+}
