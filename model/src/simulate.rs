@@ -3,7 +3,7 @@
 //!
 //! - `timeline`: virtual time and tasks; `world`: what there is; `fault`: what goes wrong
 //! - `bucket`, `database`, `agent`: the fakes, which lose, delay and repeat
-//! - `replica`, `effect`, `parts`, `settle`, `reader`, `transfer`: what coordinators and agents do between two decisions
+//! - `replica`, `effect`, `plan`, `parts`, `settle`, `reader`, `transfer`: what coordinators and agents do between two decisions
 //! - `life`: callers, engines, misfortune; `audit`: the invariants S1 to S15 after every change
 
 mod agent;
@@ -15,6 +15,7 @@ mod effect;
 mod fault;
 mod life;
 mod parts;
+mod plan;
 mod reader;
 mod replica;
 mod settle;

@@ -4,21 +4,17 @@ use std::{cell::RefCell, rc::Rc};
 
 use lockstep_protocol::{
     commit::{CommitDocument, CommitRef},
-    fence::Successor,
     id::{Attempt, Incarnation},
     order::OrderHeader,
     planted::{self, Bug},
     problem::{Problem, Reason, Retryable},
-    round::{
-        Effect, Event, FoundHost, HostReport, Kind, Participant, Phase, PullState, PushState, Resolved, Round, Source,
-    },
-    selection::{LocalCheckpoint, Wanted, common_cut},
-    spec::PullSelector,
+    round::{Effect, Event, HostReport, Kind, Participant, Phase, PullState, PushState, Round},
+    selection::LocalCheckpoint,
 };
 
 use super::{
     agent::{self, Answer, Install, PullOrder, PushOrder, State, Status},
-    audit, parts, reader, settle,
+    audit, parts, plan, reader, settle,
     timeline::{Instant, MILLISECOND, SECOND},
     world::Sim,
 };
@@ -68,8 +64,8 @@ impl Drive {
 
 pub(super) async fn run(sim: &Sim, drive: &Drive, round: &Round, effect: &Effect) -> Option<Event> {
     match (effect, &round.kind) {
-        (Effect::Plan, Kind::Push(push)) => Some(plan(sim, drive, round, push).await.unwrap_or_else(Event::Refused)),
-        (Effect::Resolve, Kind::Pull(pull)) => Some(resolve(sim, drive, round, pull).await.unwrap_or_else(Event::Refused)),
+        (Effect::Plan, Kind::Push(push)) => Some(plan::push(sim, drive, round, push).await.unwrap_or_else(Event::Refused)),
+        (Effect::Resolve, Kind::Pull(pull)) => Some(plan::pull(sim, drive, round, pull).await.unwrap_or_else(Event::Refused)),
         (Effect::Transfer { host_idx, attempt }, kind) => {
             let outcome = match kind {
                 Kind::Push(push) => transfer_push(sim, drive, round, push, *host_idx).await,
@@ -111,9 +107,9 @@ fn unreachable(host_idx: u32) -> Problem {
 }
 
 /// A host's present process and its local checkpoints.
-type Host = (Incarnation, Vec<LocalCheckpoint>);
+pub(super) type Host = (Incarnation, Vec<LocalCheckpoint>);
 
-async fn ask_all(sim: &Sim, drive: &Drive, round: &Round) -> Result<Vec<Host>, Problem> {
+pub(super) async fn ask_all(sim: &Sim, drive: &Drive, round: &Round) -> Result<Vec<Host>, Problem> {
     let mut found = Vec::new();
     for host_idx in 0..round.layout.len() {
         found.push(ask(sim, drive, host_idx, UNREACHABLE).await?);
@@ -138,111 +134,6 @@ async fn ask(sim: &Sim, drive: &Drive, host_idx: u32, patience: u64) -> Result<H
 
 async fn present(sim: &Sim, drive: &Drive, host_idx: u32, patience: u64) -> Result<Incarnation, Problem> {
     ask(sim, drive, host_idx, patience).await.map(|(incarnation, _)| incarnation)
-}
-
-/// Before any order: nothing stands at this round's key, the location is still ours, and the hosts have a common cut.
-async fn plan(sim: &Sim, drive: &Drive, round: &Round, push: &PushState) -> Result<Event, Problem> {
-    let generation = round.generation;
-    match reader::fence(sim, generation).await? {
-        Some(fence) if fence.pipeline == round.pipeline => {}
-        _ => return Err(Problem::new(Reason::NotOwner, format!("generation {generation} is not ours"))),
-    }
-    match reader::successor(sim, generation).await? {
-        Successor::Absent => {}
-        Successor::FenceOnly => return Err(Problem::new(Reason::TakeOverInProgress, "a fence without its base")),
-        Successor::Base(base) => return Err(Problem::new(Reason::Fenced, format!("by generation {}", base.generation))),
-    }
-    if let Some((decision, _)) = reader::decision(sim, generation, push.seq).await?
-        && decision.round() != round.id
-    {
-        return Err(Problem::new(Reason::DatabaseBehind, format!("round {} stands at our key", decision.round())));
-    }
-    let parent = reader::newest(sim).await?.map(|(commit, _)| commit);
-    drive.base(sim, push).await?;
-    let hosts = ask_all(sim, drive, round).await?;
-    let disks: Vec<_> = hosts.iter().map(|(_, disk)| disk.clone()).collect();
-    let cut = common_cut(&disks, push.wanted.into())?;
-    let found = |(host, local): (&Host, &LocalCheckpoint)| FoundHost { incarnation: host.0, local_checkpoint: Some(local.id) };
-    let hosts = hosts.iter().zip(&cut.checkpoints).map(found).collect();
-    Ok(Event::Planned { hosts, step: cut.step, fingerprint: cut.fingerprint, parent })
-}
-
-/// One source for all hosts: their own disks, the location, or nothing.
-async fn resolve(sim: &Sim, drive: &Drive, round: &Round, pull: &PullState) -> Result<Event, Problem> {
-    let request = pull.request;
-    let hosts = ask_all(sim, drive, round).await?;
-    let disks: Vec<_> = hosts.iter().map(|(_, disk)| disk.clone()).collect();
-    let wanted = match request.selector {
-        PullSelector::Step(step) => Wanted::Step(step),
-        _ => Wanted::Newest,
-    };
-    let local = if request.standby || request.discard_local { None } else { common_cut(&disks, wanted).ok() };
-    let found = reader::newest(sim).await?;
-    if let Some(cut) = local
-        && local_satisfies(sim, round, request.selector).await?
-    {
-        let made_of_it = |document: &CommitDocument| {
-            document.step == cut.step
-                && document.parts.iter().zip(&cut.checkpoints).all(|(part, local)| part.local_checkpoint == local.id)
-        };
-        let (commit, parts) = match found {
-            Some((commit, document)) if made_of_it(&document) => (Some(commit), document.parts),
-            _ => (None, Vec::new()),
-        };
-        let found = |(host, local): (&Host, &LocalCheckpoint)| FoundHost { incarnation: host.0, local_checkpoint: Some(local.id) };
-        let resolved = Resolved {
-            source: Source::Local,
-            location: commit.map(|_| round.location.clone()),
-            commit,
-            step: Some(cut.step),
-            fingerprint: cut.fingerprint,
-            processed_records: None,
-            parts,
-        };
-        let hosts = hosts.iter().zip(&cut.checkpoints).map(found).collect();
-        return Ok(Event::Resolved { resolved, hosts, discard: false });
-    }
-    if let Some((commit, document)) = found {
-        let found = |(host, part): (&Host, &lockstep_protocol::commit::CommitPart)| FoundHost {
-            incarnation: host.0,
-            local_checkpoint: Some(part.local_checkpoint),
-        };
-        let hosts = hosts.iter().zip(&document.parts).map(found).collect();
-        let resolved = Resolved {
-            source: Source::Location,
-            location: Some(round.location.clone()),
-            commit: Some(commit),
-            step: Some(document.step),
-            fingerprint: document.fingerprint,
-            processed_records: None,
-            parts: document.parts,
-        };
-        return Ok(Event::Resolved { resolved, hosts, discard: false });
-    }
-    let holds_local = disks.iter().any(|disk| !disk.is_empty());
-    if !request.may_start_fresh() || (holds_local && !request.discard_local) {
-        return Err(Problem::new(Reason::CheckpointNotFound, "nothing anywhere"));
-    }
-    let resolved = Resolved {
-        source: Source::Fresh,
-        location: None,
-        commit: None,
-        step: None,
-        fingerprint: None,
-        processed_records: None,
-        parts: Vec::new(),
-    };
-    let hosts = hosts.iter().map(|host| FoundHost { incarnation: host.0, local_checkpoint: None }).collect();
-    Ok(Event::Resolved { resolved, hosts, discard: holds_local })
-}
-
-/// Local is `latest` only while the location's highest generation is ours.
-async fn local_satisfies(sim: &Sim, round: &Round, selector: PullSelector) -> Result<bool, Problem> {
-    if selector != PullSelector::Latest {
-        return Ok(true);
-    }
-    let ours = reader::fence(sim, round.generation).await?.is_some_and(|fence| fence.pipeline == round.pipeline);
-    Ok(ours && reader::successor(sim, round.generation).await? == Successor::Absent)
 }
 
 fn participant(round: &Round, host_idx: u32) -> Result<&Participant, Problem> {
