@@ -136,7 +136,8 @@ fn recovered(sim: &Sim) {
 /// only forward, and there is no way forward. It remains until a newer pull supersedes it.
 fn waits_for_what_is_gone(site: &Site, round: &Round) -> bool {
     let Kind::Pull(pull) = &round.kind else { return false };
-    let only_local = pull.resolved.as_ref().is_some_and(|resolved| resolved.source == Source::Local && resolved.commit.is_none());
+    let only_local =
+        pull.resolved.as_ref().is_some_and(|resolved| resolved.source == Source::Local && resolved.commit.is_none());
     round.phase == Phase::Installing
         && only_local
         && round.participants.iter().zip(&site.agents).any(|(participant, agent)| {
@@ -177,7 +178,9 @@ fn succeed(sim: &Sim) {
                     Err(_) => None,
                 };
                 if ended != Some(good) {
-                    audit::broken(&world, "L2", || format!("{ask:?} came to {ended:?}: {:?}", asked.map(|r| r.round_no)));
+                    audit::broken(&world, "L2", || {
+                        format!("{ask:?} came to {ended:?}: {:?}", asked.map(|r| r.round_no))
+                    });
                 }
             }
         });

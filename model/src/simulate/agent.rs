@@ -6,7 +6,10 @@ use lockstep_protocol::{
     commit::{CommitPart, CommitRef},
     host::Slot,
     id::{Attempt, Fingerprint, Incarnation, LocalCheckpointId, RoundId, Step},
-    order::{Admission, AgentIdentity, KnownTransfer, OrderHeader, OrderMark, PipelineSelector, admit, check_identity, check_mark},
+    order::{
+        Admission, AgentIdentity, KnownTransfer, OrderHeader, OrderMark, PipelineSelector, admit, check_identity,
+        check_mark,
+    },
     planted::{self, Bug},
     problem::{Problem, Reason},
     selection::LocalCheckpoint,
@@ -278,7 +281,8 @@ impl Agent {
         };
         let staged = self.register.staged.take_if(|staged| *staged == (header.round, id)).is_some();
         if !staged && !self.holds(id) {
-            let problem = Problem::new(Reason::CheckpointNotFound, format!("{id} of step {step} is neither staged nor local"));
+            let problem =
+                Problem::new(Reason::CheckpointNotFound, format!("{id} of step {step} is neither staged nor local"));
             self.register.state = State::Failed(problem.clone());
             return Err(problem);
         }
@@ -325,7 +329,7 @@ impl At {
 /// What a coordinator hears of an agent.
 #[derive(Clone, Debug)]
 pub(super) enum Answer<R> {
-    Answer(R),
+    Given(R),
     Refused(Problem),
     Unknown,
 }
@@ -351,7 +355,7 @@ pub(super) async fn call<R: 'static>(
         (agent.up && agent.cut_off_until <= sim.now()).then(|| handle(sim, &mut agent))
     });
     match answered.await {
-        Some(Some(Ok(answer))) => Answer::Answer(answer),
+        Some(Some(Ok(answer))) => Answer::Given(answer),
         Some(Some(Err(problem))) => Answer::Refused(problem),
         // Nobody listens: known at once.
         Some(None) => {

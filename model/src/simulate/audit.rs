@@ -166,11 +166,16 @@ pub(super) fn admitted(sim: &Sim, database: &Database, round: &Round) {
 /// A row was written: what its writer saw, what stood there, and what stands now.
 pub(super) fn changed(sim: &Sim, database: &Database, (writer, seen): (Term, &Round), replaced: &Round, next: &Round) {
     if writer != replaced.term {
-        broken(sim, "S6", || format!("round {} of term {} changed under a writer of term {writer}", next.round_no, replaced.term));
+        broken(sim, "S6", || {
+            format!("round {} of term {} changed under a writer of term {writer}", next.round_no, replaced.term)
+        });
     }
     if (seen.version, seen.term) != (replaced.version, replaced.term) {
         broken(sim, "S6", || {
-            format!("round {} changed from version {} under a writer of {}", next.round_no, replaced.version, seen.version)
+            format!(
+                "round {} changed from version {} under a writer of {}",
+                next.round_no, replaced.version, seen.version
+            )
         });
     }
     if replaced.phase.is_terminal() {
@@ -215,7 +220,9 @@ fn committing(sim: &Sim, round: &Round, push: &PushState) {
         });
         if !good {
             let named = participant.part.as_ref().map(|part| part.manifest.clone());
-            broken(sim, "S8", || format!("host {} of {}-{}: {named:?}", participant.host_idx, round.generation, push.seq));
+            broken(sim, "S8", || {
+                format!("host {} of {}-{}: {named:?}", participant.host_idx, round.generation, push.seq)
+            });
         }
     }
 }
@@ -266,7 +273,10 @@ pub(super) fn confirming(sim: &Sim, round: &Round) {
 
 /// S12: every host's process of the last look has this checkpoint, and no other.
 fn everywhere(sim: &Sim, round: &Round) {
-    let Some(site) = sim.sites.iter().find(|site| site.database.try_borrow_mut().is_err() || sim.sites.len() == 1) else { return };
+    let Some(site) = sim.sites.iter().find(|site| site.database.try_borrow_mut().is_err() || sim.sites.len() == 1)
+    else {
+        return;
+    };
     for participant in &round.participants {
         let (Some(incarnation), Some(checkpoint)) = (participant.incarnation, participant.local_checkpoint) else {
             return broken(sim, "S12", || format!("host {} was never asked", participant.host_idx));

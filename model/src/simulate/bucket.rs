@@ -128,6 +128,7 @@ pub(super) async fn list(sim: &Sim, prefix: &str) -> Result<Vec<String>, NotKnow
         });
         match listed.await {
             Ok(keys) => return Ok(keys),
+            Err(Trouble::Forbidden) if planted::is(Bug::EmptyListingOnDenied) => return Ok(Vec::new()),
             Err(Trouble::Forbidden) => return Err(NotKnown),
             Err(Trouble::NoAnswer) => {}
         }

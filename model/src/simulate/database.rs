@@ -6,13 +6,16 @@ use chrono::TimeDelta;
 use lockstep_protocol::{
     commit::CommitRef,
     host::Layout,
-    id::{Fingerprint, Generation, LocalCheckpointId, PipelineId, PipelineName, RequestId, RoundId, RoundNo, Seq, Step, Term},
+    id::{
+        Fingerprint, Generation, LocalCheckpointId, PipelineId, PipelineName, RequestId, RoundId, RoundNo, Seq, Step,
+        Term,
+    },
     location::Location,
     planted::{self, Bug},
     problem::{Problem, Reason},
     round::{
-        CancelRequest, Decision, Event, Kind, Participant, Phase, PullRequest, PullState, PushState, RetryPolicy, Round,
-        SettleState, WantedCut, check_cancellable, decide,
+        CancelRequest, Decision, Event, Kind, Participant, Phase, PullRequest, PullState, PushState, RetryPolicy,
+        Round, SettleState, WantedCut, check_cancellable, decide,
     },
 };
 
@@ -146,7 +149,11 @@ impl Database {
             if *asked != request.ask {
                 return Err(Problem::new(Reason::RequestIdReused, "other parameters under the same request id"));
             }
-            return self.rounds.get(round).map(|row| row.round.clone()).ok_or_else(|| Problem::new(Reason::RoundNotFound, "gone"));
+            return self
+                .rounds
+                .get(round)
+                .map(|row| row.round.clone())
+                .ok_or_else(|| Problem::new(Reason::RoundNotFound, "gone"));
         }
         if let Some(fenced) = &self.fenced {
             return Err(fenced.clone());
@@ -215,7 +222,9 @@ impl Database {
             deadline: sim.clock() + deadline,
             problem: None,
             cancel: None,
-            participants: (0..self.layout.len()).map(|idx| Participant::waiting(idx, format!("http://host{idx}:1"))).collect(),
+            participants: (0..self.layout.len())
+                .map(|idx| Participant::waiting(idx, format!("http://host{idx}:1")))
+                .collect(),
             retry: RETRY,
             kind,
         })
@@ -245,7 +254,10 @@ impl Database {
         for transition in &decision.transitions {
             sim.log(|| {
                 let host = transition.host_idx.map_or_else(String::new, |host| format!(" host {host}"));
-                format!("db: round {}{host}: {} -> {}: {}", next.round_no, transition.from, transition.to, transition.cause)
+                format!(
+                    "db: round {}{host}: {} -> {}: {}",
+                    next.round_no, transition.from, transition.to, transition.cause
+                )
             });
         }
         if decision.fence_pipeline && self.generation == next.generation && self.fenced.is_none() {
@@ -259,9 +271,10 @@ impl Database {
     fn learn_commit(&mut self, round: &Round) {
         let Kind::Push(push) = &round.kind else { return };
         let (Some(commit), Some(step)) = (push.committed, push.step) else { return };
-        let newer = self.last.as_ref().is_none_or(|last| {
-            (last.commit.generation, last.commit.seq) < (commit.generation, commit.seq)
-        });
+        let newer = self
+            .last
+            .as_ref()
+            .is_none_or(|last| (last.commit.generation, last.commit.seq) < (commit.generation, commit.seq));
         if newer {
             let local_checkpoints = round.participants.iter().filter_map(|p| p.local_checkpoint).collect();
             self.last = Some(LastCommit { commit, step, fingerprint: push.fingerprint, local_checkpoints });
@@ -271,9 +284,8 @@ impl Database {
     /// Rounds that nobody drives; each gets a new term.
     pub(super) fn claim(&mut self, sim: &Sim, lease: u64) -> Vec<Round> {
         let now = sim.now();
-        let due = |row: &&mut RoundRow| {
-            !row.round.phase.is_terminal() && row.lease_until.is_none_or(|until| until < now)
-        };
+        let due =
+            |row: &&mut RoundRow| !row.round.phase.is_terminal() && row.lease_until.is_none_or(|until| until < now);
         let claim = |row: &mut RoundRow| {
             row.round.term = row.round.term.next();
             row.round.version += 1;

@@ -41,7 +41,11 @@ impl Drive {
         Rc::new(Self { site, base: RefCell::new(Base::NotRead) })
     }
 
-    pub(super) async fn base(&self, sim: &Sim, push: &PushState) -> Result<Option<(CommitRef, Rc<CommitDocument>)>, Problem> {
+    pub(super) async fn base(
+        &self,
+        sim: &Sim,
+        push: &PushState,
+    ) -> Result<Option<(CommitRef, Rc<CommitDocument>)>, Problem> {
         let known = self.base.borrow().clone();
         let base = match (known, push.base) {
             (Base::Use(commit, document), _) => return Ok(Some((commit, document))),
@@ -64,8 +68,12 @@ impl Drive {
 
 pub(super) async fn run(sim: &Sim, drive: &Drive, round: &Round, effect: &Effect) -> Option<Event> {
     match (effect, &round.kind) {
-        (Effect::Plan, Kind::Push(push)) => Some(plan::push(sim, drive, round, push).await.unwrap_or_else(Event::Refused)),
-        (Effect::Resolve, Kind::Pull(pull)) => Some(plan::pull(sim, drive, round, pull).await.unwrap_or_else(Event::Refused)),
+        (Effect::Plan, Kind::Push(push)) => {
+            Some(plan::push(sim, drive, round, push).await.unwrap_or_else(Event::Refused))
+        }
+        (Effect::Resolve, Kind::Pull(pull)) => {
+            Some(plan::pull(sim, drive, round, pull).await.unwrap_or_else(Event::Refused))
+        }
         (Effect::Transfer { host_idx, attempt }, kind) => {
             let outcome = match kind {
                 Kind::Push(push) => transfer_push(sim, drive, round, push, *host_idx).await,
@@ -124,7 +132,7 @@ async fn ask(sim: &Sim, drive: &Drive, host_idx: u32, patience: u64) -> Result<H
             Ok((agent.incarnation, agent.list(&sim.contents.borrow())))
         });
         match listed.await {
-            Answer::Answer(host) => return Ok(host),
+            Answer::Given(host) => return Ok(host),
             Answer::Refused(problem) => return Err(problem),
             Answer::Unknown if sim.now() >= until => return Err(unreachable(host_idx)),
             Answer::Unknown => sim.sleep(sim.random(200 * MILLISECOND, SECOND)).await,
@@ -143,8 +151,9 @@ fn participant(round: &Round, host_idx: u32) -> Result<&Participant, Problem> {
 
 fn header(round: &Round, host_idx: u32) -> Result<OrderHeader, Problem> {
     let participant = participant(round, host_idx)?;
-    let incarnation =
-        participant.incarnation.ok_or_else(|| Problem::new(Reason::DatabaseBehind, "an order without an incarnation"))?;
+    let incarnation = participant
+        .incarnation
+        .ok_or_else(|| Problem::new(Reason::DatabaseBehind, "an order without an incarnation"))?;
     Ok(OrderHeader {
         pipeline: round.pipeline,
         pipeline_name: round.pipeline_name.clone(),
@@ -176,8 +185,7 @@ async fn transfer_push(
     let done = follow(sim, drive, &header, move |sim, agent| agent.push(sim, &order)).await;
     match done {
         Ok(State::Pushed(pushed)) => {
-            let report =
-                HostReport::Part { part: pushed.part, step: pushed.step, fingerprint: pushed.fingerprint };
+            let report = HostReport::Part { part: pushed.part, step: pushed.step, fingerprint: pushed.fingerprint };
             Ok((header.incarnation, report))
         }
         Ok(other) => Err(Problem::new(Reason::Integrity, format!("a push came to {other:?}"))),
@@ -214,8 +222,8 @@ impl Silence {
     fn check(&mut self, sim: &Sim, header: &OrderHeader, answer: Answer<Status>) -> Result<Option<State>, Problem> {
         let restarted = || Problem::new(Reason::AgentRestarted, format!("{} restarted", header.slot));
         match answer {
-            Answer::Unknown if sim.now() >= self.0 + UNREACHABLE => return Err(unreachable(header.slot.idx())),
-            Answer::Unknown => return Ok(None),
+            Answer::Unknown if sim.now() >= self.0 + UNREACHABLE => Err(unreachable(header.slot.idx())),
+            Answer::Unknown => Ok(None),
             Answer::Refused(problem) => {
                 self.0 = sim.now();
                 match problem.reason {
@@ -224,9 +232,13 @@ impl Silence {
                     _ => Err(problem),
                 }
             }
-            Answer::Answer(status) => {
+            Answer::Given(status) => {
                 self.0 = sim.now();
-                if status.incarnation == header.incarnation || planted::is(Bug::IncarnationNotCompared) { Ok(Some(status.state)) } else { Err(restarted()) }
+                if status.incarnation == header.incarnation || planted::is(Bug::IncarnationNotCompared) {
+                    Ok(Some(status.state))
+                } else {
+                    Err(restarted())
+                }
             }
         }
     }
@@ -274,8 +286,7 @@ async fn install(
     let mut silence = Silence(sim.now());
     loop {
         let ordered = header.clone();
-        let answer =
-            agent::call(sim, drive.site, host_idx, move |sim, agent| agent.install(sim, &ordered, what)).await;
+        let answer = agent::call(sim, drive.site, host_idx, move |sim, agent| agent.install(sim, &ordered, what)).await;
         match silence.check(sim, &header, answer)? {
             Some(State::Installed(id)) if id == expected => return Ok((header.incarnation, HostReport::Installed)),
             Some(State::Failed(problem)) => return Err(problem),

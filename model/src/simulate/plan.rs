@@ -25,7 +25,9 @@ pub(super) async fn push(sim: &Sim, drive: &Drive, round: &Round, push: &PushSta
     match reader::successor(sim, generation).await? {
         Successor::Absent => {}
         Successor::FenceOnly => return Err(Problem::new(Reason::TakeOverInProgress, "a fence without its base")),
-        Successor::Base(base) => return Err(Problem::new(Reason::Fenced, format!("by generation {}", base.generation))),
+        Successor::Base(base) => {
+            return Err(Problem::new(Reason::Fenced, format!("by generation {}", base.generation)));
+        }
     }
     if let Some((decision, _)) = reader::decision(sim, generation, push.seq).await?
         && decision.round() != round.id
@@ -37,7 +39,8 @@ pub(super) async fn push(sim: &Sim, drive: &Drive, round: &Round, push: &PushSta
     let hosts = ask_all(sim, drive, round).await?;
     let disks: Vec<_> = hosts.iter().map(|(_, disk)| disk.clone()).collect();
     let cut = common_cut(&disks, push.wanted.into())?;
-    let found = |(host, local): (&Host, &LocalCheckpoint)| FoundHost { incarnation: host.0, local_checkpoint: Some(local.id) };
+    let found =
+        |(host, local): (&Host, &LocalCheckpoint)| FoundHost { incarnation: host.0, local_checkpoint: Some(local.id) };
     let hosts = hosts.iter().zip(&cut.checkpoints).map(found).collect();
     Ok(Event::Planned { hosts, step: cut.step, fingerprint: cut.fingerprint, parent })
 }
@@ -64,7 +67,10 @@ pub(super) async fn pull(sim: &Sim, drive: &Drive, round: &Round, pull: &PullSta
             Some((commit, document)) if made_of_it(&document) => (Some(commit), document.parts),
             _ => (None, Vec::new()),
         };
-        let found = |(host, local): (&Host, &LocalCheckpoint)| FoundHost { incarnation: host.0, local_checkpoint: Some(local.id) };
+        let found = |(host, local): (&Host, &LocalCheckpoint)| FoundHost {
+            incarnation: host.0,
+            local_checkpoint: Some(local.id),
+        };
         let resolved = Resolved {
             source: Source::Local,
             location: commit.map(|_| round.location.clone()),
@@ -119,4 +125,3 @@ async fn local_satisfies(sim: &Sim, round: &Round, selector: PullSelector) -> Re
     let ours = reader::fence(sim, round.generation).await?.is_some_and(|fence| fence.pipeline == round.pipeline);
     Ok(ours && reader::successor(sim, round.generation).await? == Successor::Absent)
 }
-

@@ -110,6 +110,8 @@ async fn highest(sim: &Sim) -> Result<Option<Generation>, Problem> {
 pub(super) async fn commit(sim: &Sim, commit: &CommitRef) -> Result<Option<Found>, Problem> {
     match decision(sim, commit.generation, commit.seq).await? {
         Some((DecisionObject::Commit(document), digest)) if digest == commit.digest => Ok(Some((*commit, document))),
-        _ => Err(Problem::new(Reason::CheckpointDamaged, format!("commit {}-{} is gone", commit.generation, commit.seq))),
+        _ => {
+            Err(Problem::new(Reason::CheckpointDamaged, format!("commit {}-{} is gone", commit.generation, commit.seq)))
+        }
     }
 }

@@ -218,7 +218,9 @@ impl Driver {
             match database::apply(&self.sim, self.site, self.term, &round, &decision).await {
                 Ok(Some(next)) => return Ok(next),
                 Ok(None) => {}
-                Err(Trouble::Away | Trouble::Unknown) => self.sim.sleep(self.sim.random(100 * MILLISECOND, SECOND)).await,
+                Err(Trouble::Away | Trouble::Unknown) => {
+                    self.sim.sleep(self.sim.random(100 * MILLISECOND, SECOND)).await
+                }
             }
             round = self.reload(&round).await?;
         }

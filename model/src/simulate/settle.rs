@@ -62,7 +62,13 @@ async fn put(sim: &Sim, key: &Key, round: &Round, which: Which, bytes: &Bytes) -
 }
 
 /// Bytes are compared first: the own retried PUT is answered "exists" (R2).
-fn judge(key: &str, found: &Bytes, bytes: &Bytes, round: &Round, mine: DecisionKnown) -> Result<DecisionKnown, Problem> {
+fn judge(
+    key: &str,
+    found: &Bytes,
+    bytes: &Bytes,
+    round: &Round,
+    mine: DecisionKnown,
+) -> Result<DecisionKnown, Problem> {
     if found == bytes {
         return Ok(mine);
     }

@@ -89,7 +89,8 @@ impl Timeline {
     /// Drops every task of a process.
     pub(super) fn kill(&self, process: Process) {
         let mut inner = self.inner.borrow_mut();
-        let ids: Vec<TaskId> = inner.tasks.iter().filter(|(_, task)| task.process == process).map(|(id, _)| *id).collect();
+        let ids: Vec<TaskId> =
+            inner.tasks.iter().filter(|(_, task)| task.process == process).map(|(id, _)| *id).collect();
         let dropped: Vec<Option<Task>> = ids.iter().map(|id| inner.tasks.remove(id)).collect();
         inner.paused.remove(&process);
         drop(inner);

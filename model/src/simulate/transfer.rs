@@ -114,7 +114,8 @@ async fn upload(sim: &Sim, at: At, order: &PushOrder) -> Result<Pushed, Problem>
     let id = order.local_checkpoint;
     let holds = at.with(sim, |agent| agent.holds(id)).unwrap_or(false);
     let content = sim.contents.borrow().get(&id).cloned().filter(|_| holds);
-    let content = content.ok_or_else(|| Problem::new(Reason::CheckpointNotFound, format!("no local checkpoint {id}")))?;
+    let content =
+        content.ok_or_else(|| Problem::new(Reason::CheckpointNotFound, format!("no local checkpoint {id}")))?;
     let reusable = reusable(sim, order).await?;
     sim.sleep(sim.random(MILLISECOND, 500 * MILLISECOND)).await;
 
@@ -131,7 +132,8 @@ async fn upload(sim: &Sim, at: At, order: &PushOrder) -> Result<Pushed, Problem>
     let pack = ObjectEntry { key: own.data(0).to_string(), size: FILE * fresh as u64 };
     // Files are packed in the order in which they were read.
     let mut read: Vec<(&String, &u64)> = content.files.iter().collect();
-    read.rotate_left(sim.random(0, 2) as usize % read.len().max(1));
+    let first = sim.random(0, 2) as usize % read.len().max(1);
+    read.rotate_left(first);
     for (path, value) in read {
         let blake3 = digest(*value);
         let (object, offset) = match reusable.get(&blake3) {
@@ -203,7 +205,9 @@ async fn download(sim: &Sim, _at: At, order: &PullOrder) -> Result<(), Problem> 
     let staged = LocalContent { step: part.step, fingerprint: part.fingerprint, files };
     let made = sim.contents.borrow().get(&part.local_checkpoint).cloned();
     if made.as_deref() != Some(&staged) {
-        super::audit::broken(sim, "S9", || format!("{} was restored as something that never was", part.local_checkpoint));
+        super::audit::broken(sim, "S9", || {
+            format!("{} was restored as something that never was", part.local_checkpoint)
+        });
     }
     sim.sleep(sim.random(MILLISECOND, 500 * MILLISECOND)).await;
     Ok(())

@@ -77,7 +77,8 @@ impl Sweep {
         }
         println!("| committed, resolved from unknown | {} |", self.from_unknown);
         self.recoveries.sort_unstable();
-        let at = |hundredths: usize| self.recoveries.get(self.recoveries.len() * hundredths / 100).copied().unwrap_or(0);
+        let at =
+            |hundredths: usize| self.recoveries.get(self.recoveries.len() * hundredths / 100).copied().unwrap_or(0);
         println!(
             "from the last fault to the end of the last round: p50 {:.1} s, p99 {:.1} s, most {:.1} s of virtual time",
             seconds(at(50)),
