@@ -105,7 +105,7 @@ pub(crate) fn sweep(first: u64, count: u64, bug: Option<Bug>) -> Sweep {
                         if seed >= until.load(Ordering::Relaxed) {
                             return part;
                         }
-                        let done = simulate::run(seed, false).expect("the simulated world can be built");
+                        let done = simulate::run(seed, false).unwrap();
                         if bug.is_some() && done.violation.is_some() {
                             until.fetch_min(seed, Ordering::Relaxed);
                         }
