@@ -6,6 +6,7 @@
 //!
 //! - [`hosts`]: who is there, and what is on their disks
 //! - [`place`]: one location, read with patience; [`known`]: what need not be read again
+//! - [`draft`]: a round that nobody admitted
 //! - [`push`]: the cut to push
 //! - [`pull`]: the source to restore from
 
@@ -13,11 +14,11 @@ use std::{sync::Arc, time::Duration};
 
 use lockstep_bucket::Connector;
 use lockstep_protocol::problem::{Problem, Retryable};
-use rand::Rng;
 use tokio::time::Instant;
 
-use crate::agents::AgentReads;
+use crate::{agents::AgentReads, chance};
 
+pub mod draft;
 mod expected;
 pub mod hosts;
 pub mod known;
@@ -88,7 +89,7 @@ impl BackOff {
     pub(crate) fn delay(&mut self) -> Duration {
         let full = self.next.min(self.max);
         self.next = full.saturating_mul(2);
-        full.mul_f64(rand::rng().random_range(0.5..=1.0))
+        full.mul_f64(chance::between(0.5..=1.0))
     }
 
     pub(crate) async fn pause(&mut self) {

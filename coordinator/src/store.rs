@@ -11,7 +11,8 @@
 //!
 //! Modules: `pipeline` and `record` are the values; `ownership` creates pipelines, `claims` claims their
 //! locations, `pipelines` reads them; `admit` makes rounds from what is `ask`ed, `apply` moves them, `drive` is for the replica that drives one, `list` and `audit` for those who look;
-//! `rows` and `text` translate; `sqlstate` is the one table of database errors; `changes` are hints to look sooner.
+//! `rows` and `text` translate; `sqlstate` is the one table of database errors; `changes` are hints to look sooner;
+//! `schedules` is when pipelines are pushed by themselves.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,7 +22,8 @@ use lockstep_protocol::{
     problem::Problem,
     round::{CancelRequest, Decision, Round},
 };
-use uuid::Uuid;
+
+use crate::chance;
 
 mod admit;
 mod apply;
@@ -32,6 +34,8 @@ mod claims;
 mod drive;
 mod identity;
 mod list;
+#[cfg(debug_assertions)]
+pub mod memory;
 mod ownership;
 mod pipeline;
 mod pipeline_calls;
@@ -40,6 +44,7 @@ mod pool;
 mod postgres;
 mod record;
 mod rows;
+mod schedules;
 mod sqlstate;
 mod text;
 mod transactions;
@@ -52,8 +57,9 @@ pub use pipeline::{
 pub use pool::StoreOptions;
 pub use record::{
     Admission, AdmitPull, AdmitPush, Applied, AuditFilter, AuditRow, Caller, FoundCut, HostProgress, Listed, Page,
-    RoundFilter, RoundKind, RoundRecord,
+    RoundFilter, RoundKind, RoundRecord, Trigger,
 };
+pub use schedules::{DuePush, DuePushes};
 pub use sqlstate::StoreError;
 
 use ask::{Ask, Request};
@@ -121,7 +127,7 @@ impl Store {
     }
 
     async fn admit(&self, operation: &'static str, ask: Ask, caller: &Caller) -> Result<Admission, StoreError> {
-        let request = Request { ask, round: RoundId::new(Uuid::now_v7()), caller: caller.clone() };
+        let request = Request { ask, round: RoundId::new(chance::id()), caller: caller.clone() };
         let admission = settle_twice(|| self.database.admit(operation, request.clone())).await?;
         if let Admission::New(record) = &admission {
             self.hints.tell(Change::Pipeline(record.round.pipeline), Reach::Here);

@@ -14,7 +14,7 @@ use sqlx::{Connection, PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
-    Admission, Applied, ClaimState, PipelineRow, RoundRecord,
+    Admission, Applied, ClaimState, LastCommit, PipelineRow, RoundRecord, Trigger,
     apply::{self, Change},
     ask::{Ask, Request},
     audit::{self, Entry, event},
@@ -67,12 +67,13 @@ struct Active {
     id: Uuid,
     kind: String,
     phase: String,
+    trigger: Trigger,
 }
 
 impl Known {
     async fn read(connection: &mut PgConnection, pipeline: &PipelineRow, request: &Request) -> Result<Self, Fail> {
         let row = sqlx::query(
-            "SELECT clock_timestamp() AS now, q.round_id, q.digest, o.id AS own, a.id AS active, a.kind, a.phase
+            "SELECT clock_timestamp() AS now, q.round_id, q.digest, o.id AS own, a.id AS active, a.kind, a.phase, a.periodic
              FROM (SELECT 1) AS one
              LEFT JOIN requests q ON q.pipeline_id = $1 AND q.request_id = $2
              LEFT JOIN rounds o ON o.id = $3
@@ -95,7 +96,12 @@ impl Known {
 
     fn active(row: &PgRow) -> Result<Option<Active>, Fail> {
         let Some(id) = row.try_get("active")? else { return Ok(None) };
-        Ok(Some(Active { id, kind: row.try_get("kind")?, phase: row.try_get("phase")? }))
+        Ok(Some(Active {
+            id,
+            kind: row.try_get("kind")?,
+            phase: row.try_get("phase")?,
+            trigger: Trigger::of(row.try_get("periodic")?),
+        }))
     }
 
     async fn answer(
@@ -112,19 +118,23 @@ impl Known {
         if then == digest {
             return Ok(Some(Admission::Known(load(connection, *round).await?)));
         }
-        let id = request.ask.request_id().map_or_else(String::new, |id| id.to_string());
-        Err(Problem::new(
-            Reason::RequestIdReused,
-            format!(
-                "request id {id} of pipeline {} was answered with round {round} for other parameters: use a new request id",
-                pipeline.spec.name
-            ),
-        )
-        .with("request_id", id)
-        .with("pipeline", &pipeline.spec.name)
-        .with("round", round)
-        .into())
+        Err(answered_another(pipeline, request, *round).into())
     }
+}
+
+/// `REQUEST_ID_REUSED`.
+pub(super) fn answered_another(pipeline: &PipelineRow, request: &Request, round: RoundId) -> Problem {
+    let id = request.ask.request_id().map_or_else(String::new, |id| id.to_string());
+    Problem::new(
+        Reason::RequestIdReused,
+        format!(
+            "request id {id} of pipeline {} was answered with round {round} for other parameters: use a new request id",
+            pipeline.spec.name
+        ),
+    )
+    .with("request_id", id)
+    .with("pipeline", &pipeline.spec.name)
+    .with("round", round)
 }
 
 async fn load(connection: &mut PgConnection, id: RoundId) -> Result<RoundRecord, Fail> {
@@ -136,7 +146,7 @@ async fn load(connection: &mut PgConnection, id: RoundId) -> Result<RoundRecord,
 }
 
 /// Fenced, not an owner, or not yet.
-fn check_admits(pipeline: &PipelineRow, ask: &Ask) -> Result<(), Problem> {
+pub(super) fn check_admits(pipeline: &PipelineRow, ask: &Ask) -> Result<(), Problem> {
     let name = &pipeline.spec.name;
     if let Some(fenced) = &pipeline.fenced {
         let mut problem = Problem::new(
@@ -165,7 +175,24 @@ fn check_admits(pipeline: &PipelineRow, ask: &Ask) -> Result<(), Problem> {
     }
 }
 
-/// A push of exactly what is the newest commit is answered with that commit. For "newest" only somebody who asked the hosts can tell.
+/// The newest commit, if a push asks for exactly that. For "newest" only somebody who asked the hosts can tell.
+pub(super) fn asks_for_newest<'p>(pipeline: &'p PipelineRow, ask: &Ask) -> Option<&'p LastCommit> {
+    let (Ask::Push(push), Some(last)) = (ask, &pipeline.last_commit) else { return None };
+    let same = match (&push.found, push.wanted) {
+        (Some(found), _) => found.is(last),
+        (None, WantedCut::Newest) => false,
+        (None, WantedCut::Step(step)) => step == last.step,
+        (None, WantedCut::Local(id)) => last.local_checkpoints.contains(&id),
+    };
+    (same && !push.force).then_some(last)
+}
+
+/// For the audit trail.
+pub(super) fn pushed_already(last: &LastCommit) -> String {
+    format!("asked to push step {} again: it is the newest commit already", last.step)
+}
+
+/// A push of exactly what is the newest commit is answered with that commit.
 async fn already_committed(
     connection: &mut PgConnection,
     pipeline: &PipelineRow,
@@ -173,27 +200,17 @@ async fn already_committed(
     digest: &str,
     parameters: &Value,
 ) -> Result<Option<Admission>, Fail> {
-    let (Ask::Push(push), Some(last)) = (&request.ask, &pipeline.last_commit) else { return Ok(None) };
-    let same = match (&push.found, push.wanted) {
-        (Some(found), _) => {
-            found.step == last.step
-                && found.fingerprint == last.fingerprint
-                && found.local_checkpoints == last.local_checkpoints
-        }
-        (None, WantedCut::Newest) => false,
-        (None, WantedCut::Step(step)) => step == last.step,
-        (None, WantedCut::Local(id)) => last.local_checkpoints.contains(&id),
-    };
+    let Some(last) = asks_for_newest(pipeline, &request.ask) else { return Ok(None) };
     // A commit of a base from before a take-over may have no round here.
     let here: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM rounds WHERE id = $1)")
         .bind(last.commit.round.uuid())
         .fetch_one(&mut *connection)
         .await?;
-    if push.force || !same || !here {
+    if !here {
         return Ok(None);
     }
     remember(connection, pipeline, request, last.commit.round, digest, parameters).await?;
-    let cause = format!("asked to push step {} again: it is the newest commit already", last.step);
+    let cause = pushed_already(last);
     let entry = Entry {
         pipeline: pipeline.id,
         round: Some(last.commit.round),
@@ -213,7 +230,8 @@ async fn supersede(
     active: &Active,
     request: &Request,
 ) -> Result<(), Fail> {
-    let refused = || round_in_progress(pipeline, request.ask.wants(), active.id, &active.kind, &active.phase);
+    let refused =
+        || round_in_progress(pipeline, request.ask.wants(), active.id, (&active.kind, active.trigger), &active.phase);
     if active.kind != "pull" || !matches!(request.ask, Ask::Pull(_)) {
         return Err(refused().into());
     }
@@ -236,7 +254,7 @@ async fn supersede(
     }
 }
 
-fn new_round(pipeline: &PipelineRow, request: &Request, now: DateTime<Utc>) -> Result<Round, Fail> {
+pub(super) fn new_round(pipeline: &PipelineRow, request: &Request, now: DateTime<Utc>) -> Result<Round, Problem> {
     let spec = &pipeline.spec;
     let (phase, kind) = match &request.ask {
         Ask::Push(push) => (
@@ -293,8 +311,8 @@ const INSERT: &str = "
 WITH made AS (
     INSERT INTO rounds (id, pipeline_id, pipeline_name, kind, round_no, generation, n_hosts, phase, deadline, seq,
                         base_generation, base_seq, base_round_id, base_digest, location, read_location, transfer, retry, state,
-                        request_id, actor, trace_id, traceparent)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)
+                        request_id, actor, trace_id, traceparent, periodic)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $27)
 ), hosts AS (
     INSERT INTO participants (round_id, host_idx, address, phase, attempt)
     SELECT $1, n.host_idx, n.address, 'waiting', 1 FROM UNNEST($24::int[], $25::text[]) AS n (host_idx, address)
@@ -316,16 +334,6 @@ async fn insert(
     let (kind, seq, base) = match &round.kind {
         Kind::Push(push) => ("push", Some(push.seq.as_i64()), push.base),
         Kind::Pull(_) => ("pull", None, None),
-    };
-    let cause = match &round.kind {
-        Kind::Push(push) => format!(
-            "push of {} as {}-{}, base {}",
-            wanted_text(push.wanted),
-            round.generation,
-            push.seq,
-            base.map_or_else(|| "none".to_owned(), |base| format!("{}-{}", base.generation, base.seq))
-        ),
-        Kind::Pull(pull) => format!("pull of {}, standby {}", pull.request.selector, pull.request.standby),
     };
     let hosts: Vec<i32> =
         round.participants.iter().filter_map(|participant| i32::try_from(participant.host_idx).ok()).collect();
@@ -356,10 +364,26 @@ async fn insert(
         .bind(&request.caller.traceparent)
         .bind(hosts)
         .bind(addresses)
-        .bind(cause)
+        .bind(admitted_because(round, request.ask.trigger()))
+        .bind(request.ask.trigger() == Trigger::Periodic)
         .execute(connection)
         .await?;
     Ok(())
+}
+
+/// For the audit trail.
+pub(super) fn admitted_because(round: &Round, trigger: Trigger) -> String {
+    match &round.kind {
+        Kind::Push(push) => format!(
+            "{} push of {} as {}-{}, base {}",
+            trigger.as_str(),
+            wanted_text(push.wanted),
+            round.generation,
+            push.seq,
+            push.base.map_or_else(|| "none".to_owned(), |base| format!("{}-{}", base.generation, base.seq))
+        ),
+        Kind::Pull(pull) => format!("pull of {}, standby {}", pull.request.selector, pull.request.standby),
+    }
 }
 
 fn wanted_text(wanted: WantedCut) -> String {

@@ -3,10 +3,10 @@
 use lockstep_model::rounds::pull::{Bounds, From, Pull};
 use lockstep_protocol::planted::Bug;
 
-use crate::caught::is_caught_by;
+use crate::report::caught_only;
 
 fn caught(bug: Bug, bounds: Bounds, rule: &str) {
-    is_caught_by(bug, || Pull::new(bounds), rule);
+    caught_only(bug, || Pull::new(bounds), rule);
 }
 
 const SOLO: Bounds = Bounds { hosts: 1, ..Bounds::CALM };

@@ -2,14 +2,14 @@
 
 use lockstep_model::rounds::pull::{Bounds, From, Pull, Reached};
 
-use crate::closed::{self, large};
+use crate::report::{closed, large};
 
 /// The world is closed, and what it is for does happen in it.
 fn closes(name: &str, bounds: Bounds, reached: &[Reached]) {
     let world = Pull::new(bounds);
-    closed::closes(&format!("pull, {name}"), &world);
+    closed(&format!("pull, {name}"), &world, &bounds);
     let (rounds, decisions) = world.distinct();
-    println!("  {rounds} rounds, {decisions} decisions; {bounds:?}");
+    println!("  {rounds} distinct rounds, {decisions} distinct decisions");
     for outcome in reached {
         assert!(world.has_reached(*outcome), "{name}: {outcome:?} never happens");
     }
