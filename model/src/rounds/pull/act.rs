@@ -136,7 +136,6 @@ impl Pull {
                     acts.extend(self.hosts().map(|host| Act::InstallAhead(index, host)));
                 }
                 acts.extend(now.rows.write_faults().into_iter().map(|fault| Act::Write(index, fault)));
-                return;
             }
             Task::Confirming { asked, .. } => self.confirms(index, asked, acts),
             Task::None => {
