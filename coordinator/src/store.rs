@@ -8,17 +8,17 @@
 //!
 //! Modules: `pipeline` and `record` are the values; `ownership` creates pipelines, `claims` claims their
 //! locations, `pipelines` reads them; `admit` makes rounds from what is `ask`ed, `apply` moves them, `drive` is for the replica that drives one, `list` and `audit` for those who look;
-//! `rows` and `text` translate; `sqlstate` is the one table of database errors; `changes` are hints to look sooner.
+//! `rows` and `text` translate; `sqlstate` is the one table of database errors; `changes` are hints to look sooner; `endpoint` is what a URL leads to,
+//! `pool` and `session` are how a connection is used, `schema` is what stands in the database.
 
 use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use lockstep_protocol::{
     id::{RoundId, Term},
-    problem::{Problem, Retryable},
+    problem::Problem,
     round::{CancelRequest, Decision, Round},
 };
-use sqlx::{Connection, migrate::Migrator};
 use uuid::Uuid;
 
 mod admit;
@@ -28,6 +28,7 @@ mod audit;
 mod changes;
 mod claims;
 mod drive;
+mod endpoint;
 mod identity;
 mod list;
 mod ownership;
@@ -37,10 +38,13 @@ mod pipelines;
 mod pool;
 mod record;
 mod rows;
+mod schema;
+mod session;
 mod sqlstate;
 mod text;
 
 pub use changes::{Change, Changes};
+pub use endpoint::Pooler;
 pub use identity::DatabaseIdentity;
 pub use pipeline::{
     ClaimOutcome, ClaimSettled, ClaimState, Created, LastCommit, NewPipeline, PipelineRow, PipelineSelector,
@@ -50,16 +54,15 @@ pub use record::{
     Admission, AdmitPull, AdmitPush, Applied, AuditFilter, AuditRow, Caller, FoundCut, HostProgress, Listed, Page,
     RoundFilter, RoundKind, RoundRecord,
 };
+pub use schema::Schema;
 pub use sqlstate::StoreError;
 
 use ask::{Ask, Request};
 use changes::{Hints, Reach};
 use drive::{Cancel, Claim, Progress};
 use pool::{Access, Database};
+use session::Session;
 use sqlstate::Fail;
-
-/// Compiled in, so that a binary brings its own schema.
-static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
 /// The database. Clones share one pool.
 #[derive(Clone, Debug)]
@@ -73,27 +76,15 @@ impl Store {
     ///
     /// Must be called inside a tokio runtime: it starts the tasks that send and receive hints.
     pub async fn connect(url: &str, options: StoreOptions) -> Result<Self, Problem> {
-        let database = Database::connect(url, &options).await?;
-        let hints = Arc::new(Hints::start(&database));
-        Ok(Self { database, hints })
+        Self::connect_around(url, None, options).await
     }
 
-    /// Brings the schema up to this version. Replicas may do so at the same time: an advisory lock lets one work and the others wait.
-    /// A schema that is newer already is left alone, so that replicas can be upgraded one after the other.
-    pub async fn migrate(&self) -> Result<(), Problem> {
-        let database = self.database.clone();
-        let place = database.place.clone();
-        let work = tokio::spawn(async move {
-            // A connection of its own: closing it frees the advisory lock, however the migration ends.
-            let mut connection = database.own_connection().await?;
-            let mut migrations = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
-            migrations.set_ignore_missing(true);
-            let done = migrations.run_direct(None, &mut connection, false).await;
-            // The outcome is known already.
-            let _ = connection.close().await;
-            done.map_err(|error| database.place.problem("migrate", error).retry(Retryable::AfterFix))
-        });
-        work.await.unwrap_or_else(|error| Err(place.problem("migrate", error)))
+    /// The same where a pooler stands at `url`: `direct` leads around it to the same database, for LISTEN and migrations. With neither a direct way
+    /// nor a server at `url`, changes of other replicas are found by polling only, and [`Store::migrate`] refuses where it has something to do.
+    pub async fn connect_around(url: &str, direct: Option<&str>, options: StoreOptions) -> Result<Self, Problem> {
+        let database = Database::connect(url, direct, &options).await?;
+        let hints = Arc::new(Hints::start(&database));
+        Ok(Self { database, hints })
     }
 
     /// Which database this is; read each time, since a fail-over may have changed it.
@@ -151,7 +142,7 @@ impl Store {
     where
         A: Clone + Send + Sync + 'static,
         T: Send + 'static,
-        F: for<'c> Fn(&'c mut sqlx::PgConnection, &'c A) -> futures::future::BoxFuture<'c, Result<T, Fail>>
+        F: for<'c> Fn(&'c mut Session, &'c A) -> futures::future::BoxFuture<'c, Result<T, Fail>>
             + Copy
             + Send
             + Sync

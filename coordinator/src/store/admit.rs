@@ -9,7 +9,7 @@ use lockstep_protocol::{
     round::{Event, Kind, Participant, Phase, PullState, PushState, Round, SettleState, WantedCut, decide},
 };
 use serde_json::Value;
-use sqlx::{Connection, PgConnection, Row, postgres::PgRow};
+use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
@@ -20,11 +20,12 @@ use super::{
     ownership::round_in_progress,
     pipelines::{Lock, find},
     rows::{StoredTransfer, record, rest_of, select_records},
+    session::Session,
     sqlstate::{Fail, Settling},
     text::{json as stored_json, optional_json, text},
 };
 
-pub(super) async fn admit(connection: &mut PgConnection, request: &Request) -> Result<Admission, Fail> {
+pub(super) async fn admit(connection: &mut Session, request: &Request) -> Result<Admission, Fail> {
     let mut transaction = connection.begin().await?;
     let pipeline = find(&mut transaction, request.ask.pipeline(), Lock::ForUpdate).await?;
     let parameters = request.ask.parameters()?;
@@ -67,7 +68,7 @@ struct Active {
 }
 
 impl Known {
-    async fn read(connection: &mut PgConnection, pipeline: &PipelineRow, request: &Request) -> Result<Self, Fail> {
+    async fn read(connection: &mut Session, pipeline: &PipelineRow, request: &Request) -> Result<Self, Fail> {
         let row = sqlx::query(
             "SELECT clock_timestamp() AS now, q.round_id, q.digest, o.id AS own, a.id AS active, a.kind, a.phase
              FROM (SELECT 1) AS one
@@ -97,7 +98,7 @@ impl Known {
 
     async fn answer(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Session,
         pipeline: &PipelineRow,
         request: &Request,
         digest: &str,
@@ -124,7 +125,7 @@ impl Known {
     }
 }
 
-async fn load(connection: &mut PgConnection, id: RoundId) -> Result<RoundRecord, Fail> {
+async fn load(connection: &mut Session, id: RoundId) -> Result<RoundRecord, Fail> {
     let row = sqlx::query(concat!(select_records!("rounds"), "WHERE r.id = $1"))
         .bind(id.uuid())
         .fetch_one(connection)
@@ -164,7 +165,7 @@ fn check_admits(pipeline: &PipelineRow, ask: &Ask) -> Result<(), Problem> {
 
 /// A push of exactly what is the newest commit is answered with that commit. For "newest" only somebody who asked the hosts can tell.
 async fn already_committed(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     pipeline: &PipelineRow,
     request: &Request,
     digest: &str,
@@ -205,7 +206,7 @@ async fn already_committed(
 
 /// A newer pull ends one that is installing, in this very transaction; everything else that is active refuses.
 async fn supersede(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     pipeline: &PipelineRow,
     active: &Active,
     request: &Request,
@@ -304,7 +305,7 @@ INSERT INTO audit_events (pipeline_id, round_id, event, to_phase, cause, actor, 
 VALUES ($2, $1, 'round_admitted', $8, $26, $21, $22, 0, 1)";
 
 async fn insert(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     pipeline: &PipelineRow,
     request: &Request,
     round: &Round,
@@ -368,7 +369,7 @@ fn wanted_text(wanted: WantedCut) -> String {
 }
 
 async fn remember(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     pipeline: &PipelineRow,
     request: &Request,
     round: RoundId,

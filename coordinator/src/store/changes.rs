@@ -88,8 +88,10 @@ impl Hints {
         let (outbox, waiting) = mpsc::channel(OUTBOX);
         let stop = CancellationToken::new();
         tokio::spawn(send(database.clone(), waiting));
-        let listening = listen(database.listener_pool(), local.clone());
-        tokio::spawn(stop.clone().run_until_cancelled_owned(listening));
+        if let Some(pool) = database.listener_pool() {
+            // Stopped in the middle it leaves nothing behind: the connection is its own, and LISTEN writes nothing.
+            tokio::spawn(stop.clone().run_until_cancelled_owned(listen(pool, local.clone())));
+        }
         Self { local, outbox, _stop: stop.drop_guard() }
     }
 

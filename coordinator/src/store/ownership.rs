@@ -8,7 +8,7 @@ use lockstep_protocol::{
     spec::{Initial, PipelineSpec},
 };
 use serde_json::json;
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::Row;
 use uuid::Uuid;
 
 use super::{
@@ -16,6 +16,7 @@ use super::{
     audit::{self, Entry, event},
     identity,
     pipelines::{Lock, find, pipeline},
+    session::Session,
     sqlstate::{Fail, Settling},
     text::{from_json, text},
 };
@@ -29,7 +30,7 @@ fn create_digest(new: &NewPipeline) -> String {
 }
 
 pub(super) async fn create(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     (new, caller): &(NewPipeline, Caller),
 ) -> Result<Created, Fail> {
     let mut transaction = connection.begin().await?;
@@ -69,7 +70,7 @@ pub(super) async fn create(
 }
 
 /// The pipeline that this request id, or this very call before a lost answer, has made.
-async fn known_create(connection: &mut PgConnection, new: &NewPipeline) -> Result<Option<PipelineRow>, Fail> {
+async fn known_create(connection: &mut Session, new: &NewPipeline) -> Result<Option<PipelineRow>, Fail> {
     let row = sqlx::query("SELECT * FROM pipelines WHERE request_id = $1 OR id = $2")
         .bind(new.request_id.map(|id| id.uuid()))
         .bind(new.id.uuid())
@@ -93,7 +94,7 @@ async fn known_create(connection: &mut PgConnection, new: &NewPipeline) -> Resul
 
 /// Two pipelines never write one place; a standby may follow the very location of a running one.
 async fn check_location(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     spec: &PipelineSpec,
     except: Option<PipelineId>,
 ) -> Result<(), Fail> {
@@ -132,7 +133,7 @@ async fn check_location(
     Ok(())
 }
 
-async fn insert(connection: &mut PgConnection, new: &NewPipeline, caller: &Caller) -> Result<PipelineRow, Fail> {
+async fn insert(connection: &mut Session, new: &NewPipeline, caller: &Caller) -> Result<PipelineRow, Fail> {
     let spec = &new.spec;
     let claim = match (spec.initial, &new.fence_bytes) {
         (Initial::Standby, None) => ClaimState::Standby,
@@ -190,7 +191,7 @@ fn check_etag(row: &PipelineRow, etag: Option<&str>) -> Result<(), Problem> {
 }
 
 /// `ROUND_IN_PROGRESS`, naming the active round.
-pub(super) async fn refuse_active(connection: &mut PgConnection, row: &PipelineRow, wants: &str) -> Result<(), Fail> {
+pub(super) async fn refuse_active(connection: &mut Session, row: &PipelineRow, wants: &str) -> Result<(), Fail> {
     let active = sqlx::query("SELECT id, kind, phase FROM rounds WHERE pipeline_id = $1 AND ended_at IS NULL")
         .bind(row.id.uuid())
         .fetch_optional(connection)
@@ -236,7 +237,7 @@ fn precedes(etag: &str, current: &str) -> bool {
         .is_some_and(|(etag, current)| etag.checked_add(1) == Some(current))
 }
 
-pub(super) async fn update(connection: &mut PgConnection, update: &Update) -> Result<PipelineRow, Fail> {
+pub(super) async fn update(connection: &mut Session, update: &Update) -> Result<PipelineRow, Fail> {
     let Update { selector, spec, etag, caller } = update;
     let mut transaction = connection.begin().await?;
     // Before the row's lock: a create holds the two in the same order.
@@ -316,7 +317,7 @@ pub(super) struct Delete {
     pub(super) caller: Caller,
 }
 
-pub(super) async fn delete(connection: &mut PgConnection, delete: &Delete) -> Result<PipelineId, Fail> {
+pub(super) async fn delete(connection: &mut Session, delete: &Delete) -> Result<PipelineId, Fail> {
     let Delete { selector, etag, caller } = delete;
     let mut transaction = connection.begin().await?;
     let row = find(&mut transaction, selector, Lock::ForUpdate).await?;
