@@ -307,7 +307,11 @@ async fn migrate(args: CoordinatorArgs, url: DatabaseUrl) -> Result<(), Failure>
         _ => format!("the schema was at migration {} and is at {}", before.newest, after.newest),
     };
     // Whoever closed stdout doesn't want to know.
-    let _ = writeln!(std::io::stdout(), "{said}; coordinators that know migration {} can work with it", after.oldest_reader);
+    let _ = writeln!(
+        std::io::stdout(),
+        "{said}; coordinators that know migration {} can work with it",
+        after.oldest_reader
+    );
     Ok(())
 }
 

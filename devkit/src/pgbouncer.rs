@@ -68,11 +68,8 @@ impl PgBouncer {
         let server = Server::spawn(command, scratch.path()).await?;
         let deadline = Instant::now() + PATIENCE;
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            let failed = |status: String| PostgresError::Failed {
-                program: program.clone(),
-                status,
-                output: server.log_tail(),
-            };
+            let failed =
+                |status: String| PostgresError::Failed { program: program.clone(), status, output: server.log_tail() };
             if let Some(status) = server.wait_exit(Duration::from_millis(10)).await {
                 return Err(failed(status));
             }

@@ -66,7 +66,9 @@ pub enum PostgresError {
     )]
     NoBinaries { looked: String },
     /// No PgBouncer: says what to install.
-    #[error("no pgbouncer found in PATH and /usr/sbin: install it with `apt-get install pgbouncer`, or name it as LOCKSTEP_PGBOUNCER")]
+    #[error(
+        "no pgbouncer found in PATH and /usr/sbin: install it with `apt-get install pgbouncer`, or name it as LOCKSTEP_PGBOUNCER"
+    )]
     NoPgBouncer,
     /// `LOCKSTEP_PG_BIN` is set but does not hold both programs.
     #[error("LOCKSTEP_PG_BIN is {path}, which has no {missing}")]

@@ -216,10 +216,7 @@ pub(super) async fn request_cancel(connection: &mut Session, cancel: &Cancel) ->
     Ok(after)
 }
 
-pub(super) async fn pending_cancel(
-    connection: &mut Session,
-    round: &RoundId,
-) -> Result<Option<CancelRequest>, Fail> {
+pub(super) async fn pending_cancel(connection: &mut Session, round: &RoundId) -> Result<Option<CancelRequest>, Fail> {
     let row = sqlx::query("SELECT requested_by, cause FROM cancel_requests WHERE round_id = $1")
         .bind(round.uuid())
         .fetch_optional(connection)

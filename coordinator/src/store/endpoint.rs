@@ -61,8 +61,7 @@ impl Endpoint {
                 .retry(Retryable::AfterFix)
         })?;
         // PgBouncer refuses `extra_float_digits` unless it is told to ignore it; no column here is a float.
-        let connect =
-            connect.application_name(application_name).extra_float_digits(None).disable_statement_logging();
+        let connect = connect.application_name(application_name).extra_float_digits(None).disable_statement_logging();
         let place = Place {
             host: connect
                 .get_socket()

@@ -29,10 +29,7 @@ fn create_digest(new: &NewPipeline) -> String {
     Digest::of(new.spec.to_value().to_string().as_bytes()).to_string()
 }
 
-pub(super) async fn create(
-    connection: &mut Session,
-    (new, caller): &(NewPipeline, Caller),
-) -> Result<Created, Fail> {
+pub(super) async fn create(connection: &mut Session, (new, caller): &(NewPipeline, Caller)) -> Result<Created, Fail> {
     let mut transaction = connection.begin().await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCATIONS).execute(&mut *transaction).await?;
     if let Some(known) = known_create(&mut transaction, new).await? {
@@ -93,11 +90,7 @@ async fn known_create(connection: &mut Session, new: &NewPipeline) -> Result<Opt
 }
 
 /// Two pipelines never write one place; a standby may follow the very location of a running one.
-async fn check_location(
-    connection: &mut Session,
-    spec: &PipelineSpec,
-    except: Option<PipelineId>,
-) -> Result<(), Fail> {
+async fn check_location(connection: &mut Session, spec: &PipelineSpec, except: Option<PipelineId>) -> Result<(), Fail> {
     let rows = sqlx::query(
         "SELECT id, name, claim, spec -> 'location' AS location FROM pipelines
          WHERE deleted_at IS NULL AND location_bucket = $1 AND id IS DISTINCT FROM $2 ORDER BY name",

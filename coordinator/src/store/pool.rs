@@ -292,13 +292,7 @@ impl Database {
 }
 
 /// A call's body with what belongs around it: the transaction that it is where there is a pooler, and the end of one that the body left open.
-async fn whole<A, T, F>(
-    session: &mut Session,
-    ask: bool,
-    access: Access,
-    arguments: &A,
-    body: &F,
-) -> Result<T, Fail>
+async fn whole<A, T, F>(session: &mut Session, ask: bool, access: Access, arguments: &A, body: &F) -> Result<T, Fail>
 where
     F: for<'c> Fn(&'c mut Session, &'c A) -> BoxFuture<'c, Result<T, Fail>>,
 {

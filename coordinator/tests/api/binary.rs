@@ -92,7 +92,15 @@ fn help_teaches_and_shows_no_secret() {
     let output = command.output().unwrap();
     assert!(output.status.success());
     let help = String::from_utf8(output.stdout).unwrap();
-    for part in ["Examples:", "LOCKSTEP_LEASE", "lockstep dev", "/readyz", "Exit codes:", "lockstep-coordinator migrate", "PgBouncer"] {
+    for part in [
+        "Examples:",
+        "LOCKSTEP_LEASE",
+        "lockstep dev",
+        "/readyz",
+        "Exit codes:",
+        "lockstep-coordinator migrate",
+        "PgBouncer",
+    ] {
         assert!(help.contains(part), "{part} in {help}");
     }
     assert!(!help.contains("hunter2"), "{help}");

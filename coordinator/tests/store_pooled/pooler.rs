@@ -66,8 +66,7 @@ async fn a_direct_url_that_leads_to_a_pooler_or_elsewhere_is_refused() {
     let (database, other) = (TestDatabase::create().await.unwrap(), TestDatabase::create().await.unwrap());
     let pooled = through_the_pooler(&database).await;
     for (direct, expected) in [(pooled.as_str(), "leads to a pooler too"), (other.url(), "leads to another database")] {
-        let problem =
-            Store::connect_around(&pooled, Some(direct), StoreOptions::default()).await.unwrap_err();
+        let problem = Store::connect_around(&pooled, Some(direct), StoreOptions::default()).await.unwrap_err();
         assert_eq!((problem.reason, problem.retryable()), (Reason::DatabaseUnavailable, Retryable::AfterFix));
         assert!(problem.message.contains(expected), "{problem}");
     }
@@ -108,7 +107,8 @@ async fn nothing_of_ours_stays_behind_on_connections_that_others_use_too() {
 async fn a_driver_that_names_its_statements_is_told_of_the_pooler() {
     let rig = Rig::new().await;
     let url = through_the_pooler(&rig.database).await;
-    let blind = || StoreOptions { pooler: Pooler::No, acquire_timeout: Duration::from_secs(30), ..StoreOptions::default() };
+    let blind =
+        || StoreOptions { pooler: Pooler::No, acquire_timeout: Duration::from_secs(30), ..StoreOptions::default() };
     let one = Store::connect(&url, blind()).await.unwrap();
     let two = Store::connect(&url, blind()).await.unwrap();
     // Both name their first statement alike, on two server connections at most.
