@@ -15,10 +15,10 @@ use rustix::process::set_parent_process_death_signal;
 use crate::proc;
 
 /// Hidden subcommand: the rest of the command line is executed in this process's place, and dies with the bench.
-pub(crate) const EXEC: &str = "__exec";
+pub const EXEC: &str = "__exec";
 
 /// This program, also after a build has replaced its file.
-pub(crate) const THIS: &str = "/proc/self/exe";
+pub const THIS: &str = "/proc/self/exe";
 
 /// How long a child may take to start or to stop.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -33,7 +33,7 @@ const TAIL: usize = 12;
 const KEPT: [&str; 4] = ["PATH", "HOME", "TMPDIR", "LOCKSTEP_LOG"];
 
 /// A command with a clean environment and a process group of its own, so that Ctrl-C reaches only the bench.
-pub(crate) fn command(program: &Path, env: &[(&str, String)]) -> Command {
+pub fn command(program: &Path, env: &[(&str, String)]) -> Command {
     let mut command = Command::new(program);
     command.env_clear().process_group(0).stdin(Stdio::null());
     for name in KEPT {
@@ -46,7 +46,7 @@ pub(crate) fn command(program: &Path, env: &[(&str, String)]) -> Command {
 }
 
 /// The child's side of [`EXEC`]; comes back only if it failed.
-pub(crate) fn exec(args: &[OsString]) -> ExitCode {
+pub fn exec(args: &[OsString]) -> ExitCode {
     let [program, args @ ..] = args else {
         eprintln!("error: {EXEC} needs a program");
         return ExitCode::from(2);
@@ -63,7 +63,7 @@ pub(crate) fn exec(args: &[OsString]) -> ExitCode {
 
 /// A running server process.
 #[derive(Debug)]
-pub(crate) struct Server {
+pub struct Server {
     name: String,
     child: Child,
     log: PathBuf,
@@ -71,7 +71,7 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts `program`; its stderr is appended to `log`. Called on the main thread: the kernel ties the child to the thread.
-    pub(crate) fn start(
+    pub fn start(
         name: &str,
         program: &Path,
         args: &[String],
@@ -92,23 +92,23 @@ impl Server {
     }
 
     /// The pipes of one that talks; they can be taken once.
-    pub(crate) fn pipes(&mut self) -> Result<(ChildStdin, ChildStdout)> {
+    pub fn pipes(&mut self) -> Result<(ChildStdin, ChildStdout)> {
         match (self.child.stdin.take(), self.child.stdout.take()) {
             (Some(stdin), Some(stdout)) => Ok((stdin, stdout)),
             _ => bail!("{} has no pipes to talk by", self.name),
         }
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub(crate) fn cpu(&self) -> Result<Duration> {
+    pub fn cpu(&self) -> Result<Duration> {
         proc::cpu(self.pid())
     }
 
     /// Waits until the process has written the file, and returns its text.
-    pub(crate) async fn ready(&mut self, address_file: &Path) -> Result<String> {
+    pub async fn ready(&mut self, address_file: &Path) -> Result<String> {
         let began = Instant::now();
         loop {
             match fs::read_to_string(address_file) {
@@ -127,12 +127,12 @@ impl Server {
     }
 
     /// An error with the end of its log.
-    pub(crate) fn failure(&self, what: &str) -> anyhow::Error {
+    pub fn failure(&self, what: &str) -> anyhow::Error {
         anyhow::anyhow!("{what}; the end of its log:\n{}", tail(&self.log))
     }
 
     /// SIGTERM, so that it ends in order; killed if it takes too long.
-    pub(crate) async fn stop(mut self) {
+    pub async fn stop(mut self) {
         if let Ok(pid) = i32::try_from(self.pid()) {
             // Fails only if it has ended, and it is not reaped yet: the id is still its own.
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
@@ -153,7 +153,7 @@ impl Drop for Server {
 }
 
 /// The last lines of a log.
-pub(crate) fn tail(log: &Path) -> String {
+pub fn tail(log: &Path) -> String {
     let text = fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();

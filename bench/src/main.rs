@@ -8,13 +8,11 @@
 
 mod args;
 mod bench;
-mod child;
 mod data;
 mod json;
 mod ours;
 mod peers;
 mod plan;
-mod proc;
 mod report;
 mod runner;
 mod sample;
@@ -31,6 +29,7 @@ use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use args::Args;
+use lockstep_bench::{child, proc};
 
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use lockstep_bench::access::{REGION, environment};
 use lockstep_client::{LockstepClient, v1};
 use lockstep_devkit::{Postgres, PostgresOptions};
 use serde_json::json;
@@ -16,7 +17,7 @@ use crate::data::Tree;
 use crate::plan::Tool;
 use crate::proc;
 use crate::sample::Cost;
-use crate::server::{BUCKET, REGION, secret};
+use crate::server::BUCKET;
 
 /// Access key of the coordinator; the agent's is the tool's name.
 pub(crate) const COORDINATOR: &str = "coordinator";
@@ -64,17 +65,6 @@ pub(crate) struct Rig {
     binaries: Binaries,
     folder: PathBuf,
     endpoint: String,
-}
-
-fn environment(key: &str) -> Vec<(&'static str, String)> {
-    vec![
-        ("AWS_ACCESS_KEY_ID", key.to_owned()),
-        ("AWS_SECRET_ACCESS_KEY", secret(key)),
-        ("AWS_REGION", REGION.to_owned()),
-        ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
-        ("AWS_CONFIG_FILE", "/dev/null".to_owned()),
-        ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null".to_owned()),
-    ]
 }
 
 impl Rig {

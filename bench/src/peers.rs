@@ -11,7 +11,8 @@ use anyhow::{Context as _, Result};
 use crate::data::Tree;
 use crate::plan::{Operation, Tool};
 use crate::runner::Invocation;
-use crate::server::{BUCKET, REGION, secret};
+use crate::server::BUCKET;
+use lockstep_bench::access::{REGION, secret};
 
 /// The script for obstore, which is a library. Its name must not be that of the package.
 const OBSTORE: &str = include_str!("peers/move.py");

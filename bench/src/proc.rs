@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 const TICK: Duration = Duration::from_millis(10);
 
 /// User and system time of all its threads, dead ones included, in steps of 10 ms.
-pub(crate) fn cpu(pid: u32) -> Result<Duration> {
+pub fn cpu(pid: u32) -> Result<Duration> {
     let path = format!("/proc/{pid}/stat");
     let text = fs::read_to_string(&path).with_context(|| path.clone())?;
     cpu_of(&text).with_context(|| format!("{path} looks strange: {text}"))
@@ -25,20 +25,33 @@ fn cpu_of(stat: &str) -> Option<Duration> {
 }
 
 /// Forgets the greatest resident memory so far: it is what is resident now.
-pub(crate) fn forget_peak(pid: u32) -> Result<()> {
+pub fn forget_peak(pid: u32) -> Result<()> {
     let path = format!("/proc/{pid}/clear_refs");
     fs::write(&path, "5").context(path)
 }
 
 /// Greatest resident memory since it was forgotten, in bytes.
-pub(crate) fn peak(pid: u32) -> Result<u64> {
+pub fn peak(pid: u32) -> Result<u64> {
     let path = format!("/proc/{pid}/status");
     let text = fs::read_to_string(&path).with_context(|| path.clone())?;
     kib_of(&text, "VmHWM:").map(|kib| kib << 10).with_context(|| format!("{path} has no VmHWM"))
 }
 
+/// Resident memory now, in bytes.
+pub fn resident(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+    kib_of(&text, "VmRSS:").map(|kib| kib << 10).with_context(|| format!("{path} has no VmRSS"))
+}
+
+/// Files and sockets it has open now.
+pub fn open_files(pid: u32) -> Result<usize> {
+    let path = format!("/proc/{pid}/fd");
+    Ok(fs::read_dir(&path).context(path)?.count())
+}
+
 /// Memory that can be had without swapping, in bytes.
-pub(crate) fn available_memory() -> Result<u64> {
+pub fn available_memory() -> Result<u64> {
     let path = "/proc/meminfo";
     let text = fs::read_to_string(path).context(path)?;
     kib_of(&text, "MemAvailable:").map(|kib| kib << 10).context("/proc/meminfo has no MemAvailable")
@@ -72,6 +85,8 @@ mod tests {
         cpu(me).unwrap();
         forget_peak(me).unwrap();
         assert!(peak(me).unwrap() > 1 << 20);
+        assert!(resident(me).unwrap() > 1 << 20);
+        assert!(open_files(me).unwrap() >= 3);
         assert!(available_memory().unwrap() > 0);
     }
 }

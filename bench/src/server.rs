@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
+use lockstep_bench::access::secret;
 use lockstep_devkit::{FaultAction, FaultRule, S3Options, S3Server};
 use serde::{Deserialize, Serialize};
 
@@ -18,14 +19,6 @@ pub(crate) const SERVE: &str = "__s3";
 
 /// The one bucket.
 pub(crate) const BUCKET: &str = "bench";
-
-/// The one region.
-pub(crate) const REGION: &str = "us-east-1";
-
-/// Secret of an access key.
-pub(crate) fn secret(key: &str) -> String {
-    format!("{key}-secret")
-}
 
 /// What the hidden subcommand is started with.
 #[derive(Debug, Parser)]

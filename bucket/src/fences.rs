@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, future::BoxFuture};
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     commit::{CommitRef, DecisionObject},
     digest::Digest,
@@ -172,6 +173,7 @@ pub async fn claim_first(store: &dyn ObjectStore, fence: &Fence) -> Result<Claim
         return Ok(if owner == *fence { Claim::Mine } else { Claim::OwnedBy(owner) });
     }
     ensure_format(store).await?;
+    reached(Point::ClaimBeforeFence);
     match put_fence(store, fence).await {
         FenceOutcome::Mine => Ok(Claim::Mine),
         // It may have been taken over since: the highest one counts.

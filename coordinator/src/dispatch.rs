@@ -11,10 +11,12 @@
 //! - `leases`: which rounds this replica holds; `clock`: by whose clock
 //! - `claim`: locations of new pipelines
 //! - `farewell`: what is told to agents and bucket after the end
+//! - `milestone`: failpoints around what is stored
 
 use std::{sync::Arc, time::Duration};
 
 use lockstep_bucket::Connector;
+use lockstep_failpoint::{Point, reached};
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
@@ -33,6 +35,7 @@ mod effects;
 mod farewell;
 mod hosts;
 mod leases;
+mod milestone;
 mod orders;
 mod parts;
 mod progress;
@@ -244,6 +247,7 @@ async fn drive_round(services: Arc<Services>, record: RoundRecord, shutdown: &Ca
     }
     async {
         let (round, term) = (record.round.id, record.round.term);
+        reached(Point::RoundClaimed);
         let lost = services.leases.hold(round, term);
         let drive = Arc::new(Drive::new(Arc::clone(&services), &record));
         tracing::info!(phase = %record.round.phase, "round claimed");
@@ -254,9 +258,11 @@ async fn drive_round(services: Arc<Services>, record: RoundRecord, shutdown: &Ca
         match ended {
             Ended::Terminal(round) => farewell::bid(&drive, &round, shutdown).await,
             Ended::Shutdown => {
+                reached(Point::HandBackBefore);
                 if let Err(error) = services.store.release(round, term, &services.caller()).await {
                     tracing::warn!(reason = %error.problem().reason, "the lease runs out by itself: {}", error.problem().message);
                 }
+                reached(Point::HandBackStored);
             }
             Ended::Lost => tracing::info!("the round is somebody else's now"),
         }

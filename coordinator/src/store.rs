@@ -6,6 +6,9 @@
 //! - Each method runs in a task of its own (`pool`): a caller may be dropped at any time. A lost answer to a COMMIT is
 //!   [`StoreError::UnknownOutcome`]; where the store can find out by itself what became of it, it does (R6).
 //!
+//! The methods of [`Store`] say what is made of one transaction's outcome, lost answers included; `transactions` is the seam below them, `postgres` what
+//! stands there in production.
+//!
 //! Modules: `pipeline` and `record` are the values; `ownership` creates pipelines, `claims` claims their
 //! locations, `pipelines` reads them; `admit` makes rounds from what is `ask`ed, `apply` moves them, `drive` is for the replica that drives one, `list` and `audit` for those who look;
 //! `rows` and `text` translate; `sqlstate` is the one table of database errors; `changes` are hints to look sooner; `endpoint` is what a URL leads to,
@@ -36,12 +39,14 @@ mod pipeline;
 mod pipeline_calls;
 mod pipelines;
 mod pool;
+mod postgres;
 mod record;
 mod rows;
 mod schema;
 mod session;
 mod sqlstate;
 mod text;
+mod transactions;
 
 pub use changes::{Change, Changes};
 pub use endpoint::Pooler;
@@ -60,14 +65,13 @@ pub use sqlstate::StoreError;
 use ask::{Ask, Request};
 use changes::{Hints, Reach};
 use drive::{Cancel, Claim, Progress};
-use pool::{Access, Database};
-use session::Session;
-use sqlstate::Fail;
+use pool::Database;
+use transactions::Transactions;
 
 /// The database. Clones share one pool.
 #[derive(Clone, Debug)]
 pub struct Store {
-    database: Database,
+    database: Arc<dyn Transactions>,
     hints: Arc<Hints>,
 }
 
@@ -82,25 +86,22 @@ impl Store {
     /// The same where a pooler stands at `url`: `direct` leads around it to the same database, for LISTEN and migrations. With neither a direct way
     /// nor a server at `url`, changes of other replicas are found by polling only, and [`Store::migrate`] refuses where it has something to do.
     pub async fn connect_around(url: &str, direct: Option<&str>, options: StoreOptions) -> Result<Self, Problem> {
-        let database = Database::connect(url, direct, &options).await?;
+        Ok(Self::over(Arc::new(Database::connect(url, direct, &options).await?)))
+    }
+
+    fn over(database: Arc<dyn Transactions>) -> Self {
         let hints = Arc::new(Hints::start(&database));
-        Ok(Self { database, hints })
+        Self { database, hints }
     }
 
     /// Which database this is; read each time, since a fail-over may have changed it.
     pub async fn identity(&self) -> Result<DatabaseIdentity, StoreError> {
-        self.database.run("identity", Access::Read, (), |connection, ()| Box::pin(identity::read(connection))).await
+        self.database.identity().await
     }
 
     /// The database's clock.
     pub async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
-        self.database
-            .run("now", Access::Read, (), |connection, ()| {
-                Box::pin(async move {
-                    sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(connection).await.map_err(Fail::from)
-                })
-            })
-            .await
+        self.database.now().await
     }
 
     /// Closes the pool after the calls that are under way.
@@ -127,38 +128,12 @@ impl Store {
 
     async fn admit(&self, operation: &'static str, ask: Ask, caller: &Caller) -> Result<Admission, StoreError> {
         let request = Request { ask, round: RoundId::new(Uuid::now_v7()), caller: caller.clone() };
-        let admission = self
-            .settle_twice(operation, request, |connection, request| Box::pin(admit::admit(connection, request)))
-            .await?;
+        let admission = settle_twice(|| self.database.admit(operation, request.clone())).await?;
         if let Admission::New(record) = &admission {
             self.hints.tell(Change::Pipeline(record.round.pipeline), Reach::Here);
             self.hints.tell(Change::Round(record.round.id), Reach::Everywhere);
         }
         Ok(admission)
-    }
-
-    /// For bodies that find their own work if they ran before: after a lost answer they simply run again.
-    async fn settle_twice<A, T, F>(&self, operation: &'static str, arguments: A, body: F) -> Result<T, StoreError>
-    where
-        A: Clone + Send + Sync + 'static,
-        T: Send + 'static,
-        F: for<'c> Fn(&'c mut Session, &'c A) -> futures::future::BoxFuture<'c, Result<T, Fail>>
-            + Copy
-            + Send
-            + Sync
-            + 'static,
-    {
-        match self.database.run(operation, Access::Write, arguments.clone(), body).await {
-            Err(StoreError::UnknownOutcome(first)) => {
-                let second = self.database.run(operation, Access::Write, arguments, body).await;
-                // Still in the dark: what the first run did is as unknown as before.
-                second.map_err(|error| match error {
-                    StoreError::Unavailable(_) => StoreError::UnknownOutcome(first),
-                    error => error,
-                })
-            }
-            outcome => outcome,
-        }
     }
 
     // ---- rounds: driving
@@ -176,9 +151,7 @@ impl Store {
         at_most: u32,
     ) -> Result<Vec<RoundRecord>, StoreError> {
         let claim = Claim { replica: replica.to_owned(), lease, at_most };
-        self.database
-            .run("claim_rounds", Access::Write, claim, |connection, claim| Box::pin(drive::claim(connection, claim)))
-            .await
+        self.database.claim_rounds(claim).await
     }
 
     /// False: somebody else has claimed the round, or it has ended.
@@ -188,11 +161,7 @@ impl Store {
 
     /// Prolongs many leases in one transaction; returns those that are still held.
     pub async fn renew_all(&self, held: Vec<(RoundId, Term)>, lease: Duration) -> Result<Vec<RoundId>, StoreError> {
-        self.database
-            .run("renew", Access::Write, (held, lease), |connection, arguments| {
-                Box::pin(drive::renew(connection, arguments))
-            })
-            .await
+        self.database.renew(held, lease).await
     }
 
     /// Hands a round back, for others to claim at once.
@@ -203,11 +172,7 @@ impl Store {
     /// Hands rounds back in one transaction.
     pub async fn release_all(&self, held: Vec<(RoundId, Term)>, caller: &Caller) -> Result<(), StoreError> {
         let rounds: Vec<RoundId> = held.iter().map(|(round, _)| *round).collect();
-        self.database
-            .run("release", Access::Write, (held, caller.clone()), |connection, arguments| {
-                Box::pin(drive::release(connection, arguments))
-            })
-            .await?;
+        self.database.release(held, caller.clone()).await?;
         for round in rounds {
             self.hints.tell(Change::Round(round), Reach::Everywhere);
         }
@@ -222,11 +187,10 @@ impl Store {
         }
         let change =
             Arc::new(apply::Change { before: before.clone(), decision: decision.clone(), caller: caller.clone() });
-        let applied = self.apply_once(&change).await;
-        let applied = match applied {
-            Err(StoreError::UnknownOutcome(problem)) => match self.look_at(&change).await {
+        let applied = match self.database.apply(Arc::clone(&change)).await {
+            Err(StoreError::UnknownOutcome(problem)) => match self.database.look(Arc::clone(&change)).await {
                 Ok(Some(applied)) => applied,
-                Ok(None) => self.apply_once(&change).await?,
+                Ok(None) => self.database.apply(change).await?,
                 Err(_) => return Err(StoreError::UnknownOutcome(problem)),
             },
             applied => applied?,
@@ -241,22 +205,6 @@ impl Store {
         Ok(applied)
     }
 
-    async fn apply_once(&self, change: &Arc<apply::Change>) -> Result<Applied, StoreError> {
-        self.database
-            .run("apply", Access::Write, Arc::clone(change), |connection, change| {
-                Box::pin(apply::apply(connection, change))
-            })
-            .await
-    }
-
-    async fn look_at(&self, change: &Arc<apply::Change>) -> Result<Option<Applied>, StoreError> {
-        self.database
-            .run("look", Access::Read, Arc::clone(change), |connection, change| {
-                Box::pin(apply::look(connection, change))
-            })
-            .await
-    }
-
     /// Asks the replica that drives the round to stop it. `ROUND_NOT_FOUND`, `ROUND_NOT_CANCELLABLE`. The first request counts.
     pub async fn request_cancel(
         &self,
@@ -265,33 +213,20 @@ impl Store {
         caller: &Caller,
     ) -> Result<RoundRecord, StoreError> {
         let cancel = Cancel { round, request, caller: caller.clone() };
-        let record = self
-            .settle_twice("request_cancel", cancel, |connection, cancel| {
-                Box::pin(drive::request_cancel(connection, cancel))
-            })
-            .await?;
+        let record = settle_twice(|| self.database.request_cancel(cancel.clone())).await?;
         self.hints.tell(Change::Round(round), Reach::Everywhere);
         Ok(record)
     }
 
     /// Whether somebody has asked to stop the round.
     pub async fn pending_cancel(&self, round: RoundId) -> Result<Option<CancelRequest>, StoreError> {
-        self.database
-            .run("pending_cancel", Access::Read, round, |connection, round| {
-                Box::pin(drive::pending_cancel(connection, round))
-            })
-            .await
+        self.database.pending_cancel(round).await
     }
 
     /// For people who watch. False: the term is not current or the round has ended; nothing was written.
     pub async fn save_progress(&self, round: RoundId, term: Term, hosts: &[HostProgress]) -> Result<bool, StoreError> {
         let progress = Progress { round, term, hosts: hosts.to_vec() };
-        let current = self
-            .database
-            .run("save_progress", Access::Write, progress, |connection, progress| {
-                Box::pin(drive::save_progress(connection, progress))
-            })
-            .await?;
+        let current = self.database.save_progress(progress).await?;
         if current {
             self.hints.tell(Change::Round(round), Reach::Here);
         }
@@ -302,38 +237,36 @@ impl Store {
 
     /// `ROUND_NOT_FOUND`.
     pub async fn get_round(&self, id: RoundId) -> Result<RoundRecord, StoreError> {
-        self.database.run("get_round", Access::Read, id, |connection, id| Box::pin(drive::get(connection, id))).await
+        self.database.get_round(id).await
     }
 
     /// Newest first.
     pub async fn list_rounds(&self, filter: RoundFilter, page: Page) -> Result<Listed<RoundRecord>, StoreError> {
-        self.database
-            .run("list_rounds", Access::Read, (filter, page), |connection, arguments| {
-                Box::pin(list::list(connection, arguments))
-            })
-            .await
+        self.database.list_rounds(filter, page).await
     }
 
     /// How many rounds have not ended.
     pub async fn active_rounds(&self) -> Result<u64, StoreError> {
-        self.database
-            .run("active_rounds", Access::Read, (), |connection, ()| {
-                Box::pin(async move {
-                    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM rounds WHERE ended_at IS NULL")
-                        .fetch_one(connection)
-                        .await?;
-                    Ok(count.unsigned_abs())
-                })
-            })
-            .await
+        self.database.active_rounds().await
     }
 
     /// Oldest first.
     pub async fn list_audit(&self, filter: AuditFilter, page: Page) -> Result<Listed<AuditRow>, StoreError> {
-        self.database
-            .run("list_audit", Access::Read, (filter, page), |connection, (filter, page)| {
-                Box::pin(audit::list(connection, filter, page))
-            })
-            .await
+        self.database.list_audit(filter, page).await
+    }
+}
+
+/// For transactions that find their own work if they ran before: after a lost answer they simply run again.
+async fn settle_twice<T, F>(run: impl Fn() -> F + Send) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>> + Send,
+{
+    match run().await {
+        Err(StoreError::UnknownOutcome(first)) => run().await.map_err(|error| match error {
+            // Still in the dark: what the first run did is as unknown as before.
+            StoreError::Unavailable(_) => StoreError::UnknownOutcome(first),
+            error => error,
+        }),
+        outcome => outcome,
     }
 }

@@ -9,7 +9,8 @@ use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region, RequestChecksumCa
 use aws_sdk_s3::presigning::PresigningConfig;
 
 use super::Move;
-use crate::server::{BUCKET, REGION, secret};
+use crate::server::BUCKET;
+use lockstep_bench::access::{REGION, secret};
 
 /// Longer than any run.
 const VALID: Duration = Duration::from_secs(3600);

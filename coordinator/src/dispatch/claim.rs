@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use lockstep_bucket::{Claim, claim_first, location_owned, probe};
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     fence::Fence,
     id::{Generation, Term},
@@ -50,6 +51,7 @@ pub(super) async fn run(services: Arc<Services>, shutdown: CancellationToken) {
 }
 
 async fn claim_location(services: Arc<Services>, row: PipelineRow, shutdown: CancellationToken) {
+    reached(Point::ClaimTaken);
     // Kept while it takes long. If it is lost all the same, another replica puts the same bytes.
     let done = CancellationToken::new();
     let renewal = tokio::spawn(renew(Arc::clone(&services), row.clone(), done.clone()));
@@ -76,7 +78,7 @@ async fn claim_location(services: Arc<Services>, row: PipelineRow, shutdown: Can
         let settled =
             services.store.settle_claim(row.id, row.version, row.claim_term, outcome.clone(), &services.caller()).await;
         match settled {
-            Ok(ClaimSettled::Stored(_) | ClaimSettled::Moved) => return,
+            Ok(ClaimSettled::Stored(_) | ClaimSettled::Moved) => return reached(Point::ClaimStored),
             Err(error) => {
                 let problem = error.problem();
                 tracing::warn!(reason = %problem.reason, "a claim's outcome was not stored: {}", problem.message);
@@ -141,7 +143,10 @@ async fn try_claim(services: &Services, row: &PipelineRow) -> Result<ClaimOutcom
     if !report.left.is_empty() {
         tracing::info!(location = %location, left = report.left.len(), "the probe's objects could not be removed");
     }
-    match claim_first(bucket.as_ref(), &fence).await {
+    reached(Point::ClaimBeforePut);
+    let claimed = claim_first(bucket.as_ref(), &fence).await;
+    reached(Point::ClaimAfterPut);
+    match claimed {
         Ok(Claim::Mine) => Ok(ClaimOutcome::Owned(Generation::FIRST)),
         Ok(Claim::OwnedBy(owner)) => {
             Ok(ClaimOutcome::Refused(location_owned(location, row.id, &row.spec.name, &owner)))

@@ -7,7 +7,7 @@ use lockstep_protocol::round::{Decision, Event, Round, check_cancellable, decide
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{drive::Drive, work::Work};
+use super::{drive::Drive, milestone, work::Work};
 use crate::{
     plan::BackOff,
     store::{Applied, Change, StoreError},
@@ -105,8 +105,11 @@ async fn settle(
             // What people see of a phase afterwards is the last there was.
             drive.save_progress(&round).await;
         }
+        let milestone = milestone::of(&round, &decision.next);
+        milestone::before_stored(milestone);
         match services.store.apply(&round, &decision, &drive.caller()).await {
             Ok(Applied::Stored(next)) => {
+                milestone::stored(milestone);
                 for transition in &decision.transitions {
                     tracing::info!(
                         host.idx = transition.host_idx,

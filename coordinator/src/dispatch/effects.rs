@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::round::{Effect, Event, Round};
 
 use super::{drive::Drive, hosts, parts, settle, transfer};
@@ -25,8 +26,10 @@ pub(super) async fn run(drive: Arc<Drive>, round: Arc<Round>, effect: Effect) ->
 }
 
 async fn plan(drive: &Drive, round: &Round) -> Event {
+    reached(Point::PlanBefore);
     match plan_push(&drive.services.plan_context(), round).await {
         Ok(plan) => {
+            reached(Point::PlanChosen);
             drive.planned(round, plan.base.clone()).await;
             plan.into_event()
         }
@@ -35,8 +38,12 @@ async fn plan(drive: &Drive, round: &Round) -> Event {
 }
 
 async fn resolve(drive: &Drive, round: &Round) -> Event {
+    reached(Point::ResolveBefore);
     match resolve_pull(&drive.services.plan_context(), round, drive.read_location.as_ref()).await {
-        Ok(plan) => plan.into_event(),
+        Ok(plan) => {
+            reached(Point::ResolveChosen);
+            plan.into_event()
+        }
         Err(problem) => Event::Refused(problem),
     }
 }

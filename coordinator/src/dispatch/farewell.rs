@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use lockstep_bucket::WriteOutcome;
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     commit::CommitRef,
     key::Key,
@@ -52,8 +53,9 @@ async fn stop_host(drive: &Drive, ordered: Ordered) {
     let mut pause = order_again();
     loop {
         let patience = drive.services.options.cancel_patience;
+        reached(Point::CancelBeforeSent);
         match drive.services.agents.cancel(&ordered.host, &ordered.header, patience).await {
-            AgentAnswer::Answer(true) => return,
+            AgentAnswer::Answer(true) => return reached(Point::CancelAnswered),
             AgentAnswer::Answer(false) | AgentAnswer::Unknown(_) => pause.pause().await,
             // It restarted, or has a newer order: nothing of this round runs there.
             AgentAnswer::Refused(problem) => {
@@ -74,10 +76,12 @@ async fn write_head(drive: &Drive, round: &Round, commit: CommitRef) {
             return;
         }
     };
+    reached(Point::HeadBeforePut);
     match place.bucket().put(&Key::Head.to_string(), Bytes::from(hint.to_string()).into()).await {
         WriteOutcome::Done => {}
         WriteOutcome::Refused(error) | WriteOutcome::Unknown(error) => {
             tracing::debug!(%error, "head.json was not written");
         }
     }
+    reached(Point::HeadAfterPut);
 }

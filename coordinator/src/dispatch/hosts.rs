@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     id::{Attempt, Incarnation},
     problem::Problem,
@@ -41,6 +42,7 @@ async fn install_at(
     let mut silence = Silence::new(options);
     let mut pause = order_again();
     loop {
+        reached(Point::InstallBeforeSent);
         let answer = agents.install(&host, &header, what).await;
         match silence.check(&header, answer)? {
             Heard::State(TransferState::Done(done))
@@ -49,6 +51,7 @@ async fn install_at(
                 if done.counters.files_total > 0 {
                     drive.progress.report(host_idx, attempt, &done.counters);
                 }
+                reached(Point::InstallAnswered);
                 return Ok((header.incarnation, HostReport::Installed));
             }
             Heard::State(TransferState::Failed(problem)) => return Err(problem),
@@ -84,7 +87,10 @@ const CONFIRM_PATIENCE: Duration = Duration::from_secs(5);
 pub(super) async fn confirm(drive: &Drive, round: &Round) -> Event {
     let patience = CONFIRM_PATIENCE.min(drive.services.options.unreachable_after);
     let hosts: Vec<_> = (0..round.layout.len()).map(|host_idx| confirm_one(drive, round, host_idx, patience)).collect();
-    Event::Confirmed { incarnations: join_all(hosts).await, jitter: jitter() }
+    reached(Point::ConfirmBefore);
+    let incarnations = join_all(hosts).await;
+    reached(Point::ConfirmAnswered);
+    Event::Confirmed { incarnations, jitter: jitter() }
 }
 
 async fn confirm_one(drive: &Drive, round: &Round, host_idx: u32, patience: Duration) -> Option<Incarnation> {

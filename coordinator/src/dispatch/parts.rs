@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     commit::CommitPart,
     manifest::PartManifest,
@@ -21,9 +22,13 @@ const PARALLEL: usize = 8;
 pub(super) async fn check(drive: &Drive, round: &Round) -> Option<Event> {
     let Kind::Push(push) = &round.kind else { return None };
     let mut back_off = BackOff::of_calls();
+    reached(Point::PartsBefore);
     loop {
         match check_all(drive, round, push).await {
-            Ok(()) => return Some(Event::PartsChecked { writer: WRITER.to_owned(), trace_id: drive.trace_id.clone() }),
+            Ok(()) => {
+                reached(Point::PartsChecked);
+                return Some(Event::PartsChecked { writer: WRITER.to_owned(), trace_id: drive.trace_id.clone() });
+            }
             // The store may come back; what is stored in the row stays good until then.
             Err((_, problem)) if problem.retryable() == Retryable::Yes && problem.reason != Reason::Integrity => {
                 tracing::warn!(reason = %problem.reason, "parts can't be checked yet: {}", problem.message);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use lockstep_bucket::{DecisionOutcome, put_decision};
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     commit::DecisionObject,
     digest::Digest,
@@ -24,6 +25,15 @@ pub(super) enum Which {
     Abort,
 }
 
+impl Which {
+    const fn points(self) -> [Point; 3] {
+        match self {
+            Self::Commit => [Point::CommitBeforePut, Point::CommitAfterPut, Point::CommitFenceRead],
+            Self::Abort => [Point::AbortBeforePut, Point::AbortAfterPut, Point::AbortFenceRead],
+        }
+    }
+}
+
 /// None: the row holds no such bytes.
 pub(super) async fn run(drive: &Drive, round: &Round, which: Which) -> Option<Event> {
     let Kind::Push(push) = &round.kind else { return None };
@@ -39,7 +49,10 @@ pub(super) async fn run(drive: &Drive, round: &Round, which: Which) -> Option<Ev
         }
     };
     let key = (round.generation, push.seq);
+    let [before_put, after_put, fence_read] = which.points();
+    reached(before_put);
     let outcome = put_decision(place.bucket(), key, Bytes::from(bytes.clone()), round.id).await;
+    reached(after_put);
     let decision = known(push, which, outcome);
     if decision == DecisionKnown::CommitStands {
         remember(drive, round, push);
@@ -56,6 +69,7 @@ pub(super) async fn run(drive: &Drive, round: &Round, which: Which) -> Option<Ev
             None
         }
     };
+    reached(fence_read);
     Some(Event::Settled { decision, successor, jitter: jitter() })
 }
 

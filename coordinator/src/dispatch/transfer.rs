@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     id::{Attempt, Incarnation},
     order::OrderHeader,
@@ -162,7 +163,10 @@ async fn follow<O: Order>(drive: &Drive, host: &Host, order: &O, attempt: Attemp
         let answer = if accepted {
             order.status(agents, host, poll_wait(options)).await
         } else {
-            order.send(agents, host).await
+            reached(Point::OrderBeforeSent);
+            let answer = order.send(agents, host).await;
+            reached(Point::OrderAnswered);
+            answer
         };
         match silence.check(order.header(), answer)? {
             Heard::Nothing | Heard::NotYet => {
@@ -186,7 +190,10 @@ async fn follow<O: Order>(drive: &Drive, host: &Host, order: &O, attempt: Attemp
                     return Err(problem);
                 }
             }
-            Heard::State(TransferState::Done(done)) => return Ok(done),
+            Heard::State(TransferState::Done(done)) => {
+                reached(Point::OrderReported);
+                return Ok(done);
+            }
             Heard::State(TransferState::Failed(problem)) => return Err(problem),
         }
         if !accepted {

@@ -2,6 +2,7 @@
 //! one and the base can't be retired in between (R7, R10).
 
 use chrono::{DateTime, TimeDelta, Utc};
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     digest::Digest,
     id::{Generation, RoundId, Term},
@@ -47,7 +48,9 @@ pub(super) async fn admit(connection: &mut Session, request: &Request) -> Result
     insert(&mut transaction, &pipeline, request, &round).await?;
     remember(&mut transaction, &pipeline, request, round.id, &digest, &parameters).await?;
     let admitted = load(&mut transaction, round.id).await?;
+    reached(Point::AdmitBeforeCommit);
     transaction.commit().await.settling()?;
+    reached(Point::AdmitStored);
     Ok(Admission::New(admitted))
 }
 

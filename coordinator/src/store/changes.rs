@@ -3,16 +3,15 @@
 //! Inside a process every change is told at once. Other replicas hear by NOTIFY only of what they may be waiting for: admissions, cancels,
 //! ends, pipelines. Those are collected and sent apart from the transactions they tell of, since NOTIFY serialises commits.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use lockstep_protocol::id::{PipelineId, RoundId};
-use sqlx::{PgPool, postgres::PgListener};
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::pool::{Access, Database};
+use super::transactions::Transactions;
 
-const CHANNEL: &str = "lockstep_changes";
+pub(super) const CHANNEL: &str = "lockstep_changes";
 
 /// Hints that wait to be read by one subscriber; one that lags is told to look at everything.
 const BUFFER: usize = 1024;
@@ -43,7 +42,7 @@ impl Change {
         }
     }
 
-    fn parse(payload: &str) -> Self {
+    pub(super) fn parse(payload: &str) -> Self {
         let round = payload.strip_prefix('r').and_then(|id| id.parse().ok()).map(Self::Round);
         let pipeline = payload.strip_prefix('p').and_then(|id| id.parse().ok()).map(Self::Pipeline);
         round.or(pipeline).unwrap_or(Self::Anything)
@@ -83,15 +82,14 @@ pub(super) struct Hints {
 
 impl Hints {
     /// Starts sending and listening; both end when the value is dropped.
-    pub(super) fn start(database: &Database) -> Self {
+    pub(super) fn start(database: &Arc<dyn Transactions>) -> Self {
         let (local, _) = broadcast::channel(BUFFER);
         let (outbox, waiting) = mpsc::channel(OUTBOX);
         let stop = CancellationToken::new();
-        tokio::spawn(send(database.clone(), waiting));
-        if let Some(pool) = database.listener_pool() {
-            // Stopped in the middle it leaves nothing behind: the connection is its own, and LISTEN writes nothing.
-            tokio::spawn(stop.clone().run_until_cancelled_owned(listen(pool, local.clone())));
-        }
+        tokio::spawn(send(Arc::clone(database), waiting));
+        // Stopped in the middle it leaves nothing behind: the connection is its own, and LISTEN writes nothing.
+        let listening = listen(Arc::clone(database), local.clone());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(listening));
         Self { local, outbox, _stop: stop.drop_guard() }
     }
 
@@ -111,50 +109,24 @@ impl Hints {
 }
 
 /// Sends what has gathered while the last batch was under way. Ends with the last sender.
-async fn send(database: Database, mut waiting: mpsc::Receiver<String>) {
+async fn send(database: Arc<dyn Transactions>, mut waiting: mpsc::Receiver<String>) {
     let mut batch = Vec::new();
     while waiting.recv_many(&mut batch, OUTBOX).await > 0 {
         batch.sort_unstable();
         batch.dedup();
-        let sent = database
-            .run("notify", Access::Read, std::mem::take(&mut batch), |connection, payloads| {
-                Box::pin(async move {
-                    sqlx::query("SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload")
-                        .bind(CHANNEL)
-                        .bind(payloads)
-                        .execute(connection)
-                        .await?;
-                    Ok(())
-                })
-            })
-            .await;
-        if let Err(error) = sent {
+        if let Err(error) = database.notify(std::mem::take(&mut batch)).await {
             tracing::debug!(%error, "changes were not announced to other replicas; they find them by polling");
         }
     }
 }
 
-async fn listen(pool: PgPool, local: broadcast::Sender<Change>) {
+async fn listen(database: Arc<dyn Transactions>, local: broadcast::Sender<Change>) {
     loop {
-        if let Err(error) = follow(&pool, &local).await {
+        if let Err(error) = database.follow(local.clone()).await {
             tracing::debug!(%error, "not listening for changes of other replicas; polling finds them");
         }
         let _ = local.send(Change::Anything);
         tokio::time::sleep(LISTEN_AGAIN).await;
-    }
-}
-
-async fn follow(pool: &PgPool, local: &broadcast::Sender<Change>) -> Result<(), sqlx::Error> {
-    let mut listener = PgListener::connect_with(pool).await?;
-    listener.listen(CHANNEL).await?;
-    // What happened before LISTEN stood was not heard.
-    let _ = local.send(Change::Anything);
-    loop {
-        let change = match listener.try_recv().await? {
-            Some(notification) => Change::parse(notification.payload()),
-            None => Change::Anything,
-        };
-        let _ = local.send(change);
     }
 }
 

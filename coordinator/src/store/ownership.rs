@@ -1,5 +1,6 @@
 //! Creating, changing and deleting pipelines.
 
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     digest::Digest,
     id::PipelineId,
@@ -62,7 +63,9 @@ pub(super) async fn create(connection: &mut Session, (new, caller): &(NewPipelin
         cause: &cause,
     };
     audit::write(&mut transaction, caller, &entry).await?;
+    reached(Point::CreateBeforeCommit);
     transaction.commit().await.settling()?;
+    reached(Point::CreateStored);
     Ok(Created::New(row))
 }
 

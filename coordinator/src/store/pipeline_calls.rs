@@ -9,11 +9,7 @@ use lockstep_protocol::{
 
 use super::{
     Caller, Change, ClaimOutcome, ClaimSettled, Created, Listed, NewPipeline, Page, PipelineRow, PipelineSelector,
-    Store, StoreError,
-    changes::Reach,
-    claims, ownership,
-    pipelines::{self, Lock},
-    pool::Access,
+    Store, StoreError, changes::Reach, claims, ownership, settle_twice,
 };
 
 impl Store {
@@ -21,29 +17,19 @@ impl Store {
     /// `LOCATION_OWNED` where another pipeline of this database has the same or an overlapping location.
     pub async fn create_pipeline(&self, new: NewPipeline, caller: &Caller) -> Result<Created, StoreError> {
         let id = new.id;
-        let arguments = (new, caller.clone());
-        let made = self.settle_twice("create_pipeline", arguments, |connection, arguments| {
-            Box::pin(ownership::create(connection, arguments))
-        });
-        let made = made.await?;
+        let made = settle_twice(|| self.database.create_pipeline(new.clone(), caller.clone())).await?;
         self.hints.tell(Change::Pipeline(id), Reach::Everywhere);
         Ok(made)
     }
 
     /// `PIPELINE_NOT_FOUND`. A pipeline that was refused its location is found by its id only.
     pub async fn get_pipeline(&self, selector: &PipelineSelector) -> Result<PipelineRow, StoreError> {
-        self.database
-            .run("get_pipeline", Access::Read, selector.clone(), |connection, selector| {
-                Box::pin(pipelines::find(connection, selector, Lock::No))
-            })
-            .await
+        self.database.get_pipeline(selector.clone()).await
     }
 
     /// By name.
     pub async fn list_pipelines(&self, page: Page) -> Result<Listed<PipelineRow>, StoreError> {
-        self.database
-            .run("list_pipelines", Access::Read, page, |connection, page| Box::pin(pipelines::list(connection, page)))
-            .await
+        self.database.list_pipelines(page).await
     }
 
     /// Replaces the spec. `ETAG_MISMATCH`; `ROUND_IN_PROGRESS` if layout, agents or location change while a round is active; `PIPELINE_EXISTS`;
@@ -61,11 +47,7 @@ impl Store {
             etag: etag.map(str::to_owned),
             caller: caller.clone(),
         };
-        let row = self
-            .settle_twice("update_pipeline", update, |connection, update| {
-                Box::pin(ownership::update(connection, update))
-            })
-            .await?;
+        let row = settle_twice(|| self.database.update_pipeline(update.clone())).await?;
         self.hints.tell(Change::Pipeline(row.id), Reach::Everywhere);
         Ok(row)
     }
@@ -79,32 +61,19 @@ impl Store {
     ) -> Result<(), StoreError> {
         let delete =
             ownership::Delete { selector: selector.clone(), etag: etag.map(str::to_owned), caller: caller.clone() };
-        let id = self
-            .database
-            .run("delete_pipeline", Access::Write, delete, |connection, delete| {
-                Box::pin(ownership::delete(connection, delete))
-            })
-            .await?;
+        let id = self.database.delete_pipeline(delete).await?;
         self.hints.tell(Change::Pipeline(id), Reach::Everywhere);
         Ok(())
     }
 
     /// Takes over claims of locations that nobody drives. Each row comes with a new term.
     pub async fn claim_claiming(&self, replica: &str, lease: Duration) -> Result<Vec<PipelineRow>, StoreError> {
-        self.database
-            .run("claim_claiming", Access::Write, (replica.to_owned(), lease), |connection, arguments| {
-                Box::pin(claims::claim_due(connection, arguments))
-            })
-            .await
+        self.database.claim_claiming(replica.to_owned(), lease).await
     }
 
     /// False: the term is not current any more, or the claim is settled.
     pub async fn renew_claim(&self, id: PipelineId, term: Term, lease: Duration) -> Result<bool, StoreError> {
-        self.database
-            .run("renew_claim", Access::Write, (id, term, lease), |connection, arguments| {
-                Box::pin(claims::renew_claim(connection, arguments))
-            })
-            .await
+        self.database.renew_claim(id, term, lease).await
     }
 
     /// Writes what a claim came to. Refused: the row is deleted, name and location are free again.
@@ -117,18 +86,9 @@ impl Store {
         caller: &Caller,
     ) -> Result<ClaimSettled, StoreError> {
         let settle = claims::Settle { id, version, term, outcome, caller: caller.clone() };
-        let settled = self
-            .database
-            .run("settle_claim", Access::Write, settle.clone(), |connection, settle| {
-                Box::pin(claims::settle(connection, settle))
-            })
-            .await;
-        let settled = match settled {
+        let settled = match self.database.settle_claim(settle).await {
             Err(StoreError::UnknownOutcome(problem)) => {
-                let found = self
-                    .database
-                    .run("settle_claim", Access::Read, id, |connection, id| Box::pin(claims::look(connection, id)))
-                    .await?;
+                let found = self.database.look_at_claim(id).await?;
                 let written = found.version == version.saturating_add(1) && found.claim_term == term;
                 match (written, found.version == version) {
                     (true, _) => ClaimSettled::Stored(found),

@@ -200,7 +200,7 @@ impl Database {
         Some(connection.map_err(|error| self.place.driver_problem("connect", &error)))
     }
 
-    pub(super) async fn close(&self) {
+    pub(super) async fn close_pool(&self) {
         self.pool.close().await;
     }
 

@@ -6,14 +6,9 @@
 
 use sqlx::{Connection, Row, migrate::Migrator};
 
-use lockstep_protocol::problem::{Problem, Retryable};
+use lockstep_protocol::problem::{Problem, Reason, Retryable};
 
-use super::{
-    Store, StoreError,
-    pool::{Access, Database},
-    session::Session,
-    sqlstate::Fail,
-};
+use super::{Store, StoreError, pool::Database, session::Session, sqlstate::Fail};
 
 /// Compiled in, so that a binary brings its own schema.
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
@@ -34,9 +29,14 @@ impl Schema {
     pub fn known() -> i64 {
         MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default()
     }
+
+    /// As this version leaves it.
+    pub(super) fn present() -> Self {
+        Self { newest: Self::known(), oldest_reader: 0, missing: 0 }
+    }
 }
 
-async fn read(connection: &mut Session) -> Result<Schema, Fail> {
+pub(super) async fn read(connection: &mut Session) -> Result<Schema, Fail> {
     let row = sqlx::query(
         "SELECT to_regclass('_sqlx_migrations') IS NOT NULL AS any, to_regclass('schema_compatibility') IS NOT NULL AS compatibility",
     )
@@ -59,13 +59,13 @@ async fn read(connection: &mut Session) -> Result<Schema, Fail> {
 
 impl Store {
     /// Whether a pooler stands before Postgres, as far as was found out or said.
-    pub const fn is_pooled(&self) -> bool {
+    pub fn is_pooled(&self) -> bool {
         self.database.is_pooled()
     }
 
     /// What stands in the database.
     pub async fn schema(&self) -> Result<Schema, StoreError> {
-        self.database.run("schema", Access::Read, (), |connection, ()| Box::pin(read(connection))).await
+        self.database.schema().await
     }
 
     /// Makes sure that this version can work with the schema, and brings it up to this version if it is older. Replicas may do so at the same time: an
@@ -76,9 +76,7 @@ impl Store {
         if before.missing == 0 {
             return Ok(before);
         }
-        let (database, place) = (self.database.clone(), self.database.place.clone());
-        let work = tokio::spawn(async move { run(&database, before).await });
-        work.await.unwrap_or_else(|error| Err(place.problem("migrate", error)))?;
+        self.database.migrate(before).await?;
         self.readable_schema().await
     }
 
@@ -88,16 +86,16 @@ impl Store {
             return Ok(schema);
         }
         let why = format!(
-            "its schema, at migration {}, is only for coordinators that know migration {}, and this version knows {}: upgrade this replica",
+            "the database's schema, at migration {}, is only for coordinators that know migration {}, and this version knows {}: upgrade this replica",
             schema.newest,
             schema.oldest_reader,
             Schema::known()
         );
-        Err(self.database.place.problem("migrate", why).retry(Retryable::AfterFix))
+        Err(Problem::new(Reason::DatabaseUnavailable, why).with("schema", schema.newest).retry(Retryable::AfterFix))
     }
 }
 
-async fn run(database: &Database, before: Schema) -> Result<(), Problem> {
+pub(super) async fn migrate(database: &Database, before: Schema) -> Result<(), Problem> {
     // A connection of its own: closing it frees the advisory lock, however the migration ends.
     let Some(connection) = database.own_connection().await else {
         let why = format!(

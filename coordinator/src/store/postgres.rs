@@ -1,0 +1,238 @@
+//! The transactions in Postgres: each on a connection of the pool, in a task of its own (`pool`).
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use lockstep_protocol::{
+    id::{PipelineId, RoundId, Term},
+    problem::Problem,
+    round::CancelRequest,
+};
+use sqlx::postgres::PgListener;
+use tokio::sync::broadcast;
+
+use super::{
+    Admission, Applied, AuditFilter, AuditRow, Caller, Change, ClaimSettled, Created, DatabaseIdentity, Listed,
+    NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, admit, apply,
+    ask::Request,
+    audit,
+    changes::CHANNEL,
+    claims,
+    drive::{self, Cancel, Claim, Progress},
+    identity, list, ownership,
+    pipelines::{self, Lock},
+    pool::{Access, Database},
+    schema::{self, Schema},
+    sqlstate::Fail,
+    transactions::Transactions,
+};
+
+#[async_trait]
+impl Transactions for Database {
+    fn is_pooled(&self) -> bool {
+        Self::is_pooled(self)
+    }
+
+    async fn schema(&self) -> Result<Schema, StoreError> {
+        self.run("schema", Access::Read, (), |connection, ()| Box::pin(schema::read(connection))).await
+    }
+
+    async fn migrate(&self, before: Schema) -> Result<(), Problem> {
+        let database = self.clone();
+        let work = tokio::spawn(async move { schema::migrate(&database, before).await });
+        work.await.unwrap_or_else(|error| Err(self.place.problem("migrate", error)))
+    }
+
+    async fn close(&self) {
+        self.close_pool().await;
+    }
+
+    async fn identity(&self) -> Result<DatabaseIdentity, StoreError> {
+        self.run("identity", Access::Read, (), |connection, ()| Box::pin(identity::read(connection))).await
+    }
+
+    async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
+        self.run("now", Access::Read, (), |connection, ()| {
+            Box::pin(async move {
+                sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(connection).await.map_err(Fail::from)
+            })
+        })
+        .await
+    }
+
+    async fn admit(&self, operation: &'static str, request: Request) -> Result<Admission, StoreError> {
+        self.run(operation, Access::Write, request, |connection, request| Box::pin(admit::admit(connection, request)))
+            .await
+    }
+
+    async fn claim_rounds(&self, claim: Claim) -> Result<Vec<RoundRecord>, StoreError> {
+        self.run("claim_rounds", Access::Write, claim, |connection, claim| Box::pin(drive::claim(connection, claim)))
+            .await
+    }
+
+    async fn renew(&self, held: Vec<(RoundId, Term)>, lease: Duration) -> Result<Vec<RoundId>, StoreError> {
+        self.run("renew", Access::Write, (held, lease), |connection, arguments| {
+            Box::pin(drive::renew(connection, arguments))
+        })
+        .await
+    }
+
+    async fn release(&self, held: Vec<(RoundId, Term)>, caller: Caller) -> Result<(), StoreError> {
+        self.run("release", Access::Write, (held, caller), |connection, arguments| {
+            Box::pin(drive::release(connection, arguments))
+        })
+        .await
+    }
+
+    async fn apply(&self, change: Arc<apply::Change>) -> Result<Applied, StoreError> {
+        self.run("apply", Access::Write, change, |connection, change| Box::pin(apply::apply(connection, change))).await
+    }
+
+    async fn look(&self, change: Arc<apply::Change>) -> Result<Option<Applied>, StoreError> {
+        self.run("look", Access::Read, change, |connection, change| Box::pin(apply::look(connection, change))).await
+    }
+
+    async fn request_cancel(&self, cancel: Cancel) -> Result<RoundRecord, StoreError> {
+        self.run("request_cancel", Access::Write, cancel, |connection, cancel| {
+            Box::pin(drive::request_cancel(connection, cancel))
+        })
+        .await
+    }
+
+    async fn pending_cancel(&self, round: RoundId) -> Result<Option<CancelRequest>, StoreError> {
+        self.run("pending_cancel", Access::Read, round, |connection, round| {
+            Box::pin(drive::pending_cancel(connection, round))
+        })
+        .await
+    }
+
+    async fn save_progress(&self, progress: Progress) -> Result<bool, StoreError> {
+        self.run("save_progress", Access::Write, progress, |connection, progress| {
+            Box::pin(drive::save_progress(connection, progress))
+        })
+        .await
+    }
+
+    async fn get_round(&self, round: RoundId) -> Result<RoundRecord, StoreError> {
+        self.run("get_round", Access::Read, round, |connection, round| Box::pin(drive::get(connection, round))).await
+    }
+
+    async fn list_rounds(&self, filter: RoundFilter, page: Page) -> Result<Listed<RoundRecord>, StoreError> {
+        self.run("list_rounds", Access::Read, (filter, page), |connection, arguments| {
+            Box::pin(list::list(connection, arguments))
+        })
+        .await
+    }
+
+    async fn active_rounds(&self) -> Result<u64, StoreError> {
+        self.run("active_rounds", Access::Read, (), |connection, ()| {
+            Box::pin(async move {
+                let count: i64 = sqlx::query_scalar("SELECT count(*) FROM rounds WHERE ended_at IS NULL")
+                    .fetch_one(connection)
+                    .await?;
+                Ok(count.unsigned_abs())
+            })
+        })
+        .await
+    }
+
+    async fn list_audit(&self, filter: AuditFilter, page: Page) -> Result<Listed<AuditRow>, StoreError> {
+        self.run("list_audit", Access::Read, (filter, page), |connection, (filter, page)| {
+            Box::pin(audit::list(connection, filter, page))
+        })
+        .await
+    }
+
+    async fn create_pipeline(&self, new: NewPipeline, caller: Caller) -> Result<Created, StoreError> {
+        self.run("create_pipeline", Access::Write, (new, caller), |connection, arguments| {
+            Box::pin(ownership::create(connection, arguments))
+        })
+        .await
+    }
+
+    async fn get_pipeline(&self, selector: PipelineSelector) -> Result<PipelineRow, StoreError> {
+        self.run("get_pipeline", Access::Read, selector, |connection, selector| {
+            Box::pin(pipelines::find(connection, selector, Lock::No))
+        })
+        .await
+    }
+
+    async fn list_pipelines(&self, page: Page) -> Result<Listed<PipelineRow>, StoreError> {
+        self.run("list_pipelines", Access::Read, page, |connection, page| Box::pin(pipelines::list(connection, page)))
+            .await
+    }
+
+    async fn update_pipeline(&self, update: ownership::Update) -> Result<PipelineRow, StoreError> {
+        self.run("update_pipeline", Access::Write, update, |connection, update| {
+            Box::pin(ownership::update(connection, update))
+        })
+        .await
+    }
+
+    async fn delete_pipeline(&self, delete: ownership::Delete) -> Result<PipelineId, StoreError> {
+        self.run("delete_pipeline", Access::Write, delete, |connection, delete| {
+            Box::pin(ownership::delete(connection, delete))
+        })
+        .await
+    }
+
+    async fn claim_claiming(&self, replica: String, lease: Duration) -> Result<Vec<PipelineRow>, StoreError> {
+        self.run("claim_claiming", Access::Write, (replica, lease), |connection, arguments| {
+            Box::pin(claims::claim_due(connection, arguments))
+        })
+        .await
+    }
+
+    async fn renew_claim(&self, id: PipelineId, term: Term, lease: Duration) -> Result<bool, StoreError> {
+        self.run("renew_claim", Access::Write, (id, term, lease), |connection, arguments| {
+            Box::pin(claims::renew_claim(connection, arguments))
+        })
+        .await
+    }
+
+    async fn settle_claim(&self, settle: claims::Settle) -> Result<ClaimSettled, StoreError> {
+        self.run("settle_claim", Access::Write, settle, |connection, settle| {
+            Box::pin(claims::settle(connection, settle))
+        })
+        .await
+    }
+
+    async fn look_at_claim(&self, id: PipelineId) -> Result<PipelineRow, StoreError> {
+        self.run("settle_claim", Access::Read, id, |connection, id| Box::pin(claims::look(connection, id))).await
+    }
+
+    async fn notify(&self, payloads: Vec<String>) -> Result<(), StoreError> {
+        self.run("notify", Access::Read, payloads, |connection, payloads| {
+            Box::pin(async move {
+                sqlx::query("SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload")
+                    .bind(CHANNEL)
+                    .bind(payloads)
+                    .execute(connection)
+                    .await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    async fn follow(&self, heard: broadcast::Sender<Change>) -> Result<(), StoreError> {
+        // Of one connection, and held as long as it works.
+        let Some(pool) = self.listener_pool() else { return std::future::pending().await };
+        let followed = async {
+            let mut listener = PgListener::connect_with(&pool).await?;
+            listener.listen(CHANNEL).await?;
+            // What happened before LISTEN stood was not heard.
+            let _ = heard.send(Change::Anything);
+            loop {
+                let change = match listener.try_recv().await? {
+                    Some(notification) => Change::parse(notification.payload()),
+                    None => Change::Anything,
+                };
+                let _ = heard.send(change);
+            }
+        };
+        let ended: Result<(), sqlx::Error> = followed.await;
+        ended.map_err(|error| self.place.error("listen", &Fail::Statement(error)))
+    }
+}

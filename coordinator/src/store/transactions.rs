@@ -1,0 +1,74 @@
+//! The seam under [`Store`](super::Store): each method is one transaction, or one statement, and says only what became of *that* one.
+//!
+//! What is made of an answer that was lost (R6) and who is told of a change stands above it, so it runs on whatever stands below: Postgres, or the
+//! in-memory twin that simulations use.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use lockstep_protocol::{
+    id::{PipelineId, RoundId, Term},
+    problem::Problem,
+    round::CancelRequest,
+};
+use tokio::sync::broadcast;
+
+use super::{
+    Admission, Applied, AuditFilter, AuditRow, Caller, Change, ClaimSettled, Created, DatabaseIdentity, Listed,
+    NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, apply,
+    ask::Request,
+    claims::Settle,
+    drive::{Cancel, Claim, Progress},
+    ownership::{Delete, Update},
+    schema::Schema,
+};
+
+/// See the module's documentation. The methods of [`Store`](super::Store) say what each does.
+#[async_trait]
+pub(super) trait Transactions: fmt::Debug + Send + Sync + 'static {
+    /// What stands there; a store without a schema is always of this version.
+    async fn schema(&self) -> Result<Schema, StoreError> {
+        Ok(Schema::present())
+    }
+    /// Makes the migrations that are missing in `before`.
+    async fn migrate(&self, before: Schema) -> Result<(), Problem>;
+    /// Whether a pooler stands in between, so that nobody listens.
+    fn is_pooled(&self) -> bool {
+        false
+    }
+    async fn close(&self);
+    async fn identity(&self) -> Result<DatabaseIdentity, StoreError>;
+    async fn now(&self) -> Result<DateTime<Utc>, StoreError>;
+
+    async fn admit(&self, operation: &'static str, request: Request) -> Result<Admission, StoreError>;
+    async fn claim_rounds(&self, claim: Claim) -> Result<Vec<RoundRecord>, StoreError>;
+    async fn renew(&self, held: Vec<(RoundId, Term)>, lease: Duration) -> Result<Vec<RoundId>, StoreError>;
+    async fn release(&self, held: Vec<(RoundId, Term)>, caller: Caller) -> Result<(), StoreError>;
+    async fn apply(&self, change: Arc<apply::Change>) -> Result<Applied, StoreError>;
+    /// What became of an `apply` whose answer was lost; none: not written.
+    async fn look(&self, change: Arc<apply::Change>) -> Result<Option<Applied>, StoreError>;
+    async fn request_cancel(&self, cancel: Cancel) -> Result<RoundRecord, StoreError>;
+    async fn pending_cancel(&self, round: RoundId) -> Result<Option<CancelRequest>, StoreError>;
+    async fn save_progress(&self, progress: Progress) -> Result<bool, StoreError>;
+    async fn get_round(&self, round: RoundId) -> Result<RoundRecord, StoreError>;
+    async fn list_rounds(&self, filter: RoundFilter, page: Page) -> Result<Listed<RoundRecord>, StoreError>;
+    async fn active_rounds(&self) -> Result<u64, StoreError>;
+    async fn list_audit(&self, filter: AuditFilter, page: Page) -> Result<Listed<AuditRow>, StoreError>;
+
+    async fn create_pipeline(&self, new: NewPipeline, caller: Caller) -> Result<Created, StoreError>;
+    async fn get_pipeline(&self, selector: PipelineSelector) -> Result<PipelineRow, StoreError>;
+    async fn list_pipelines(&self, page: Page) -> Result<Listed<PipelineRow>, StoreError>;
+    async fn update_pipeline(&self, update: Update) -> Result<PipelineRow, StoreError>;
+    async fn delete_pipeline(&self, delete: Delete) -> Result<PipelineId, StoreError>;
+    async fn claim_claiming(&self, replica: String, lease: Duration) -> Result<Vec<PipelineRow>, StoreError>;
+    async fn renew_claim(&self, id: PipelineId, term: Term, lease: Duration) -> Result<bool, StoreError>;
+    async fn settle_claim(&self, settle: Settle) -> Result<ClaimSettled, StoreError>;
+    /// The row after a `settle_claim` whose answer was lost.
+    async fn look_at_claim(&self, id: PipelineId) -> Result<PipelineRow, StoreError>;
+
+    /// Tells other replicas, best effort.
+    async fn notify(&self, payloads: Vec<String>) -> Result<(), StoreError>;
+    /// Passes on what other replicas tell, until that is not possible any more.
+    async fn follow(&self, heard: broadcast::Sender<Change>) -> Result<(), StoreError>;
+}
