@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't be set up has failed")]
 
 mod admission;
+mod conformance;
 mod ground;
 mod guards;
 mod limits;
+mod operations;
 mod pipelines;
 mod rig;
 mod trail;
