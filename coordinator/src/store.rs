@@ -11,8 +11,9 @@
 //!
 //! Modules: `pipeline` and `record` are the values; `ownership` creates pipelines, `claims` claims their
 //! locations, `pipelines` reads them; `admit` makes rounds from what is `ask`ed, `apply` moves them, `drive` is for the replica that drives one, `list` and `audit` for those who look;
-//! `rows` and `text` translate; `sqlstate` is the one table of database errors; `changes` are hints to look sooner; `endpoint` is what a URL leads to,
-//! `pool` and `session` are how a connection is used, `schema` is what stands in the database.
+//! `rows` and `text` translate; `sqlstate` is the one table of database errors; `changes` are hints to look sooner;
+//! `schedules` is when pipelines are pushed by themselves; `endpoint` is what a URL leads to, `pool` and `session` are how a connection is used,
+//! `schema` is what stands in the database.
 
 use std::{sync::Arc, time::Duration};
 
@@ -45,6 +46,7 @@ mod pool;
 mod postgres;
 mod record;
 mod rows;
+mod schedules;
 mod schema;
 mod session;
 mod sqlstate;
@@ -60,8 +62,9 @@ pub use pipeline::{
 pub use pool::StoreOptions;
 pub use record::{
     Admission, AdmitPull, AdmitPush, Applied, AuditFilter, AuditRow, Caller, FoundCut, HostProgress, Listed, Page,
-    RoundFilter, RoundKind, RoundRecord,
+    RoundFilter, RoundKind, RoundRecord, Trigger,
 };
+pub use schedules::{DuePush, DuePushes};
 pub use schema::Schema;
 pub use sqlstate::StoreError;
 

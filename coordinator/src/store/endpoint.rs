@@ -60,7 +60,7 @@ impl Endpoint {
                 .problem("connect", "the URL is not postgres://user:password@host:port/database")
                 .retry(Retryable::AfterFix)
         })?;
-        // PgBouncer refuses `extra_float_digits` unless it is told to ignore it; no column here is a float.
+        // PgBouncer refuses `extra_float_digits` unless it is told to ignore it; floats travel in binary here, which it has no say in.
         let connect = connect.application_name(application_name).extra_float_digits(None).disable_statement_logging();
         let place = Place {
             host: connect
