@@ -44,6 +44,7 @@ use super::{
     ownership::{Delete, Update},
     pool::Access,
     schedules::SaveSchedule,
+    schema::Schema,
     sqlstate::{Fail, Place},
     take_overs as take_overs_of,
     transactions::Transactions,
@@ -337,7 +338,7 @@ async fn pause(duration: Duration) {
 
 #[async_trait]
 impl Transactions for Link {
-    async fn migrate(&self) -> Result<(), Problem> {
+    async fn migrate(&self, _: Schema) -> Result<(), Problem> {
         Ok(())
     }
 

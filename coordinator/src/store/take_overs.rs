@@ -13,7 +13,7 @@ use lockstep_protocol::{
     takeover::{Decision, Phase, Prepared, Purpose, TakeOver},
 };
 use serde_json::Value;
-use sqlx::{Connection, PgConnection, Row, postgres::PgRow};
+use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
@@ -23,6 +23,7 @@ use super::{
     identity,
     pipelines::{Lock, find},
     rows::{number, unsigned},
+    session::Session,
     settle_twice,
     sqlstate::{Fail, Settling},
     text::{bigint, from_json, json, optional_json, text},
@@ -207,7 +208,7 @@ pub(super) fn writer_of(identity: &super::DatabaseIdentity) -> Writer {
     }
 }
 
-pub(super) async fn admit(connection: &mut PgConnection, request: &Request) -> Result<TakeOver, Fail> {
+pub(super) async fn admit(connection: &mut Session, request: &Request) -> Result<TakeOver, Fail> {
     let mut transaction = connection.begin().await?;
     let pipeline = find(&mut transaction, &request.ask.pipeline, Lock::ForUpdate).await?;
     let known = sqlx::query("SELECT * FROM take_overs WHERE id = $1 OR (pipeline_id = $2 AND request_id = $3)")
@@ -259,7 +260,7 @@ pub(super) async fn admit(connection: &mut PgConnection, request: &Request) -> R
 }
 
 pub(super) async fn claim(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     (replica, lease): &(String, Duration),
 ) -> Result<Vec<TakeOver>, Fail> {
     let rows = sqlx::query(
@@ -277,10 +278,7 @@ pub(super) async fn claim(
     rows.iter().map(take_over).collect()
 }
 
-pub(super) async fn renew(
-    connection: &mut PgConnection,
-    (id, term, lease): &(Uuid, Term, Duration),
-) -> Result<bool, Fail> {
+pub(super) async fn renew(connection: &mut Session, (id, term, lease): &(Uuid, Term, Duration)) -> Result<bool, Fail> {
     let done = sqlx::query(
         "UPDATE take_overs SET lease_until = clock_timestamp() + make_interval(secs => $3)
          WHERE id = $1 AND term = $2 AND ended_at IS NULL",
@@ -294,12 +292,12 @@ pub(super) async fn renew(
     Ok(done.rows_affected() == 1)
 }
 
-pub(super) async fn get(connection: &mut PgConnection, id: Uuid) -> Result<TakeOver, Fail> {
+pub(super) async fn get(connection: &mut Session, id: Uuid) -> Result<TakeOver, Fail> {
     let row = sqlx::query("SELECT * FROM take_overs WHERE id = $1").bind(id).fetch_optional(connection).await?;
     row.as_ref().map_or_else(|| Err(not_found(id).into()), take_over)
 }
 
-pub(super) async fn apply(connection: &mut PgConnection, change: &Move) -> Result<TakeOverApplied, Fail> {
+pub(super) async fn apply(connection: &mut Session, change: &Move) -> Result<TakeOverApplied, Fail> {
     let next = &change.decision.next;
     let mut transaction = connection.begin().await?;
     if let Some(adoption) = &change.adoption
@@ -360,7 +358,7 @@ pub(super) async fn apply(connection: &mut PgConnection, change: &Move) -> Resul
 }
 
 /// False: the pipeline's open round is not the one that was settled.
-async fn adopt(connection: &mut PgConnection, change: &Move, adoption: &Adoption) -> Result<bool, Fail> {
+async fn adopt(connection: &mut Session, change: &Move, adoption: &Adoption) -> Result<bool, Fail> {
     let next = &change.decision.next;
     let (Some(fence), id) = (&next.fence, next.pipeline.uuid()) else { return Ok(false) };
     // Admission takes the same lock, so no round comes between.
