@@ -25,8 +25,16 @@ const LISTEN_AGAIN: Duration = Duration::from_secs(2);
 /// What may have changed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Change {
-    /// A round, its participants or its cancel request.
+    /// A round that goes on, or its participants.
     Round(RoundId),
+    /// A round: it has ended.
+    Ended(RoundId),
+    /// Somebody asked to stop a round.
+    Cancel(RoundId),
+    /// Some round: nobody drives it.
+    RoundWaits,
+    /// The claim of some pipeline's location: nobody drives it.
+    ClaimWaits,
     /// A pipeline, or its rounds as a list.
     Pipeline(PipelineId),
     /// Anything: hints were lost.
@@ -37,15 +45,25 @@ impl Change {
     fn payload(self) -> Option<String> {
         match self {
             Self::Round(id) => Some(format!("r{id}")),
+            Self::Ended(id) => Some(format!("e{id}")),
+            Self::Cancel(id) => Some(format!("x{id}")),
+            Self::RoundWaits => Some("w".to_owned()),
+            Self::ClaimWaits => Some("c".to_owned()),
             Self::Pipeline(id) => Some(format!("p{id}")),
             Self::Anything => None,
         }
     }
 
     pub(super) fn parse(payload: &str) -> Self {
-        let round = payload.strip_prefix('r').and_then(|id| id.parse().ok()).map(Self::Round);
+        match payload {
+            "w" => return Self::RoundWaits,
+            "c" => return Self::ClaimWaits,
+            _ => {}
+        }
+        let round = |kind: char| payload.strip_prefix(kind).and_then(|id| id.parse().ok());
         let pipeline = payload.strip_prefix('p').and_then(|id| id.parse().ok()).map(Self::Pipeline);
-        round.or(pipeline).unwrap_or(Self::Anything)
+        let found = round('r').map(Self::Round).or_else(|| round('e').map(Self::Ended));
+        found.or_else(|| round('x').map(Self::Cancel)).or(pipeline).unwrap_or(Self::Anything)
     }
 }
 
@@ -136,10 +154,18 @@ mod tests {
     #[test]
     fn a_hint_survives_its_payload_and_nonsense_means_anything() {
         let id = uuid::Uuid::from_u128(7);
-        for change in [Change::Round(RoundId::new(id)), Change::Pipeline(PipelineId::new(id))] {
+        let round = RoundId::new(id);
+        for change in [
+            Change::Round(round),
+            Change::Ended(round),
+            Change::Cancel(round),
+            Change::Pipeline(PipelineId::new(id)),
+            Change::RoundWaits,
+            Change::ClaimWaits,
+        ] {
             assert_eq!(Change::parse(&change.payload().unwrap()), change);
         }
-        for nonsense in ["", "r", "rx", "q7"] {
+        for nonsense in ["", "r", "rx", "q7", "w7"] {
             assert_eq!(Change::parse(nonsense), Change::Anything);
         }
     }

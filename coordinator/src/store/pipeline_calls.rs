@@ -19,6 +19,7 @@ impl Store {
         let id = new.id;
         let made = settle_twice(|| self.database.create_pipeline(new.clone(), caller.clone())).await?;
         self.hints.tell(Change::Pipeline(id), Reach::Everywhere);
+        self.hints.tell(Change::ClaimWaits, Reach::Everywhere);
         Ok(made)
     }
 

@@ -103,9 +103,9 @@ impl Transactions for Database {
         .await
     }
 
-    async fn pending_cancel(&self, round: RoundId) -> Result<Option<CancelRequest>, StoreError> {
-        self.run("pending_cancel", Access::Read, round, |connection, round| {
-            Box::pin(drive::pending_cancel(connection, round))
+    async fn pending_cancels(&self, rounds: Vec<RoundId>) -> Result<Vec<(RoundId, CancelRequest)>, StoreError> {
+        self.run("pending_cancels", Access::Read, rounds, |connection, rounds| {
+            Box::pin(drive::pending_cancels(connection, rounds))
         })
         .await
     }

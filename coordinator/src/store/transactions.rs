@@ -39,7 +39,7 @@ pub(super) trait Transactions: fmt::Debug + Send + Sync + 'static {
     /// What became of an `apply` whose answer was lost; none: not written.
     async fn look(&self, change: Arc<apply::Change>) -> Result<Option<Applied>, StoreError>;
     async fn request_cancel(&self, cancel: Cancel) -> Result<RoundRecord, StoreError>;
-    async fn pending_cancel(&self, round: RoundId) -> Result<Option<CancelRequest>, StoreError>;
+    async fn pending_cancels(&self, rounds: Vec<RoundId>) -> Result<Vec<(RoundId, CancelRequest)>, StoreError>;
     async fn save_progress(&self, progress: Progress) -> Result<bool, StoreError>;
     async fn get_round(&self, round: RoundId) -> Result<RoundRecord, StoreError>;
     async fn list_rounds(&self, filter: RoundFilter, page: Page) -> Result<Listed<RoundRecord>, StoreError>;
