@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     location::Location,
     order::{Admission, OrderHeader, admit, check_identity, check_mark},
@@ -94,6 +95,7 @@ impl Core {
             Admission::Start => {
                 self.raise(&mut marks, &header).await?;
                 start(&self);
+                reached(Point::OrderAccepted);
             }
         }
         Ok(self.register.view(family, header.round, header.attempt))

@@ -9,6 +9,7 @@ use std::{
 };
 
 use lockstep_bucket::{AwsConnector, Connector};
+use lockstep_failpoint::{Point, reached};
 use lockstep_proto::v1::agent_server::AgentServer;
 use lockstep_protocol::{
     host::{HostInfo, Slot},
@@ -139,7 +140,10 @@ impl AgentBuilder {
         let state_dir = self.state_dir.unwrap_or_else(|| self.store.default_state_dir());
         std::fs::create_dir_all(&state_dir).map_err(|error| durable::io_problem("create", &state_dir, &error))?;
         let marks = Marks::load(&state_dir)?;
+        reached(Point::StartMarksLoaded);
+        durable::clear_drafts(&state_dir).map_err(|error| durable::io_problem("clear", &state_dir, &error))?;
         crate::pull::staging::clear(self.store.as_ref())?;
+        reached(Point::StartCleared);
         let listen = |error: &std::io::Error| {
             Problem::new(Reason::LocalIo, format!("cannot listen on {}: {error}", self.listen))
                 .with("address", self.listen)
@@ -174,6 +178,7 @@ impl AgentBuilder {
                 }
             })
             .map_err(no_threads)?;
+        reached(Point::StartListening);
         started.recv().unwrap_or_else(|_| Err(Problem::new(Reason::AgentPanic, "the agent's thread panicked")))?;
         Ok(AgentHandle { addr, incarnation, stop, ended, thread: Some(thread) })
     }

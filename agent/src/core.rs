@@ -13,6 +13,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use lockstep_bucket::store::Connector;
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     id::{Attempt, RoundId},
     order::AgentIdentity,
@@ -158,10 +159,12 @@ impl Core {
                     clean_up(work.clone()).await;
                 }
                 record(kind, &outcome, &work, started.elapsed());
+                reached(Point::TransferBeforeReport);
                 match outcome {
                     Ok((state, staged)) => core.register.finish(state, staged),
                     Err(problem) => core.register.finish(State::Failed(problem), None),
                 }
+                reached(Point::TransferReported);
             }
             .instrument(span),
         );

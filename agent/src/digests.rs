@@ -11,6 +11,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::digest::Digest;
 
 use crate::{durable, store::look::Look};
@@ -114,6 +115,7 @@ impl Digests {
         drop(inner);
         // Not synced: after a power loss a torn file is noticed and ignored.
         let written = durable::replace_unsynced(&self.path, &bytes);
+        reached(Point::DigestsSaved);
         if let Err(error) = written {
             tracing::warn!(path = %self.path.display(), %error, "the digest cache was not saved: after a restart files are hashed again");
         }

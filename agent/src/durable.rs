@@ -6,24 +6,43 @@ use std::{
     path::Path,
 };
 
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::problem::{Problem, Reason};
+
+/// Of files that are being written and have no name of their own yet.
+const DRAFT: &str = ".lockstep-";
 
 /// Replaces `path` by `bytes`: temporary file, fsync, rename, fsync of the folder. When it returns the new content survives a power loss.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().ok_or_else(|| io::Error::other("a path without a folder"))?;
-    let mut file = tempfile::Builder::new().prefix(".lockstep-").tempfile_in(folder)?;
+    let mut file = tempfile::Builder::new().prefix(DRAFT).tempfile_in(folder)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
+    reached(Point::StateBeforeRename);
     file.persist(path).map_err(|error| error.error)?;
+    reached(Point::StateRenamed);
     sync_folder(folder)
 }
 
 /// As [`replace`], but for what may be lost: after a crash of the machine the file may be old, absent or torn.
 pub(crate) fn replace_unsynced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().ok_or_else(|| io::Error::other("a path without a folder"))?;
-    let mut file = tempfile::Builder::new().prefix(".lockstep-").tempfile_in(folder)?;
+    let mut file = tempfile::Builder::new().prefix(DRAFT).tempfile_in(folder)?;
     file.write_all(bytes)?;
+    reached(Point::DigestsBeforeRename);
     file.persist(path).map(drop).map_err(|error| error.error)
+}
+
+/// Removes what processes left here that died while they replaced a file. Nobody else may be at it.
+pub(crate) fn clear_drafts(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let is_draft = entry.file_name().to_str().is_some_and(|name| name.starts_with(DRAFT));
+        if is_draft && entry.file_type()?.is_file() {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes names in a folder durable.
@@ -66,6 +85,18 @@ mod tests {
         replace(&path, b"two").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_was_never_renamed_is_cleared_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = ["orders.json", "digests", ".lockstep-Ab12", ".lockstep"];
+        names.iter().for_each(|name| fs::write(folder.path().join(name), b"x").unwrap());
+        fs::create_dir(folder.path().join(".lockstep-folder")).unwrap();
+        clear_drafts(folder.path()).unwrap();
+        let mut left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".lockstep", ".lockstep-folder", "digests", "orders.json"]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     id::{Attempt, RoundId},
     problem::{Problem, Reason},
@@ -49,6 +50,7 @@ fn run(core: &Arc<Core>, round: RoundId, what: InstallWhat, stale: Option<PathBu
             let outcome = core.blocking(move || place(store.as_ref(), staged.as_ref(), what, stale)).await;
             let label = outcome.as_ref().map_or_else(|problem| problem.reason.as_str(), |_| "done");
             metrics::counter!("lockstep_agent_transfers_total", "kind" => "install", "outcome" => label).increment(1);
+            reached(Point::InstallBeforeReport);
             match outcome {
                 Ok(done) => {
                     tracing::info!(checkpoint = ?done.local_checkpoint, "installed");
@@ -59,6 +61,7 @@ fn run(core: &Arc<Core>, round: RoundId, what: InstallWhat, stale: Option<PathBu
                     core.register.install_failed(problem);
                 }
             }
+            reached(Point::InstallReported);
         }
         .instrument(span),
     );
@@ -73,6 +76,7 @@ fn place(
 ) -> Result<PullDone, Problem> {
     let started = Instant::now();
     store.check_installable()?;
+    reached(Point::InstallBegun);
     let mut done = match what {
         InstallWhat::Fresh => {
             store.retain_only(None)?;
@@ -106,6 +110,7 @@ fn place(
             }
         }
     };
+    reached(Point::InstallPlaced);
     for folder in staged.map(|staged| staged.checkpoint.folder.clone()).into_iter().chain(stale) {
         if let Err(error) = durable::remove_folder(&folder) {
             // The checkpoint is in place; a left-over folder goes with the next transfer or start.

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     id::PipelineId,
     location::Location,
@@ -115,7 +116,9 @@ impl Marks {
         // The disk may have been emptied under a running agent; what it accepted is still known here and is written anew.
         let folder = self.path.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder).map_err(|error| durable::io_problem("create", folder, &error))?;
+        reached(Point::MarkBeforeStored);
         durable::replace(&self.path, &bytes).map_err(|error| durable::io_problem("write", &self.path, &error))?;
+        reached(Point::MarkStored);
         self.known = next;
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     id::Fingerprint,
     manifest::PartManifest,
@@ -96,6 +97,7 @@ async fn run(core: &Core, order: &Pull, work: Work, tasks: &TaskTracker) -> Resu
         let (part, digests, for_places) = (Arc::clone(&part), Arc::clone(&core.digests), work.clone());
         let make = move |_: &Stop| {
             let staging = Staging::create(&root, name, &part)?;
+            reached(Point::PullStagingCreated);
             Places::new(part, staging, Claim::on(&root)?, digests, &for_places)
         };
         Arc::new(work.disk(make).await?)
@@ -104,11 +106,13 @@ async fn run(core: &Core, order: &Pull, work: Work, tasks: &TaskTracker) -> Resu
     let downloaded = fill(&remote, &places, known, store.files_are_immutable(), tasks)
         .await
         .map_err(|problem| places.claim.explain(problem))?;
+    reached(Point::PullBeforeSync);
     places.unsynced.sync(&work).await?;
     {
         let (places, digests) = (Arc::clone(&places), Arc::clone(&core.digests));
         work.disk(move |_| {
             places.staging.sync()?;
+            reached(Point::PullSynced);
             digests.save();
             Ok(())
         })

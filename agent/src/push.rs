@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     host::Slot,
     id::{Fingerprint, Incarnation, LocalCheckpointId, PipelineId, Step},
@@ -98,6 +99,7 @@ pub(crate) async fn run(core: &Core, assignment: Assignment, work: Work, trail: 
         assignment.base_parts.iter().cloned().partition(|part| part.host_idx() == assignment.slot.idx());
     let own_part = own_part(&remote, own.first());
     let (own_part, held) = futures::try_join!(own_part, hold(core, &assignment, &work))?;
+    reached(Point::PushHeld);
     let files = held.files();
     // What is remembered of each file is memory too: tens of MiB where there are 100,000.
     work.blocks.set_aside(files.len() as u64 * BYTES_PER_FILE, LEAST_BLOCKS);
@@ -164,6 +166,7 @@ pub(crate) async fn run(core: &Core, assignment: Assignment, work: Work, trail: 
     let base = own_part.as_deref().zip(own.first());
     let manifest = manifest::of(&assignment, held.as_ref(), entries, base)?;
     drop(own_part);
+    reached(Point::PushBeforeManifest);
     let let_go = work.disk(move |_| {
         // May remove thousands of links.
         drop(held);

@@ -5,6 +5,7 @@ use std::{str::FromStr, sync::Arc, time::Duration};
 
 use chrono::Utc;
 use lockstep_bucket::{Access, Checkpoint, Claim, DecisionOutcome, ObjectStore};
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     commit::{CommitDocument, CommitPart, CommitRef, DecisionObject},
     digest::Digest,
@@ -210,6 +211,7 @@ async fn run(
     };
     let pending = Pending { generation, seq, round, bytes: document.encode() };
     journal.remember(pending.clone(), &work).await?;
+    reached(Point::SyncCommitStored);
     let commit = decide(bucket, &mut journal, pending, &work).await?;
     Ok(Synced { commit, done })
 }
@@ -235,6 +237,7 @@ async fn claim(
                 released: false,
             };
             journal.remember_fence(&fence, work).await?;
+            reached(Point::SyncFenceStored);
             fence
         }
     };
@@ -325,6 +328,7 @@ async fn decide(
         back_off *= 2;
         outcome = lockstep_bucket::put_decision(bucket, (generation, seq), bytes.clone().into(), round).await;
     }
+    reached(Point::SyncAfterPut);
     let lost = |what: String| Problem::new(Reason::Fenced, what).with("key", &key).with("round", round);
     match outcome {
         DecisionOutcome::Stands => {}
@@ -353,7 +357,9 @@ async fn decide(
     // A pending decision may be of a document that an older version wrote: it is parsed like anybody else's.
     DecisionObject::parse(&key, &bytes)?;
     let counts = lockstep_bucket::acknowledge(bucket, generation, seq).await?;
+    reached(Point::SyncFenceRead);
     journal.forget(work).await?;
+    reached(Point::SyncForgotten);
     match counts {
         Counts::Yes => Ok(commit),
         Counts::No | Counts::Undecided => {

@@ -52,7 +52,7 @@ points! {
     ClaimTaken = "claim.taken" of Coordinator;
     /// The store was probed; `lockstep.json` and the fence are not written.
     ClaimBeforePut = "claim.before_put" of Coordinator;
-    /// `lockstep.json` stands, the fence does not.
+    /// `lockstep.json` stands, the fence does not. Agents that sync directly come here too.
     ClaimBeforeFence = "claim.before_fence" of Coordinator;
     /// The fence's PUT has an outcome that is in no row.
     ClaimAfterPut = "claim.after_put" of Coordinator;
@@ -217,6 +217,19 @@ points! {
     DigestsBeforeRename = "digests.before_rename" of Agent;
     /// It is renamed.
     DigestsSaved = "digests.saved" of Agent;
+
+    // ---- direct sync
+
+    /// The bytes of a direct sync's fence are in the journal; no PUT was sent.
+    SyncFenceStored = "sync.fence_stored" of Agent;
+    /// The bytes of its commit are; no PUT was sent.
+    SyncCommitStored = "sync.commit_stored" of Agent;
+    /// The PUT has an outcome, in memory.
+    SyncAfterPut = "sync.after_put" of Agent;
+    /// The commit stands and counts; the journal still holds it.
+    SyncFenceRead = "sync.fence_read" of Agent;
+    /// The journal doesn't; the caller has no answer.
+    SyncForgotten = "sync.forgotten" of Agent;
 
     // ---- pull
 

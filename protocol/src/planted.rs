@@ -6,11 +6,79 @@
 /// One way to get the protocol wrong.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[non_exhaustive]
-pub enum Bug {}
+pub enum Bug {
+    /// A commit that stands is acknowledged without reading what follows its generation.
+    AckWithoutFenceCheck,
+    /// What follows the generation is read before the commit stood.
+    FenceCheckBeforeCommit,
+    /// A cancel in `Committing` ends the round in the database, without winning the key.
+    AbortOnlyInDatabase,
+    /// The deadline acts in `Committing` too.
+    DeadlineInCommitting,
+    /// A decision PUT without an answer fails the round.
+    UnknownTakenAsFailed,
+    /// A decision key that exists is taken for another round's, without comparing bytes.
+    ExistsTakenAsFailed,
+    /// A decision key that exists is taken for what was put, without comparing bytes.
+    ExistsTakenAsMine,
+    /// A fence alone fails the round, whatever its base will say.
+    FencedWithoutReadingTheBase,
+    /// A decision is put over another one.
+    UnconditionalCommitPut,
+    /// Effects of a decision are carried out before it is stored: bytes are put, or hosts install, that the row knows nothing of.
+    EffectsBeforeStored,
+    /// A write repeats the term and not the version.
+    NoVersionInWhere,
+    /// A write repeats the version and not the term.
+    NoTermInWhere,
+    /// A write repeats neither version nor term.
+    NoGuardInWhere,
+    /// A report counts whatever attempt it is of.
+    AttemptNotComparedInReports,
+    /// Neither agents nor reports compare incarnations.
+    IncarnationNotCompared,
+    /// Keys don't name the attempt.
+    AttemptNotInKeys,
+    /// What one host has done counts for all.
+    SuccessAtTheFirstHost,
+    /// Agents obey orders of rounds older than the newest they have obeyed.
+    OrderOfRoundsNotCompared,
+    /// `Installed` without one more look at every host.
+    ConfirmSkipped,
+    /// A cancel acts in `Installing` too.
+    CancelWhileInstalling,
+    /// An install leaves older local checkpoints in place.
+    OtherCheckpointsStay,
+    /// Admission doesn't look for an active round.
+    SecondRoundAdmitted,
+}
 
 impl Bug {
     /// Every one of them, for the test that shows how each is caught.
-    pub const ALL: [Self; 0] = [];
+    pub const ALL: &'static [Self] = &[
+        Self::AckWithoutFenceCheck,
+        Self::FenceCheckBeforeCommit,
+        Self::AbortOnlyInDatabase,
+        Self::DeadlineInCommitting,
+        Self::UnknownTakenAsFailed,
+        Self::ExistsTakenAsFailed,
+        Self::ExistsTakenAsMine,
+        Self::FencedWithoutReadingTheBase,
+        Self::UnconditionalCommitPut,
+        Self::EffectsBeforeStored,
+        Self::NoVersionInWhere,
+        Self::NoTermInWhere,
+        Self::NoGuardInWhere,
+        Self::AttemptNotComparedInReports,
+        Self::IncarnationNotCompared,
+        Self::AttemptNotInKeys,
+        Self::SuccessAtTheFirstHost,
+        Self::OrderOfRoundsNotCompared,
+        Self::ConfirmSkipped,
+        Self::CancelWhileInstalling,
+        Self::OtherCheckpointsStay,
+        Self::SecondRoundAdmitted,
+    ];
 }
 
 #[cfg(debug_assertions)]

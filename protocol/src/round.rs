@@ -15,6 +15,7 @@ use crate::{
     host::Layout,
     id::{Fingerprint, Generation, LocalCheckpointId, PipelineId, PipelineName, RoundId, RoundNo, Seq, Step, Term},
     location::Location,
+    planted::{self, Bug},
     problem::{Problem, Reason},
     selection::Wanted,
     spec::PullSelector,
@@ -290,7 +291,8 @@ pub fn decide(round: &Round, event: &Event, now: DateTime<Utc>) -> Decision {
 
 /// A cancel of a round that can't be cancelled any more is refused before it is recorded.
 pub fn check_cancellable(round: &Round) -> Result<(), Problem> {
-    let refused = round.phase.is_terminal() || round.phase == Phase::Installing;
+    let installing = round.phase == Phase::Installing && !planted::is(Bug::CancelWhileInstalling);
+    let refused = round.phase.is_terminal() || installing;
     if !refused {
         return Ok(());
     }

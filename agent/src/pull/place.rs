@@ -9,6 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     digest::Digest,
     manifest::{FileEntry, PartManifest},
@@ -285,6 +286,7 @@ impl Places {
         }
         self.unsynced.add(&path, || Ok(file))?;
         self.progress.file_done();
+        reached(Point::PullFilePlaced);
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use std::{
     str::FromStr,
 };
 
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     id::{Attempt, RoundId},
     manifest::{PartManifest, RelativePath},
@@ -33,6 +34,7 @@ pub(crate) fn clear(store: &dyn CheckpointStore) -> Result<(), Problem> {
         let is_ours = entry.file_name().to_str().is_some_and(is_staging_name);
         if is_ours {
             let path = entry.path();
+            reached(Point::StartBeforeStagingRemoved);
             remove(&path)?;
             tracing::info!(folder = %path.display(), "removed a staging that an earlier process left");
         }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use lockstep_bucket::{Payload, UploadId};
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     manifest::ObjectEntry,
     problem::{Problem, Reason, Retryable},
@@ -137,6 +138,7 @@ impl Large {
         let (key, id) = self.upload.get_or_try_init(|| self.start(to)).await?;
         let length = payload.length();
         let tag = to.remote.upload_part(key, id, number, payload).await.map_err(|problem| self.lost(to, problem))?;
+        reached(Point::PushPieceSent);
         to.work().progress.done(length);
         let all = to.ledger.upload(file, |upload| {
             upload.head = upload.head.or(piece.head());
@@ -156,6 +158,7 @@ impl Large {
             let piece = self.piece;
             to.starts.spawn(async move {
                 let id = remote.start_upload(&key).await?;
+                reached(Point::PushUploadBegun);
                 let digest = TreeDigest::new(file.size);
                 let (tags, head, inherited) = (BTreeMap::new(), None, false);
                 let upload = Upload { key: key.clone(), id: id.0.clone(), piece, tags, digest, head, inherited };
@@ -179,8 +182,10 @@ impl Large {
             .ok_or_else(|| unread(file))?;
         let blake3 = digest.finish().ok_or_else(|| unread(file))?;
         // An earlier attempt may have completed it without hearing of it: that is found out there.
+        reached(Point::PushBeforeComplete);
         let completed = to.remote.complete_upload(key, id, file.size, tags).await;
         completed.map_err(|problem| self.lost(to, problem))?;
+        reached(Point::PushObjectSent);
         if let Some(look) = &file.look {
             to.digests.learn(look, blake3);
         }

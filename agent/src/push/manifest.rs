@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     digest::Digest,
     document::MAX_DOCUMENT_BYTES,
@@ -83,5 +84,6 @@ pub(super) async fn write(remote: &Remote, manifest: &PartManifest) -> Result<Pa
     }
     let part = PartRef { path, length: bytes.len() as u64, blake3: Digest::of(&bytes) };
     remote.create(&part.key(), bytes.into()).await?;
+    reached(Point::PushManifestSent);
     Ok(part)
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures::{FutureExt, TryStreamExt, stream};
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     key::AttemptPath,
     manifest::ObjectEntry,
@@ -188,6 +189,7 @@ async fn whole(to: &Sending, wanted: Wanted, room: Room) -> Result<Outcome, Prob
     }
     let key = to.next_key();
     to.remote.put(&key, payload).await?;
+    reached(Point::PushObjectSent);
     to.work().progress.done(file.size);
     to.work().progress.file_done();
     let object = Arc::new(ObjectEntry { key, size: file.size });
@@ -211,6 +213,7 @@ async fn pack(to: &Sending, queue: Arc<Queue>, room: Room, most: u64) -> Result<
         let key = to.next_key();
         let object = Arc::new(ObjectEntry { key, size: packed.payload.length() });
         to.remote.put(&object.key, packed.payload).await?;
+        reached(Point::PushObjectSent);
         to.work().progress.done(object.size);
         to.ledger.sent(packed.files.into_iter().map(|(index, blake3, offset)| {
             to.work().progress.file_done();

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::problem::{Problem, Reason};
 use uuid::Uuid;
 
@@ -43,12 +44,13 @@ pub(crate) mod crash {
     }
 }
 
-/// Where a test may let the process die; nothing in production.
+/// Where a test may let the process die, or the thread stop; nothing in production.
 #[inline]
 #[cfg_attr(not(test), expect(clippy::unnecessary_wraps, reason = "fails in tests only"))]
 fn crash_point() -> io::Result<()> {
     #[cfg(test)]
     crash::check()?;
+    reached(Point::StoreBeforeChange);
     Ok(())
 }
 

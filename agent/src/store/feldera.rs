@@ -61,6 +61,7 @@ impl FelderaStore {
         let root = Root::new(root.into());
         scratch::sweep(&root.holds())?;
         root.trash().empty()?;
+        durable::remove_tree(&root.drafts())?;
         Ok(Self { root, lock: EngineLock::PidLock, holding: Holding::default(), state_wait: StateWait::default() })
     }
 

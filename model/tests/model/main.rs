@@ -1,3 +1,5 @@
 //! The explorer itself, on worlds whose answers are known. Worlds of the protocol stand beside it.
 
 mod explorer;
+mod planted_push;
+mod rounds_push;

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{Kind, ParticipantPhase, Phase, Round, Source};
+use super::{Kind, ParticipantPhase, Phase, Round, Source, participant::all_in};
 use crate::id::Attempt;
 
 /// Something to carry out. Idempotent on (round, host, attempt); its result comes back as an event.
@@ -50,7 +50,7 @@ pub fn effects(round: &Round, now: DateTime<Utc>) -> Vec<Effect> {
         Phase::Resolving if discarding(round) => host_effects(round, now),
         Phase::Resolving => vec![Effect::Resolve],
         Phase::Transferring => {
-            if round.participants.iter().all(|p| p.phase == ParticipantPhase::Done) {
+            if all_in(round, ParticipantPhase::Done) {
                 return vec![Effect::CheckParts];
             }
             host_effects(round, now)
@@ -63,7 +63,7 @@ pub fn effects(round: &Round, now: DateTime<Utc>) -> Vec<Effect> {
             vec![if push.abort_bytes.is_some() { Effect::SettleAbort } else { Effect::SettleCommit }]
         }
         Phase::Installing => {
-            if round.participants.iter().all(|p| p.phase == ParticipantPhase::Installed) {
+            if all_in(round, ParticipantPhase::Installed) {
                 return vec![Effect::Confirm];
             }
             host_effects(round, now)

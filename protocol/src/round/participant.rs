@@ -5,10 +5,11 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Phase, Transition, Work};
+use super::{Phase, Round, Transition, Work};
 use crate::{
     commit::CommitPart,
     id::{Attempt, Incarnation, LocalCheckpointId},
+    planted::{self, Bug},
     problem::{Problem, Reason, Retryable},
 };
 
@@ -128,6 +129,15 @@ pub(super) fn later(now: DateTime<Utc>, delay: Duration) -> DateTime<Utc> {
     TimeDelta::from_std(delay).ok().and_then(|delta| now.checked_add_signed(delta)).unwrap_or(now)
 }
 
+/// Whether every host of a round stands there.
+pub(super) fn all_in(round: &Round, phase: ParticipantPhase) -> bool {
+    let mut stands = round.participants.iter().map(|participant| participant.phase == phase);
+    if planted::is(Bug::SuccessAtTheFirstHost) {
+        return stands.any(|stands| stands);
+    }
+    stands.all(|stands| stands)
+}
+
 /// Whether a round may still give a host up.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Persistence {
@@ -151,12 +161,15 @@ impl Work {
     }
 
     pub(super) fn all_in(&self, phase: ParticipantPhase) -> bool {
-        self.round.participants.iter().all(|participant| participant.phase == phase)
+        all_in(&self.round, phase)
     }
 
     /// Whether a report speaks for the present try of its host (S8).
     pub(super) fn is_present(&mut self, host_idx: u32, attempt: Attempt, incarnation: Incarnation) -> bool {
-        self.participant(host_idx).is_some_and(|p| p.attempt == attempt && p.incarnation == Some(incarnation))
+        self.participant(host_idx).is_some_and(|p| {
+            (p.attempt == attempt || planted::is(Bug::AttemptNotComparedInReports))
+                && (p.incarnation == Some(incarnation) || planted::is(Bug::IncarnationNotCompared))
+        })
     }
 
     /// An attempt failed: back off, or give the round up.

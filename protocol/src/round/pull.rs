@@ -6,7 +6,10 @@ use super::{
     Event, FoundHost, HostReport, Kind, ParticipantPhase, Phase, PullState, Resolved, Source, Work,
     participant::Persistence,
 };
-use crate::problem::{Problem, Reason};
+use crate::{
+    planted::{self, Bug},
+    problem::{Problem, Reason},
+};
 
 fn state(work: &mut Work) -> Option<&mut PullState> {
     match &mut work.round.kind {
@@ -28,7 +31,9 @@ pub(super) fn apply(work: &mut Work, event: &Event, now: DateTime<Utc>) {
             resolve(work, resolved, hosts, *discard);
         }
         (Phase::Resolving, Event::Refused(problem)) => work.fail(problem.clone()),
-        (Phase::Resolving | Phase::Transferring, Event::CancelRequested(request)) => {
+        (phase, Event::CancelRequested(request))
+            if matches!(phase, Phase::Resolving | Phase::Transferring) || planted::is(Bug::CancelWhileInstalling) =>
+        {
             work.round.cancel = Some(request.clone());
             work.cancelled(request);
         }

@@ -10,6 +10,7 @@ use crate::{
     commit::{AbortRecord, CommitDocument, CommitRef},
     digest::Digest,
     fence::{Counts, Successor, counts},
+    planted::{self, Bug},
     problem::{Problem, Reason},
 };
 
@@ -49,12 +50,17 @@ pub(super) fn apply(work: &mut Work, event: &Event, now: DateTime<Utc>) {
             work.fence_pipeline = problem.reason == Reason::Fenced;
             work.fail(problem.clone());
         }
-        (Phase::Planning | Phase::Transferring, Event::CancelRequested(request)) => {
+        (phase, Event::CancelRequested(request))
+            if matches!(phase, Phase::Planning | Phase::Transferring)
+                || phase == Phase::Committing && planted::is(Bug::AbortOnlyInDatabase) =>
+        {
             // No decision PUT can be under way: its bytes are stored only on entering Committing.
             work.round.cancel = Some(request.clone());
             work.cancelled(request);
         }
-        (Phase::Planning | Phase::Transferring, Event::Tick) => {
+        (phase, Event::Tick)
+            if matches!(phase, Phase::Planning | Phase::Transferring) || planted::is(Bug::DeadlineInCommitting) =>
+        {
             work.deadline_passed(now);
         }
         (
@@ -214,6 +220,11 @@ fn settle(work: &mut Work, decision: &DecisionKnown, successor: Option<&Successo
         );
         return;
     }
+    if successor == Some(&Successor::FenceOnly) && planted::is(Bug::FencedWithoutReadingTheBase) {
+        work.fence_pipeline = true;
+        work.fail(Problem::new(Reason::Fenced, "planted: a fence alone decides"));
+        return;
+    }
     let unknown = |push: &mut PushState, problem: &Problem| {
         push.settle.tries = push.settle.tries.saturating_add(1);
         push.settle.retry_at = Some(later(now, policy.delay(push.settle.tries, jitter)));
@@ -223,7 +234,8 @@ fn settle(work: &mut Work, decision: &DecisionKnown, successor: Option<&Successo
         DecisionKnown::CommitStands => {
             let Some(bytes) = &push.commit_bytes else { return };
             let digest = Digest::of(bytes.as_bytes());
-            let settled = successor.is_some_and(|successor| counts(generation, seq, successor) == Counts::Yes);
+            let settled = successor.is_some_and(|successor| counts(generation, seq, successor) == Counts::Yes)
+                || planted::is(Bug::AckWithoutFenceCheck);
             if !settled {
                 // Acknowledge only after fence g+1 was read as absent or its base includes us (push step 6).
                 let problem = Problem::new(
@@ -260,6 +272,7 @@ fn settle(work: &mut Work, decision: &DecisionKnown, successor: Option<&Successo
             .with("generation", generation)
             .with("seq", seq),
         ),
+        DecisionKnown::Unknown(problem) if planted::is(Bug::UnknownTakenAsFailed) => work.fail(problem.clone()),
         DecisionKnown::Unknown(problem) => {
             let problem = unknown(push, problem);
             work.round.problem = Some(problem);

@@ -1,0 +1,691 @@
+//! What may happen in a world of push rounds, and what follows.
+
+use super::*;
+
+/// How a decision PUT goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PutFault {
+    /// Executed and answered, or its answer lost and the key read after it.
+    None,
+    /// Executed; neither its answer nor what stands there gets through.
+    Lost,
+    /// Not executed.
+    Dropped,
+    /// Not executed yet.
+    Late,
+}
+
+/// How a database write goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WriteFault {
+    /// Executed and answered.
+    None,
+    /// Executed; the answer to the COMMIT is lost.
+    Lost,
+    /// Not executed, and that is not known.
+    Dropped,
+    /// Not executed yet.
+    Late,
+}
+
+/// Something that may happen. `usize` is a driver, `u8` a host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Act {
+    /// A further push is admitted.
+    Admit,
+    /// Somebody asks to cancel the active round.
+    AskCancel,
+    /// A replica claims the active round.
+    Claim(usize),
+    /// A driver learns that its round is somebody else's or over.
+    Notice(usize),
+    /// A driver reads its row again.
+    Reload(usize),
+    /// The bucket is compared, the agents are asked, a cut is chosen.
+    Plan(usize),
+    /// The present attempt is ordered, or followed.
+    Order(usize, u8),
+    /// The order is sent and arrives later.
+    OrderLate(usize, u8),
+    /// A report is made and arrives later.
+    ReportLate(usize, u8),
+    /// An agent does not answer for too long.
+    Unreachable(usize, u8),
+    /// A host that backs off is asked for its process.
+    Describe(usize, u8),
+    /// Parts are read and compared.
+    CheckParts(usize),
+    /// The decision's bytes are put.
+    Put(usize, PutFault),
+    /// Planted: bytes are put that are not stored yet.
+    PutAhead(usize),
+    /// What follows the generation is read.
+    Look(usize),
+    /// It can't be read.
+    LookFails(usize),
+    /// A fence without a base was met: commits are listed (F3).
+    FinishLists(usize),
+    /// The base is put, and what stands is read.
+    FinishPuts(usize),
+    /// The driver hears of the cancel.
+    TakeCancel(usize),
+    /// The deadline passes.
+    Expire(usize),
+    /// Decide and write.
+    Write(usize, WriteFault),
+    /// An agent restarts.
+    Restart(u8),
+    /// An agent has written its part.
+    Upload(u8),
+    /// A transfer has stopped.
+    StopEnds(u8),
+    /// See [`PutFault::Late`].
+    LatePutLands,
+    /// See [`Act::OrderLate`].
+    LateOrderArrives,
+    /// See [`Act::ReportLate`].
+    LateReportArrives(usize),
+    /// See [`WriteFault::Late`].
+    LateWriteLands,
+    /// A taker writes fence g+1.
+    TakerFences,
+    /// It lists commits.
+    TakerLists,
+    /// It puts the base.
+    TakerPuts,
+    /// It dies.
+    TakerDies,
+    /// A reader of `latest` reads the highest fence.
+    ReadFences,
+    /// It lists commits.
+    ReadCommits,
+    /// It looks for a newer fence.
+    ReadAgain,
+}
+
+impl Push {
+    pub(super) fn possible(&self) -> Vec<Act> {
+        let mut acts = Vec::with_capacity(16);
+        let (now, bounds) = (&self.now, &self.set.bounds);
+        let active = self.active();
+        let admits = active.is_none() || planted::is(Bug::SecondRoundAdmitted);
+        if admits && now.admitted < bounds.rounds && !now.pipeline_fenced {
+            acts.push(Act::Admit);
+        }
+        if let Some(round) = active {
+            if bounds.cancel && !self.row(round).cancel_requested && self.row_entry(round).cancellable {
+                acts.push(Act::AskCancel);
+            }
+            if self.row(round).term < bounds.claims
+                && let Some(free) = now.drivers.iter().position(Option::is_none)
+            {
+                acts.push(Act::Claim(free));
+            }
+        }
+        for (index, driver) in now.drivers.iter().enumerate() {
+            if let Some(driver) = driver {
+                self.of_driver(index, driver, &mut acts);
+            }
+        }
+        for host in self.hosts() {
+            let known = now.hosts[usize::from(host)].known.map(|known| known.state);
+            if matches!(known, Some(State::Running | State::Stopping)) {
+                acts.push(Act::Upload(host));
+            }
+            if known == Some(State::Stopping) {
+                acts.push(Act::StopEnds(host));
+            }
+            if now.left.restarts > 0 && now.hosts[usize::from(host)].process < MOST_INCARNATIONS {
+                acts.push(Act::Restart(host));
+            }
+        }
+        acts.extend(now.late_put.map(|_| Act::LatePutLands));
+        acts.extend(now.late_order.map(|_| Act::LateOrderArrives));
+        acts.extend(now.late_write.map(|_| Act::LateWriteLands));
+        match now.taker {
+            Taker::Waits => acts.push(Act::TakerFences),
+            Taker::Fenced => acts.extend([Act::TakerLists, Act::TakerDies]),
+            Taker::Listed(_) => acts.push(Act::TakerPuts),
+            Taker::Gone => {}
+        }
+        if bounds.reader {
+            acts.push(match now.reader {
+                Reader::Idle => Act::ReadFences,
+                Reader::SawFirst => Act::ReadCommits,
+                Reader::Listed(_) => Act::ReadAgain,
+            });
+        }
+        acts
+    }
+
+    fn of_driver(&self, index: usize, driver: &Driver<Task>, acts: &mut Vec<Act>) {
+        let (now, bounds) = (&self.now, &self.set.bounds);
+        if driver.term != self.row(driver.round).term {
+            acts.push(Act::Notice(index));
+        }
+        if driver.copy == Copy::Reload {
+            acts.push(Act::Reload(index));
+            return;
+        }
+        let entry = self.entry(driver.page);
+        let idle = driver.task == Task::None;
+        if !matches!(driver.task, Task::Tell(_))
+            && self.row(driver.round).cancel_requested
+            && entry.round.cancel.is_none()
+            && entry.cancellable
+        {
+            acts.push(Act::TakeCancel(index));
+        }
+        match driver.task {
+            Task::None => {}
+            Task::Decided(_) => {
+                acts.push(Act::Look(index));
+                if now.left.puts > 0 {
+                    acts.push(Act::LookFails(index));
+                }
+                if now.fence == Fence::Only {
+                    acts.push(Act::FinishLists(index));
+                }
+            }
+            Task::Finishing(..) => acts.push(Act::FinishPuts(index)),
+            Task::LookedEarly(_) => self.puts(index, acts),
+            Task::Tell(_) => {
+                if planted::is(Bug::EffectsBeforeStored) {
+                    acts.push(Act::PutAhead(index));
+                }
+                acts.push(Act::Write(index, WriteFault::None));
+                if now.left.writes > 0 {
+                    acts.extend([Act::Write(index, WriteFault::Lost), Act::Write(index, WriteFault::Dropped)]);
+                    if now.late_write.is_none() {
+                        acts.push(Act::Write(index, WriteFault::Late));
+                    }
+                }
+            }
+        }
+        if !idle {
+            return;
+        }
+        if bounds.deadline {
+            acts.push(Act::Expire(index));
+        }
+        if now.late_report.is_some_and(|(round, _)| round == driver.round) {
+            acts.push(Act::LateReportArrives(index));
+        }
+        for effect in &entry.effects {
+            match effect {
+                Effect::Plan => acts.push(Act::Plan(index)),
+                Effect::Transfer { host_idx, .. } => {
+                    let host = u8::try_from(*host_idx).unwrap_or(u8::MAX);
+                    acts.push(Act::Order(index, host));
+                    if now.left.late_orders > 0 && now.late_order.is_none() {
+                        acts.push(Act::OrderLate(index, host));
+                    }
+                    if now.left.late_reports > 0 && now.late_report.is_none() && self.is_done(driver, host) {
+                        acts.push(Act::ReportLate(index, host));
+                    }
+                    if now.left.unreachable > 0 {
+                        acts.push(Act::Unreachable(index, host));
+                    }
+                }
+                Effect::Describe { host_idx, .. } => {
+                    acts.push(Act::Describe(index, u8::try_from(*host_idx).unwrap_or(u8::MAX)));
+                }
+                Effect::CheckParts => acts.push(Act::CheckParts(index)),
+                Effect::SettleCommit | Effect::SettleAbort => {
+                    if planted::is(Bug::FenceCheckBeforeCommit) {
+                        acts.push(Act::Look(index));
+                    } else {
+                        self.puts(index, acts);
+                    }
+                }
+                Effect::Resolve | Effect::Install { .. } | Effect::Confirm => {}
+            }
+        }
+    }
+
+    fn puts(&self, index: usize, acts: &mut Vec<Act>) {
+        acts.push(Act::Put(index, PutFault::None));
+        if self.now.left.puts > 0 {
+            acts.extend([Act::Put(index, PutFault::Lost), Act::Put(index, PutFault::Dropped)]);
+            if self.now.late_put.is_none() {
+                acts.push(Act::Put(index, PutFault::Late));
+            }
+        }
+    }
+
+    fn is_done(&self, driver: &Driver<Task>, host: u8) -> bool {
+        let order = self.order_of(driver, host);
+        self.now.hosts[usize::from(host)].known.is_some_and(|known| {
+            known.state == State::Done
+                && (known.round, known.attempt, known.process) == (order.round, order.attempt, order.process)
+        })
+    }
+
+    pub(super) fn apply(&mut self, act: Act) {
+        match act {
+            Act::Admit => self.admit(),
+            Act::AskCancel => {
+                if let Some(round) = self.active() {
+                    self.now.rows[usize::from(round)].cancel_requested = true;
+                }
+            }
+            Act::Claim(index) => self.claim(index),
+            Act::Restart(host) => {
+                self.now.left.restarts -= 1;
+                self.now.hosts[usize::from(host)].restart();
+            }
+            Act::Upload(host) => self.upload(host),
+            Act::StopEnds(host) => {
+                if let Some(known) = &mut self.now.hosts[usize::from(host)].known {
+                    known.state = State::Failed;
+                }
+            }
+            Act::LatePutLands => {
+                if let Some((round, paper)) = self.now.late_put.take() {
+                    self.create(round, paper);
+                }
+            }
+            Act::LateOrderArrives => {
+                if let Some(order) = self.now.late_order.take() {
+                    self.deliver(&order);
+                }
+            }
+            Act::LateWriteLands => {
+                if let Some(late) = self.now.late_write.take() {
+                    self.store(late.round, late.term, late.current, late.answer);
+                }
+            }
+            Act::TakerFences => {
+                self.now.fence = Fence::Only;
+                self.now.taker = Taker::Fenced;
+            }
+            Act::TakerLists => self.now.taker = Taker::Listed(self.newest_standing()),
+            Act::TakerPuts => {
+                if let Taker::Listed(newest) = self.now.taker {
+                    self.put_base(newest);
+                }
+                self.now.taker = Taker::Gone;
+            }
+            Act::TakerDies => self.now.taker = Taker::Gone,
+            Act::ReadFences => self.read_fences(),
+            Act::ReadCommits => self.now.reader = Reader::Listed(self.newest_standing()),
+            Act::ReadAgain => {
+                if let (Reader::Listed(newest), Fence::None) = (self.now.reader, self.now.fence) {
+                    self.answer(newest);
+                }
+                self.now.reader = Reader::Idle;
+            }
+            Act::Notice(index)
+            | Act::Reload(index)
+            | Act::Plan(index)
+            | Act::Order(index, _)
+            | Act::OrderLate(index, _)
+            | Act::ReportLate(index, _)
+            | Act::Unreachable(index, _)
+            | Act::Describe(index, _)
+            | Act::CheckParts(index)
+            | Act::Put(index, _)
+            | Act::PutAhead(index)
+            | Act::Look(index)
+            | Act::LookFails(index)
+            | Act::FinishLists(index)
+            | Act::FinishPuts(index)
+            | Act::TakeCancel(index)
+            | Act::Expire(index)
+            | Act::Write(index, _)
+            | Act::LateReportArrives(index) => {
+                if let Some(driver) = self.now.drivers[index] {
+                    self.now.drivers[index] = self.drive(act, driver);
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self) {
+        let round = self.now.admitted;
+        let page = self.set.book.enter(self.set.book.cast.push(round));
+        self.now.rows[usize::from(round)] = Row { page, term: 0, cancel_requested: false };
+        self.now.admitted += 1;
+    }
+
+    /// Raises the term, and the version with it.
+    fn claim(&mut self, index: usize) {
+        let Some(round) = self.active() else { return };
+        self.moved(round);
+        let row = &mut self.now.rows[usize::from(round)];
+        row.term += 1;
+        self.now.drivers[index] =
+            Some(Driver { round, term: row.term, page: row.page, copy: Copy::Current, task: Task::None });
+    }
+
+    /// The row has another version than anybody remembers.
+    fn moved(&mut self, round: u8) {
+        for driver in self.now.drivers.iter_mut().flatten() {
+            if driver.round == round && driver.copy == Copy::Current {
+                driver.copy = Copy::Stale;
+            }
+        }
+        if let Some(late) = &mut self.now.late_write
+            && late.round == round
+        {
+            late.current = false;
+        }
+    }
+
+    /// The guarded write. False: nothing was written.
+    fn store(&mut self, round: u8, term: u8, current: bool, stored: Stored) -> bool {
+        let row = *self.row(round);
+        let ended = self.entry(row.page).phase().is_terminal();
+        if !guard(&row, ended, term, current) {
+            return false;
+        }
+        if term != row.term || !current {
+            self.now.slip = Some(Slip::Unguarded);
+        }
+        self.moved(round);
+        self.now.rows[usize::from(round)].page = stored.next;
+        self.now.pipeline_fenced |= stored.fence_pipeline;
+        true
+    }
+
+    fn upload(&mut self, host: u8) {
+        let state = &mut self.now.hosts[usize::from(host)];
+        let by = state.process;
+        let Some(known) = &mut state.known else { return };
+        known.state = State::Done;
+        let wrote = Wrote {
+            round: known.round,
+            host,
+            incarnation: known.process,
+            attempt: known.attempt,
+            step: known.what.step(),
+            by,
+        };
+        self.write_part(wrote);
+    }
+
+    /// Where an attempt stands in `written`.
+    fn bit(wrote: &Wrote) -> u128 {
+        let hosts = u32::try_from(MOST_HOSTS).unwrap_or(u32::MAX);
+        let slot = u32::from(wrote.round) * hosts + u32::from(wrote.host);
+        let process = slot * u32::from(MOST_INCARNATIONS) + u32::from(wrote.incarnation) - 1;
+        1 << (process * MOST_ATTEMPTS + u32::from(wrote.attempt) - 1)
+    }
+
+    /// S7: what else was written under the same key must be the same.
+    fn write_part(&mut self, wrote: Wrote) {
+        let cast = &self.set.book.cast;
+        let key = cast.path(wrote).manifest().to_string();
+        let others = (1..=MOST_INCARNATIONS)
+            .flat_map(|incarnation| (1..=MOST_ATTEMPTS).map(move |attempt| (incarnation, attempt)))
+            .map(|(incarnation, attempt)| Wrote {
+                incarnation,
+                attempt: u8::try_from(attempt).unwrap_or(u8::MAX),
+                by: incarnation,
+                ..wrote
+            });
+        let clash = others
+            .filter(|other| *other != wrote && self.now.written & Self::bit(other) != 0)
+            .any(|other| cast.path(other).manifest().to_string() == key);
+        if clash {
+            self.now.slip = Some(Slip::TwoContents);
+        }
+        self.now.written |= Self::bit(&wrote);
+    }
+
+    fn put_base(&mut self, newest: Option<u8>) {
+        if self.now.fence == Fence::Only {
+            self.now.fence = Fence::Base(newest);
+        }
+    }
+
+    fn read_fences(&mut self) {
+        match self.now.fence {
+            Fence::None => self.now.reader = Reader::SawFirst,
+            // Unknown, not an answer.
+            Fence::Only => {}
+            Fence::Base(newest) => self.answer(newest),
+        }
+    }
+
+    fn answer(&mut self, newest: Option<u8>) {
+        if newest < self.now.latest {
+            self.now.slip = Some(Slip::WentBack);
+        }
+        self.now.latest = newest;
+    }
+
+    fn deliver(&mut self, order: &Order) -> Answered {
+        let host = &mut self.now.hosts[usize::from(order.host)];
+        let answered = host.order(&self.set.book.cast, order);
+        if answered == Answered::Started {
+            host.begin(order, State::Running);
+        }
+        answered
+    }
+
+    /// A create-only PUT. False: the key existed.
+    fn create(&mut self, round: u8, paper: Paper) -> bool {
+        let key = &mut self.now.keys[usize::from(round)];
+        if *key == 0 {
+            *key = paper;
+            return true;
+        }
+        if planted::is(Bug::UnconditionalCommitPut) {
+            if *key != paper {
+                self.now.slip = Some(Slip::Overwritten);
+            }
+            *key = paper;
+            return true;
+        }
+        false
+    }
+
+    /// `put_decision`: what is known of the key after a try.
+    fn put(&mut self, driver: &Driver<Task>, paper: Paper, fault: PutFault) -> Known {
+        let mine = if self.set.book.document(paper).is_commit { Known::Commit } else { Known::Abort };
+        match fault {
+            PutFault::None => {
+                if self.create(driver.round, paper) {
+                    return mine;
+                }
+                if planted::is(Bug::ExistsTakenAsFailed) {
+                    return Known::Other;
+                }
+                if planted::is(Bug::ExistsTakenAsMine) {
+                    return mine;
+                }
+            }
+            PutFault::Lost => {
+                self.now.left.puts -= 1;
+                self.create(driver.round, paper);
+                return Known::Unknown;
+            }
+            PutFault::Dropped => self.now.left.puts -= 1,
+            PutFault::Late => {
+                self.now.left.puts -= 1;
+                self.now.late_put = Some((driver.round, paper));
+            }
+        }
+        self.judge(driver, paper)
+    }
+
+    /// Bytes are compared first (R2).
+    fn judge(&self, driver: &Driver<Task>, mine: Paper) -> Known {
+        let found = self.now.keys[usize::from(driver.round)];
+        if found == 0 {
+            return Known::Unknown;
+        }
+        let document = self.set.book.document(found);
+        match (document.round == driver.round, document.is_commit) {
+            (false, _) => Known::Other,
+            (true, false) => Known::Abort,
+            (true, true) if found == mine || self.entry(driver.page).commit == Some(found) => Known::Commit,
+            // Bytes of this round that its row never held.
+            (true, true) => Known::Unknown,
+        }
+    }
+
+    fn drive(&mut self, act: Act, mut driver: Driver<Task>) -> Option<Driver<Task>> {
+        let next = self.next_generation();
+        let entry = |page| self.set.book.entry(page);
+        driver.task = match (act, driver.task) {
+            (Act::Notice(_), _) => return None,
+            (Act::Reload(_), task) => {
+                let row = self.row(driver.round);
+                if row.term != driver.term {
+                    return None;
+                }
+                driver.page = row.page;
+                driver.copy = Copy::Current;
+                task
+            }
+            (Act::Plan(_), _) => self.plan(&driver),
+            (Act::Order(_, host), _) => {
+                let order = self.order_of(&driver, host);
+                match self.deliver(&order) {
+                    Answered::Refused(Reason::TransferInProgress) | Answered::Started => Task::None,
+                    Answered::Refused(reason) => failed(&order, Trouble::of(reason)),
+                    Answered::Known(known) => match known.state {
+                        State::Done => Task::Tell(self.report(&driver, host)),
+                        State::Failed => failed(&order, Trouble::Stopped),
+                        _ => Task::None,
+                    },
+                }
+            }
+            (Act::OrderLate(_, host), task) => {
+                self.now.left.late_orders -= 1;
+                self.now.late_order = Some(self.order_of(&driver, host));
+                task
+            }
+            (Act::ReportLate(_, host), task) => {
+                self.now.left.late_reports -= 1;
+                self.now.late_report = Some((driver.round, self.report(&driver, host)));
+                task
+            }
+            (Act::LateReportArrives(_), task) => self.now.late_report.take().map_or(task, |(_, told)| Task::Tell(told)),
+            (Act::Unreachable(_, host), _) => {
+                self.now.left.unreachable -= 1;
+                failed(&self.order_of(&driver, host), Trouble::Unreachable)
+            }
+            (Act::Describe(_, host), _) => Task::Tell(Told::HostReady {
+                host,
+                attempt: entry(driver.page).attempt(host),
+                process: self.now.hosts[usize::from(host)].process,
+            }),
+            (Act::CheckParts(_), _) => Task::Tell(Told::PartsChecked),
+            (Act::Put(_, fault), task) => {
+                let entry = entry(driver.page);
+                let Some(paper) = entry.abort.or(entry.commit) else { return Some(driver) };
+                let known = self.put(&driver, paper, fault);
+                match task {
+                    Task::LookedEarly(next) => Task::Tell(Told::Settled { known, next }),
+                    _ => Task::Decided(known),
+                }
+            }
+            (Act::PutAhead(_), Task::Tell(told)) => {
+                let answer = self.set.book.decide(driver.page, told, driver.term);
+                if let Some(paper) = entry(answer.next).commit {
+                    self.create(driver.round, paper);
+                }
+                driver.task
+            }
+            (Act::Look(_), Task::Decided(known)) => Task::Tell(Told::Settled { known, next: Some(next) }),
+            (Act::Look(_), Task::None) => Task::LookedEarly(Some(next)),
+            (Act::LookFails(_), Task::Decided(known)) => {
+                self.now.left.puts -= 1;
+                Task::Tell(Told::Settled { known, next: None })
+            }
+            (Act::FinishLists(_), Task::Decided(known)) => Task::Finishing(known, self.newest_standing()),
+            (Act::FinishPuts(_), Task::Finishing(known, newest)) => {
+                self.put_base(newest);
+                Task::Tell(Told::Settled { known, next: Some(self.next_generation()) })
+            }
+            (Act::TakeCancel(_), _) => Task::Tell(Told::Cancel),
+            (Act::Expire(_), _) => Task::Tell(Told::Deadline),
+            (Act::Write(_, fault), Task::Tell(told)) => return self.write(driver, told, fault),
+            (_, task) => task,
+        };
+        Some(driver)
+    }
+
+    fn plan(&self, driver: &Driver<Task>) -> Task {
+        match self.now.fence {
+            Fence::None => {
+                let mut processes: Processes = [None; MOST_HOSTS];
+                for host in self.hosts() {
+                    processes[usize::from(host)] = Some(self.now.hosts[usize::from(host)].process);
+                }
+                // The engines go on between two claims: another replica finds a newer cut.
+                Task::Tell(Told::Planned { processes, step: driver.round * self.set.bounds.claims + driver.term })
+            }
+            Fence::Only => Task::Tell(Told::Refused(Refusal::TakeOver)),
+            Fence::Base(_) => Task::Tell(Told::Refused(Refusal::Fenced)),
+        }
+    }
+
+    fn report(&self, driver: &Driver<Task>, host: u8) -> Told {
+        let order = self.order_of(driver, host);
+        let wrote = Wrote {
+            round: order.round,
+            host,
+            incarnation: order.process,
+            attempt: order.attempt,
+            step: order.what.step(),
+            by: self.now.hosts[usize::from(host)].process,
+        };
+        Told::Part { host, attempt: order.attempt, process: order.process, wrote }
+    }
+
+    fn write(&mut self, mut driver: Driver<Task>, told: Told, fault: WriteFault) -> Option<Driver<Task>> {
+        let answer = self.set.book.decide(driver.page, told, driver.term);
+        if !answer.changes {
+            driver.task = Task::None;
+            return Some(driver);
+        }
+        let current = driver.copy == Copy::Current;
+        let stored = Stored::from(answer);
+        match fault {
+            WriteFault::None => {
+                if self.store(driver.round, driver.term, current, stored) {
+                    driver.page = answer.next;
+                    driver.copy = Copy::Current;
+                    driver.task = Task::None;
+                } else {
+                    driver.copy = Copy::Reload;
+                }
+                return Some(driver);
+            }
+            WriteFault::Lost => {
+                self.store(driver.round, driver.term, current, stored);
+            }
+            WriteFault::Dropped => {}
+            WriteFault::Late => {
+                self.now.late_write =
+                    Some(LateWrite { round: driver.round, term: driver.term, current, answer: stored });
+            }
+        }
+        self.now.left.writes -= 1;
+        driver.copy = Copy::Reload;
+        Some(driver)
+    }
+
+    /// What doesn't matter any more is forgotten, and the two replicas are alike: states that differ in that only are one.
+    pub(super) fn tidy(&mut self) {
+        for index in 0..self.now.drivers.len() {
+            if self.now.drivers[index].is_some_and(|driver| self.entry(driver.page).phase().is_terminal()) {
+                self.now.drivers[index] = None;
+            }
+        }
+        self.now.drivers.sort_unstable_by(|a, b| b.cmp(a));
+        let (late_write, late_report) = (self.now.late_write, self.now.late_report);
+        let active = |round: u8| !self.row_entry(round).phase().is_terminal();
+        let late_write = late_write.filter(|late| active(late.round));
+        let late_report = late_report.filter(|(round, _)| active(*round));
+        (self.now.late_write, self.now.late_report) = (late_write, late_report);
+    }
+}
+
+const fn failed(order: &Order, why: Trouble) -> Task {
+    Task::Tell(Told::HostFailed { host: order.host, attempt: order.attempt, why })
+}
