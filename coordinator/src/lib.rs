@@ -13,6 +13,7 @@
 pub mod agents;
 pub mod api;
 pub mod app;
+pub mod chance;
 pub mod config;
 pub mod convert;
 pub mod dispatch;

@@ -13,10 +13,9 @@ use std::{sync::Arc, time::Duration};
 
 use lockstep_bucket::Connector;
 use lockstep_protocol::problem::{Problem, Retryable};
-use rand::Rng;
 use tokio::time::Instant;
 
-use crate::agents::AgentReads;
+use crate::{agents::AgentReads, chance};
 
 mod expected;
 pub mod hosts;
@@ -88,7 +87,7 @@ impl BackOff {
     pub(crate) fn delay(&mut self) -> Duration {
         let full = self.next.min(self.max);
         self.next = full.saturating_mul(2);
-        full.mul_f64(rand::rng().random_range(0.5..=1.0))
+        full.mul_f64(chance::between(0.5..=1.0))
     }
 
     pub(crate) async fn pause(&mut self) {

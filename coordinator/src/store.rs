@@ -21,7 +21,8 @@ use lockstep_protocol::{
     problem::Problem,
     round::{CancelRequest, Decision, Round},
 };
-use uuid::Uuid;
+
+use crate::chance;
 
 mod admit;
 mod apply;
@@ -32,6 +33,8 @@ mod claims;
 mod drive;
 mod identity;
 mod list;
+#[cfg(debug_assertions)]
+pub mod memory;
 mod ownership;
 mod pipeline;
 mod pipeline_calls;
@@ -121,7 +124,7 @@ impl Store {
     }
 
     async fn admit(&self, operation: &'static str, ask: Ask, caller: &Caller) -> Result<Admission, StoreError> {
-        let request = Request { ask, round: RoundId::new(Uuid::now_v7()), caller: caller.clone() };
+        let request = Request { ask, round: RoundId::new(chance::id()), caller: caller.clone() };
         let admission = settle_twice(|| self.database.admit(operation, request.clone())).await?;
         if let Admission::New(record) = &admission {
             self.hints.tell(Change::Pipeline(record.round.pipeline), Reach::Here);

@@ -145,6 +145,12 @@ impl Cluster {
         self.root.path()
     }
 
+    /// Root of the S3 server, where its journal is; only of clusters in memory.
+    pub fn s3_root(&self) -> PathBuf {
+        assert!(self.options.in_memory, "only a cluster in memory names the root of its S3 server");
+        self.path("s3")
+    }
+
     /// Where the S3 server is.
     pub fn endpoint(&self) -> String {
         self.s3.endpoint()

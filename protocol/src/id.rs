@@ -187,6 +187,11 @@ impl Seq {
     pub const FIRST: Self = Self(1);
 }
 
+impl RoundNo {
+    /// The first round of a pipeline.
+    pub const FIRST: Self = Self(1);
+}
+
 impl Term {
     /// Of a round that no replica has claimed yet.
     pub const NONE: Self = Self(0);

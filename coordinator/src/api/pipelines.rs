@@ -16,7 +16,7 @@ use super::{
     request::{self, refuse, required},
 };
 use crate::{
-    convert,
+    chance, convert,
     store::{Caller, ClaimState, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundKind},
 };
 
@@ -32,7 +32,7 @@ impl Api {
         if message.validate_only {
             return self.plan_pipeline(spec).await;
         }
-        let id = PipelineId::new(Uuid::now_v7());
+        let id = PipelineId::new(chance::id());
         let identity = self.store.identity().await?;
         let fence = Fence {
             generation: Generation::FIRST,
@@ -43,7 +43,7 @@ impl Api {
                 system_identifier: identity.system_identifier,
                 timeline: identity.timeline,
             },
-            take_over: Uuid::new_v4(),
+            take_over: chance::id(),
             created_at: self.store.now().await?,
             released: false,
         };

@@ -10,13 +10,13 @@ use lockstep_protocol::{
     key::Key,
     problem::{Problem, Reason, Retryable},
 };
-use rand::Rng;
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 use super::{Services, next_look};
 use crate::{
+    chance,
     plan::BackOff,
     store::{Change, ClaimOutcome, ClaimSettled, PipelineRow, StoreError},
 };
@@ -161,5 +161,5 @@ fn again_after(term: Term) -> Duration {
     const LONGEST: Duration = Duration::from_secs(30);
     let doublings = u32::try_from(term.get().saturating_sub(1).min(16)).unwrap_or(16);
     let full = FIRST.saturating_mul(2_u32.saturating_pow(doublings)).min(LONGEST);
-    full.mul_f64(rand::rng().random_range(0.5..=1.0))
+    full.mul_f64(chance::between(0.5..=1.0))
 }

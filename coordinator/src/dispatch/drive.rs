@@ -9,11 +9,11 @@ use lockstep_protocol::{
     round::{Kind, Round},
     spec::Transfer,
 };
-use rand::Rng;
 use tokio::sync::Mutex;
 
 use super::{Services, progress::ProgressBoard};
 use crate::{
+    chance,
     plan::{
         BackOff, Right,
         place::{Base, Place},
@@ -166,7 +166,7 @@ impl Drop for Active {
 
 /// For the back-offs that `protocol` computes, which has no randomness of its own.
 pub(super) fn jitter() -> u32 {
-    rand::rng().random_range(0..=1000)
+    chance::between(0..=1000)
 }
 
 /// Pauses between orders that an agent puts off.

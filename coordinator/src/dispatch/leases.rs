@@ -1,7 +1,7 @@
 //! Which rounds this replica holds. All leases are renewed in one statement; one that is not ours any more stops its driver at once.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -17,7 +17,7 @@ use super::Services;
 /// The rounds that are held.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
-    held: Mutex<HashMap<RoundId, Held>>,
+    held: Mutex<BTreeMap<RoundId, Held>>,
 }
 
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl Hold {
 }
 
 impl Leases {
-    fn lock(&self) -> MutexGuard<'_, HashMap<RoundId, Held>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<RoundId, Held>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

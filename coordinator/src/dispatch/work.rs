@@ -4,7 +4,7 @@
 //! stopped. An effect may be dropped at any point: it talks to agents and bucket only, where every step is idempotent and none rests on its answer
 //! (the decision's bytes are stored before they are PUT).
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use lockstep_protocol::round::{Effect, Event, Round};
 use tokio::{
@@ -24,13 +24,13 @@ const REST: Duration = Duration::from_secs(1);
 pub(super) struct Work {
     drive: Arc<Drive>,
     tasks: JoinSet<Option<Event>>,
-    running: HashMap<Effect, (Id, CancellationToken)>,
-    rests: HashMap<Effect, Instant>,
+    running: BTreeMap<Effect, (Id, CancellationToken)>,
+    rests: BTreeMap<Effect, Instant>,
 }
 
 impl Work {
     pub(super) fn new(drive: Arc<Drive>) -> Self {
-        Self { drive, tasks: JoinSet::new(), running: HashMap::new(), rests: HashMap::new() }
+        Self { drive, tasks: JoinSet::new(), running: BTreeMap::new(), rests: BTreeMap::new() }
     }
 
     /// Starts what is wanted and doesn't run, stops what runs and isn't wanted.

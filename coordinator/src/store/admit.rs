@@ -14,7 +14,7 @@ use sqlx::{Connection, PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
-    Admission, Applied, ClaimState, PipelineRow, RoundRecord,
+    Admission, Applied, ClaimState, LastCommit, PipelineRow, RoundRecord,
     apply::{self, Change},
     ask::{Ask, Request},
     audit::{self, Entry, event},
@@ -112,19 +112,23 @@ impl Known {
         if then == digest {
             return Ok(Some(Admission::Known(load(connection, *round).await?)));
         }
-        let id = request.ask.request_id().map_or_else(String::new, |id| id.to_string());
-        Err(Problem::new(
-            Reason::RequestIdReused,
-            format!(
-                "request id {id} of pipeline {} was answered with round {round} for other parameters: use a new request id",
-                pipeline.spec.name
-            ),
-        )
-        .with("request_id", id)
-        .with("pipeline", &pipeline.spec.name)
-        .with("round", round)
-        .into())
+        Err(answered_another(pipeline, request, *round).into())
     }
+}
+
+/// `REQUEST_ID_REUSED`.
+pub(super) fn answered_another(pipeline: &PipelineRow, request: &Request, round: RoundId) -> Problem {
+    let id = request.ask.request_id().map_or_else(String::new, |id| id.to_string());
+    Problem::new(
+        Reason::RequestIdReused,
+        format!(
+            "request id {id} of pipeline {} was answered with round {round} for other parameters: use a new request id",
+            pipeline.spec.name
+        ),
+    )
+    .with("request_id", id)
+    .with("pipeline", &pipeline.spec.name)
+    .with("round", round)
 }
 
 async fn load(connection: &mut PgConnection, id: RoundId) -> Result<RoundRecord, Fail> {
@@ -136,7 +140,7 @@ async fn load(connection: &mut PgConnection, id: RoundId) -> Result<RoundRecord,
 }
 
 /// Fenced, not an owner, or not yet.
-fn check_admits(pipeline: &PipelineRow, ask: &Ask) -> Result<(), Problem> {
+pub(super) fn check_admits(pipeline: &PipelineRow, ask: &Ask) -> Result<(), Problem> {
     let name = &pipeline.spec.name;
     if let Some(fenced) = &pipeline.fenced {
         let mut problem = Problem::new(
@@ -165,15 +169,9 @@ fn check_admits(pipeline: &PipelineRow, ask: &Ask) -> Result<(), Problem> {
     }
 }
 
-/// A push of exactly what is the newest commit is answered with that commit. For "newest" only somebody who asked the hosts can tell.
-async fn already_committed(
-    connection: &mut PgConnection,
-    pipeline: &PipelineRow,
-    request: &Request,
-    digest: &str,
-    parameters: &Value,
-) -> Result<Option<Admission>, Fail> {
-    let (Ask::Push(push), Some(last)) = (&request.ask, &pipeline.last_commit) else { return Ok(None) };
+/// The newest commit, if a push asks for exactly that. For "newest" only somebody who asked the hosts can tell.
+pub(super) fn asks_for_newest<'p>(pipeline: &'p PipelineRow, ask: &Ask) -> Option<&'p LastCommit> {
+    let (Ask::Push(push), Some(last)) = (ask, &pipeline.last_commit) else { return None };
     let same = match (&push.found, push.wanted) {
         (Some(found), _) => {
             found.step == last.step
@@ -184,16 +182,33 @@ async fn already_committed(
         (None, WantedCut::Step(step)) => step == last.step,
         (None, WantedCut::Local(id)) => last.local_checkpoints.contains(&id),
     };
+    (same && !push.force).then_some(last)
+}
+
+/// For the audit trail.
+pub(super) fn pushed_already(last: &LastCommit) -> String {
+    format!("asked to push step {} again: it is the newest commit already", last.step)
+}
+
+/// A push of exactly what is the newest commit is answered with that commit.
+async fn already_committed(
+    connection: &mut PgConnection,
+    pipeline: &PipelineRow,
+    request: &Request,
+    digest: &str,
+    parameters: &Value,
+) -> Result<Option<Admission>, Fail> {
+    let Some(last) = asks_for_newest(pipeline, &request.ask) else { return Ok(None) };
     // A commit of a base from before a take-over may have no round here.
     let here: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM rounds WHERE id = $1)")
         .bind(last.commit.round.uuid())
         .fetch_one(&mut *connection)
         .await?;
-    if push.force || !same || !here {
+    if !here {
         return Ok(None);
     }
     remember(connection, pipeline, request, last.commit.round, digest, parameters).await?;
-    let cause = format!("asked to push step {} again: it is the newest commit already", last.step);
+    let cause = pushed_already(last);
     let entry = Entry {
         pipeline: pipeline.id,
         round: Some(last.commit.round),
@@ -236,7 +251,7 @@ async fn supersede(
     }
 }
 
-fn new_round(pipeline: &PipelineRow, request: &Request, now: DateTime<Utc>) -> Result<Round, Fail> {
+pub(super) fn new_round(pipeline: &PipelineRow, request: &Request, now: DateTime<Utc>) -> Result<Round, Problem> {
     let spec = &pipeline.spec;
     let (phase, kind) = match &request.ask {
         Ask::Push(push) => (
@@ -317,16 +332,6 @@ async fn insert(
         Kind::Push(push) => ("push", Some(push.seq.as_i64()), push.base),
         Kind::Pull(_) => ("pull", None, None),
     };
-    let cause = match &round.kind {
-        Kind::Push(push) => format!(
-            "push of {} as {}-{}, base {}",
-            wanted_text(push.wanted),
-            round.generation,
-            push.seq,
-            base.map_or_else(|| "none".to_owned(), |base| format!("{}-{}", base.generation, base.seq))
-        ),
-        Kind::Pull(pull) => format!("pull of {}, standby {}", pull.request.selector, pull.request.standby),
-    };
     let hosts: Vec<i32> =
         round.participants.iter().filter_map(|participant| i32::try_from(participant.host_idx).ok()).collect();
     let addresses: Vec<&str> = round.participants.iter().map(|participant| participant.address.as_str()).collect();
@@ -356,10 +361,24 @@ async fn insert(
         .bind(&request.caller.traceparent)
         .bind(hosts)
         .bind(addresses)
-        .bind(cause)
+        .bind(admitted_because(round))
         .execute(connection)
         .await?;
     Ok(())
+}
+
+/// For the audit trail.
+pub(super) fn admitted_because(round: &Round) -> String {
+    match &round.kind {
+        Kind::Push(push) => format!(
+            "push of {} as {}-{}, base {}",
+            wanted_text(push.wanted),
+            round.generation,
+            push.seq,
+            push.base.map_or_else(|| "none".to_owned(), |base| format!("{}-{}", base.generation, base.seq))
+        ),
+        Kind::Pull(pull) => format!("pull of {}, standby {}", pull.request.selector, pull.request.standby),
+    }
 }
 
 fn wanted_text(wanted: WantedCut) -> String {

@@ -194,7 +194,7 @@ pub(super) async fn apply(connection: &mut PgConnection, change: &Change) -> Res
     Ok(if moved == 1 { Applied::Stored(stored(before, decision)) } else { Applied::Moved })
 }
 
-fn stored(before: &Round, decision: &Decision) -> Round {
+pub(super) fn stored(before: &Round, decision: &Decision) -> Round {
     let mut next = as_stored(decision.next.clone());
     next.version = before.version.saturating_add(1);
     next

@@ -92,10 +92,7 @@ pub(super) async fn settle(connection: &mut PgConnection, settle: &Settle) -> Re
     .await?;
     let Some(row) = row else { return Ok(ClaimSettled::Moved) };
     let row = pipeline(&row)?;
-    let cause = match &settle.outcome {
-        ClaimOutcome::Owned(generation) => format!("fence {generation} stands at {}", row.spec.location),
-        ClaimOutcome::Refused(problem) | ClaimOutcome::Again { problem, .. } => problem.to_string(),
-    };
+    let cause = settled_because(&settle.outcome, &row);
     let entry = Entry {
         pipeline: row.id,
         round: None,
@@ -107,6 +104,14 @@ pub(super) async fn settle(connection: &mut PgConnection, settle: &Settle) -> Re
     audit::write(&mut transaction, &settle.caller, &entry).await?;
     transaction.commit().await.settling()?;
     Ok(ClaimSettled::Stored(row))
+}
+
+/// For the audit trail.
+pub(super) fn settled_because(outcome: &ClaimOutcome, row: &PipelineRow) -> String {
+    match outcome {
+        ClaimOutcome::Owned(generation) => format!("fence {generation} stands at {}", row.spec.location),
+        ClaimOutcome::Refused(problem) | ClaimOutcome::Again { problem, .. } => problem.to_string(),
+    }
 }
 
 /// After a lost answer of a settle: the row as it stands.

@@ -14,11 +14,11 @@ use super::{
 };
 
 /// `<microseconds>.<round>` of the last round of a page.
-fn token(record: &RoundRecord) -> String {
+pub(super) fn token(record: &RoundRecord) -> String {
     format!("{}.{}", record.created_at.timestamp_micros(), record.round.id)
 }
 
-fn parse_token(token: Option<&str>) -> Result<Option<(DateTime<Utc>, Uuid)>, Fail> {
+pub(super) fn parse_token(token: Option<&str>) -> Result<Option<(DateTime<Utc>, Uuid)>, Fail> {
     let Some(token) = token.filter(|token| !token.is_empty()) else { return Ok(None) };
     let parsed = token.split_once('.').and_then(|(micros, id)| {
         let at = DateTime::from_timestamp_micros(micros.parse().ok()?)?;

@@ -3,7 +3,7 @@
 use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     digest::Digest,
-    id::PipelineId,
+    id::{PipelineId, PipelineName},
     location::Location,
     problem::{Problem, Reason, Retryable},
     spec::{Initial, PipelineSpec},
@@ -25,7 +25,7 @@ use super::{
 const LOCATIONS: i64 = 0x6c6f_636b_6c6f_6361;
 
 /// Parameters of a create that the same request id may not change.
-fn create_digest(new: &NewPipeline) -> String {
+pub(super) fn create_digest(new: &NewPipeline) -> String {
     Digest::of(new.spec.to_value().to_string().as_bytes()).to_string()
 }
 
@@ -41,15 +41,7 @@ pub(super) async fn create(
     let name = &new.spec.name;
     let exists = find(&mut transaction, &PipelineSelector::Name(name.clone()), Lock::No).await;
     match exists {
-        Ok(existing) => {
-            return Err(Problem::new(
-                Reason::PipelineExists,
-                format!("pipeline {name} exists already, as {}: choose another name or update it", existing.id),
-            )
-            .with("name", name)
-            .with("pipeline", existing.id)
-            .into());
-        }
+        Ok(existing) => return Err(exists_already(name, existing.id).into()),
         Err(Fail::Refused(_)) => {}
         Err(other) => return Err(other),
     }
@@ -71,6 +63,15 @@ pub(super) async fn create(
     Ok(Created::New(row))
 }
 
+pub(super) fn exists_already(name: &PipelineName, id: PipelineId) -> Problem {
+    Problem::new(
+        Reason::PipelineExists,
+        format!("pipeline {name} exists already, as {id}: choose another name or update it"),
+    )
+    .with("name", name)
+    .with("pipeline", id)
+}
+
 /// The pipeline that this request id, or this very call before a lost answer, has made.
 async fn known_create(connection: &mut PgConnection, new: &NewPipeline) -> Result<Option<PipelineRow>, Fail> {
     let row = sqlx::query("SELECT * FROM pipelines WHERE request_id = $1 OR id = $2")
@@ -84,17 +85,50 @@ async fn known_create(connection: &mut PgConnection, new: &NewPipeline) -> Resul
     if digest.as_deref() == Some(create_digest(new).as_str()) {
         return Ok(Some(known));
     }
+    Err(created_another(new, &known).into())
+}
+
+/// `REQUEST_ID_REUSED`.
+pub(super) fn created_another(new: &NewPipeline, known: &PipelineRow) -> Problem {
     let id = new.request_id.map_or_else(|| new.id.to_string(), |id| id.to_string());
-    Err(Problem::new(
+    Problem::new(
         Reason::RequestIdReused,
         format!("request id {id} created pipeline {} with another spec: use a new request id", known.spec.name),
     )
     .with("request_id", id)
     .with("pipeline", known.id)
-    .into())
+}
+
+/// A pipeline that may have the location which another one asks for.
+pub(super) struct Neighbour {
+    pub(super) id: PipelineId,
+    pub(super) name: String,
+    pub(super) standby: bool,
+    pub(super) location: Location,
 }
 
 /// Two pipelines never write one place; a standby may follow the very location of a running one.
+pub(super) fn check_neighbour(spec: &PipelineSpec, other: &Neighbour) -> Result<(), Problem> {
+    let same = other.location.same_place(&spec.location);
+    let follows = same && (spec.initial == Initial::Standby || other.standby);
+    if !other.location.overlaps(&spec.location) || follows {
+        return Ok(());
+    }
+    let how = if same { "is" } else { "overlaps" };
+    Err(Problem::new(
+        Reason::LocationOwned,
+        format!(
+            "location {} of pipeline {} {how} {}, which belongs to pipeline {}: choose another prefix",
+            spec.location, spec.name, other.location, other.name
+        ),
+    )
+    .with("location", &spec.location)
+    .with("pipeline", &spec.name)
+    .with("owner", &other.name)
+    .with("owner_id", other.id)
+    .with("owner_location", &other.location))
+}
+
 async fn check_location(
     connection: &mut PgConnection,
     spec: &PipelineSpec,
@@ -109,50 +143,38 @@ async fn check_location(
     .fetch_all(connection)
     .await?;
     for row in rows {
-        let other: Location = from_json("location", row.try_get("location")?)?;
         let claim: String = row.try_get("claim")?;
-        let follows = other.same_place(&spec.location) && (spec.initial == Initial::Standby || claim == "standby");
-        if !other.overlaps(&spec.location) || follows {
-            continue;
-        }
-        let owner: String = row.try_get("name")?;
-        let id: Uuid = row.try_get("id")?;
-        let how = if other.same_place(&spec.location) { "is" } else { "overlaps" };
-        return Err(Problem::new(
-            Reason::LocationOwned,
-            format!(
-                "location {} of pipeline {} {how} {other}, which belongs to pipeline {owner}: choose another prefix",
-                spec.location, spec.name
-            ),
-        )
-        .with("location", &spec.location)
-        .with("pipeline", &spec.name)
-        .with("owner", owner)
-        .with("owner_id", id)
-        .with("owner_location", other)
-        .into());
+        let other = Neighbour {
+            id: PipelineId::new(row.try_get("id")?),
+            name: row.try_get("name")?,
+            standby: claim == ClaimState::Standby.as_str(),
+            location: from_json("location", row.try_get("location")?)?,
+        };
+        check_neighbour(spec, &other)?;
     }
     Ok(())
 }
 
+/// What a new pipeline begins with.
+pub(super) fn first_claim(new: &NewPipeline) -> Result<ClaimState, Problem> {
+    match (new.spec.initial, &new.fence_bytes) {
+        (Initial::Standby, None) => Ok(ClaimState::Standby),
+        (Initial::Running, Some(_)) => Ok(ClaimState::Claiming),
+        (Initial::Standby, Some(_)) | (Initial::Running, None) => Err(Problem::new(
+            Reason::SpecInvalid,
+            format!(
+                "pipeline {}: a running pipeline is created with the bytes of its fence, a standby without",
+                new.spec.name
+            ),
+        )
+        .with("field", "initial")
+        .retry(Retryable::No)),
+    }
+}
+
 async fn insert(connection: &mut PgConnection, new: &NewPipeline, caller: &Caller) -> Result<PipelineRow, Fail> {
     let spec = &new.spec;
-    let claim = match (spec.initial, &new.fence_bytes) {
-        (Initial::Standby, None) => ClaimState::Standby,
-        (Initial::Running, Some(_)) => ClaimState::Claiming,
-        (Initial::Standby, Some(_)) | (Initial::Running, None) => {
-            return Err(Problem::new(
-                Reason::SpecInvalid,
-                format!(
-                    "pipeline {}: a running pipeline is created with the bytes of its fence, a standby without",
-                    spec.name
-                ),
-            )
-            .with("field", "initial")
-            .retry(Retryable::No)
-            .into());
-        }
-    };
+    let claim = first_claim(new)?;
     let identity = identity::read(connection).await?;
     let row = sqlx::query(
         "INSERT INTO pipelines (id, name, spec, n_hosts, location_endpoint, location_bucket, location_prefix, claim, fence_bytes,
@@ -179,7 +201,7 @@ async fn insert(connection: &mut PgConnection, new: &NewPipeline, caller: &Calle
     pipeline(&row)
 }
 
-fn check_etag(row: &PipelineRow, etag: Option<&str>) -> Result<(), Problem> {
+pub(super) fn check_etag(row: &PipelineRow, etag: Option<&str>) -> Result<(), Problem> {
     match etag {
         Some(etag) if etag != row.etag => Err(Problem::new(
             Reason::EtagMismatch,
@@ -239,44 +261,66 @@ fn precedes(etag: &str, current: &str) -> bool {
         .is_some_and(|(etag, current)| etag.checked_add(1) == Some(current))
 }
 
+/// What an update changes, beyond what may change at any time.
+pub(super) struct SpecChange {
+    /// Something that active rounds have frozen.
+    pub(super) frozen: bool,
+    pub(super) renamed: bool,
+}
+
+/// What can't change while a round is active.
+pub(super) const FROZEN: &str = "layout, agents and location can't change";
+
+/// None: the spec is that already.
+pub(super) fn check_update(
+    row: &PipelineRow,
+    spec: &PipelineSpec,
+    etag: Option<&str>,
+) -> Result<Option<SpecChange>, Problem> {
+    // An update that is repeated after a lost answer names the etag before its own work.
+    let repeated = row.spec == *spec && etag.is_some_and(|etag| precedes(etag, &row.etag));
+    if !repeated {
+        check_etag(row, etag)?;
+    }
+    if row.spec == *spec {
+        return Ok(None);
+    }
+    if !row.spec.location.same_place(&spec.location) {
+        let how =
+            "its checkpoints and its fence stay where they are; create a pipeline there and pull with read_location";
+        return Err(unchangeable("location", &row.spec.location, &spec.location, how));
+    }
+    if row.spec.initial != spec.initial {
+        let name = |initial| if initial == Initial::Standby { "standby" } else { "running" };
+        let how = "it says how a pipeline begins; a standby is activated instead";
+        return Err(unchangeable("initial", name(row.spec.initial), name(spec.initial), how));
+    }
+    Ok(Some(SpecChange {
+        frozen: row.spec.layout != spec.layout || row.spec.agents != spec.agents || row.spec.location != spec.location,
+        renamed: row.spec.name != spec.name,
+    }))
+}
+
+pub(super) fn name_taken(row: &PipelineRow, name: &PipelineName, other: PipelineId) -> Problem {
+    Problem::new(Reason::PipelineExists, format!("pipeline {} can't be named {name}: that is {other}", row.spec.name))
+        .with("name", name)
+        .with("pipeline", other)
+}
+
 pub(super) async fn update(connection: &mut PgConnection, update: &Update) -> Result<PipelineRow, Fail> {
     let Update { selector, spec, etag, caller } = update;
     let mut transaction = connection.begin().await?;
     // Before the row's lock: a create holds the two in the same order.
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCATIONS).execute(&mut *transaction).await?;
     let row = find(&mut transaction, selector, Lock::ForUpdate).await?;
-    // An update that is repeated after a lost answer names the etag before its own work.
-    let repeated = row.spec == *spec && etag.as_deref().is_some_and(|etag| precedes(etag, &row.etag));
-    if !repeated {
-        check_etag(&row, etag.as_deref())?;
+    let Some(change) = check_update(&row, spec, etag.as_deref())? else { return Ok(row) };
+    if change.frozen {
+        refuse_active(&mut transaction, &row, FROZEN).await?;
     }
-    if row.spec == *spec {
-        return Ok(row);
-    }
-    if !row.spec.location.same_place(&spec.location) {
-        let how =
-            "its checkpoints and its fence stay where they are; create a pipeline there and pull with read_location";
-        return Err(unchangeable("location", &row.spec.location, &spec.location, how).into());
-    }
-    if row.spec.initial != spec.initial {
-        let name = |initial| if initial == Initial::Standby { "standby" } else { "running" };
-        let how = "it says how a pipeline begins; a standby is activated instead";
-        return Err(unchangeable("initial", name(row.spec.initial), name(spec.initial), how).into());
-    }
-    let frozen = row.spec.layout != spec.layout || row.spec.agents != spec.agents || row.spec.location != spec.location;
-    if frozen {
-        refuse_active(&mut transaction, &row, "layout, agents and location can't change").await?;
-    }
-    if row.spec.name != spec.name
+    if change.renamed
         && let Ok(other) = find(&mut transaction, &PipelineSelector::Name(spec.name.clone()), Lock::No).await
     {
-        return Err(Problem::new(
-            Reason::PipelineExists,
-            format!("pipeline {} can't be named {}: that is {}", row.spec.name, spec.name, other.id),
-        )
-        .with("name", &spec.name)
-        .with("pipeline", other.id)
-        .into());
+        return Err(name_taken(&row, &spec.name, other.id).into());
     }
     let updated = sqlx::query(
         "UPDATE pipelines SET name = $2, spec = $3, n_hosts = $4, spec_version = spec_version + 1, version = version + 1,
@@ -299,7 +343,7 @@ pub(super) async fn update(connection: &mut PgConnection, update: &Update) -> Re
 }
 
 /// For the audit trail: each field with both values.
-fn changed_fields(old: &PipelineSpec, new: &PipelineSpec) -> String {
+pub(super) fn changed_fields(old: &PipelineSpec, new: &PipelineSpec) -> String {
     let (old, new) = (old.to_value(), new.to_value());
     let fields = ["name", "solo", "hosts", "agents", "location", "read_location", "start", "push_interval"];
     let more = ["pull_interval", "retention", "transfer"];

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use lockstep_protocol::{
     id::{Attempt, Fingerprint, LocalCheckpointId, PipelineId, RequestId, RoundId, Step},
     location::Location,
-    round::{CancelRequest, PullRequest, RetryPolicy, Round, WantedCut},
+    round::{CancelRequest, Kind, PullRequest, RetryPolicy, Round, WantedCut},
     spec::Transfer,
 };
 
@@ -167,6 +167,14 @@ pub enum RoundKind {
 }
 
 impl RoundKind {
+    /// Of a round.
+    pub const fn of(round: &Round) -> Self {
+        match round.kind {
+            Kind::Push(_) => Self::Push,
+            Kind::Pull(_) => Self::Pull,
+        }
+    }
+
     /// As rows carry it.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't be set up has failed")]
 
 mod admission;
+mod conformance;
 mod guards;
+mod operations;
 mod pipelines;
 mod rig;
 mod trail;

@@ -6,7 +6,7 @@ use super::{Kind, ParticipantPhase, Phase, Round, Source, participant::all_in};
 use crate::id::Attempt;
 
 /// Something to carry out. Idempotent on (round, host, attempt); its result comes back as an event.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Effect {
     /// Push: compare the bucket with the database, describe the agents, list their local checkpoints, choose the cut.
     Plan,

@@ -1,0 +1,474 @@
+//! The in-memory twin of Postgres, for simulations: one [`MemoryDatabase`] is a whole database that any number of replicas' [`Store`]s look into, with
+//! a clock that the simulation owns and faults drawn from a seed.
+//!
+//! It stands below what `Store` makes of a transaction's outcome, so that production code meets every fault. Its behaviour is held to that of the
+//! statements in this module's parent by the conformance test (`coordinator/tests/store/conformance.rs`); what both must say in the same words is
+//! written once, beside the statements. Builds without debug assertions don't have it: no process of a release can be told to forget its database.
+
+mod faults;
+mod pipelines;
+mod rounds;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use chrono::{DateTime, SubsecRound, Utc};
+use futures::future::BoxFuture;
+use lockstep_protocol::{
+    digest::Digest,
+    id::{DatabaseId, PipelineId, RequestId, RoundId, Term},
+    problem::Problem,
+    round::CancelRequest,
+};
+use tokio::sync::broadcast;
+use uuid::Uuid;
+
+pub use faults::StoreFault;
+
+use super::{
+    Admission, Applied, AuditFilter, AuditRow, Caller, Change, ClaimSettled, Created, DatabaseIdentity, Listed,
+    NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, Store, StoreError, apply,
+    ask::Request,
+    claims::Settle,
+    drive::{Cancel, Claim, Progress},
+    ownership::{Delete, Update},
+    pool::Access,
+    sqlstate::{Fail, Place},
+    transactions::Transactions,
+};
+use faults::Faults;
+use pipelines::StoredPipeline;
+use rounds::StoredRound;
+
+/// Stands between one replica and everything outside of it. A gate that never opens again is a replica that was killed; one that opens late is a
+/// replica that was stopped, or whose machine slept.
+pub trait Gate: fmt::Debug + Send + Sync {
+    /// Passed once before a request goes out, and once before its answer is seen.
+    fn pass(&self) -> BoxFuture<'static, ()>;
+}
+
+/// Hints on their way to one replica; one that lags is told to look at everything.
+const HINTS: usize = 1024;
+
+/// A whole database in memory. Clones share it.
+#[derive(Clone)]
+pub struct MemoryDatabase(Arc<Shared>);
+
+struct Shared {
+    clock: Box<dyn Fn() -> DateTime<Utc> + Send + Sync>,
+    tables: Mutex<Tables>,
+    faults: Mutex<Faults>,
+    told: broadcast::Sender<String>,
+}
+
+impl fmt::Debug for MemoryDatabase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryDatabase").finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Tables {
+    identity: DatabaseIdentity,
+    pipelines: BTreeMap<PipelineId, StoredPipeline>,
+    rounds: BTreeMap<RoundId, StoredRound>,
+    /// Digest of the parameters, and the round that answered.
+    requests: BTreeMap<(PipelineId, RequestId), (String, RoundId)>,
+    audit: Vec<AuditRow>,
+}
+
+/// A line of the audit trail, but for its number and time.
+struct Line<'l> {
+    pipeline: PipelineId,
+    round: Option<RoundId>,
+    host_idx: Option<u32>,
+    event: &'l str,
+    from: Option<&'l str>,
+    to: Option<&'l str>,
+    cause: &'l str,
+    actor: &'l str,
+    trace_id: Option<&'l String>,
+    guard: Option<(u64, u64)>,
+}
+
+impl Tables {
+    fn write(&mut self, now: DateTime<Utc>, line: &Line<'_>) {
+        let id = u64::try_from(self.audit.len()).unwrap_or(u64::MAX).saturating_add(1);
+        self.audit.push(AuditRow {
+            id,
+            at: now,
+            pipeline: line.pipeline,
+            round: line.round,
+            host_idx: line.host_idx,
+            event: line.event.to_owned(),
+            from: line.from.map(str::to_owned),
+            to: line.to.map(str::to_owned),
+            cause: super::text::text(line.cause),
+            actor: super::text::text(line.actor),
+            trace_id: line.trace_id.cloned(),
+            term: line.guard.map(|(term, _)| term),
+            version: line.guard.map(|(_, version)| version),
+        });
+    }
+
+    fn list_audit(&self, filter: &AuditFilter, page: &Page) -> Result<Listed<AuditRow>, Fail> {
+        let after = match page.token.as_deref() {
+            None | Some("") => 0,
+            Some(token) => token.parse::<i64>().map_err(|_| super::audit::bad_token(token))?,
+        };
+        let after = u64::try_from(after).unwrap_or_default();
+        let fits = |row: &&AuditRow| {
+            row.id > after
+                && filter.pipeline.is_none_or(|id| row.pipeline == id)
+                && filter.round.is_none_or(|id| row.round == Some(id))
+        };
+        let items: Vec<_> = self.audit.iter().filter(fits).take(limit(page)).cloned().collect();
+        let next = items.last().filter(|_| items.len() == limit(page)).map(|row| row.id.to_string());
+        Ok(Listed { items, next })
+    }
+}
+
+fn limit(page: &Page) -> usize {
+    usize::try_from(page.limit()).unwrap_or(usize::MAX)
+}
+
+/// As a jsonb column gives a value back.
+fn as_json<T: serde::Serialize + serde::de::DeserializeOwned>(value: &T) -> Result<T, Fail> {
+    super::text::from_json("a value", super::text::json(value)?)
+}
+
+impl MemoryDatabase {
+    /// An empty one. `clock` says what its time is; nothing in it asks another clock.
+    pub fn new(clock: impl Fn() -> DateTime<Utc> + Send + Sync + 'static) -> Self {
+        let identity = DatabaseIdentity {
+            database: DatabaseId::new(Uuid::from_u128(0xdb)),
+            system_identifier: "1".to_owned(),
+            timeline: 1,
+        };
+        let tables = Tables {
+            identity,
+            pipelines: BTreeMap::new(),
+            rounds: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            audit: Vec::new(),
+        };
+        Self(Arc::new(Shared {
+            clock: Box::new(clock),
+            tables: Mutex::new(tables),
+            faults: Mutex::default(),
+            told: broadcast::Sender::new(HINTS),
+        }))
+    }
+
+    /// As if another server had made it.
+    #[must_use]
+    pub fn with_identity(self, identity: DatabaseIdentity) -> Self {
+        self.tables().identity = identity;
+        self
+    }
+
+    /// A replica's own store. Must be called inside a tokio runtime, as [`Store::connect`].
+    pub fn store(&self) -> Store {
+        self.store_behind(Arc::new(Open))
+    }
+
+    /// One of a replica that is killed and stopped by its gate.
+    pub fn store_behind(&self, gate: Arc<dyn Gate>) -> Store {
+        Store::over(Arc::new(Link { database: self.clone(), gate }))
+    }
+
+    /// From now on each transaction takes some milliseconds and fails with this chance, in a way drawn from `seed`.
+    pub fn random_faults(&self, seed: u64, chance: f64) {
+        self.faults().random(seed, chance);
+    }
+
+    /// No more faults. What is late still lands.
+    pub fn calm(&self) {
+        self.faults().calm();
+    }
+
+    /// How often each fault happened.
+    pub fn fault_counts(&self) -> BTreeMap<StoreFault, u64> {
+        self.faults().counts.clone()
+    }
+
+    /// Every round, past all faults, the oldest first.
+    pub fn rounds(&self) -> Vec<RoundRecord> {
+        let tables = self.tables();
+        let mut rounds: Vec<_> = tables.rounds.values().map(|stored| stored.record.clone()).collect();
+        rounds.sort_by_key(|record| (record.created_at, record.round.id));
+        rounds
+    }
+
+    /// Every pipeline, past all faults, deleted ones included.
+    pub fn pipelines(&self) -> Vec<PipelineRow> {
+        self.tables().pipelines.values().map(|stored| stored.row.clone()).collect()
+    }
+
+    /// The whole audit trail, past all faults.
+    pub fn audit(&self) -> Vec<AuditRow> {
+        self.tables().audit.clone()
+    }
+
+    fn now(&self) -> DateTime<Utc> {
+        // As timestamptz has it.
+        (self.0.clock)().trunc_subsecs(6)
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.0.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn faults(&self) -> MutexGuard<'_, Faults> {
+        self.0.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug)]
+struct Open;
+
+impl Gate for Open {
+    fn pass(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// One replica's way to the database.
+#[derive(Clone, Debug)]
+struct Link {
+    database: MemoryDatabase,
+    gate: Arc<dyn Gate>,
+}
+
+fn place() -> Place {
+    Place { host: "memory".to_owned(), port: 0, database: "twin".to_owned() }
+}
+
+impl Link {
+    /// One transaction, in a task of its own as in production. A body that refuses has changed nothing.
+    async fn run<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        access: Access,
+        body: impl FnOnce(&mut Tables, DateTime<Utc>) -> Result<T, Fail> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let link = self.clone();
+        let work = async move {
+            link.gate.pass().await;
+            let (fault, before, after) = link.database.faults().draw(access);
+            pause(before).await;
+            let outcome = link.carry(operation, access, fault, body);
+            pause(after).await;
+            link.gate.pass().await;
+            outcome
+        };
+        match tokio::spawn(work).await {
+            Ok(outcome) => outcome,
+            Err(error) => Err(StoreError::UnknownOutcome(place().problem(operation, format!("ended early: {error}")))),
+        }
+    }
+
+    fn carry<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        access: Access,
+        fault: Option<StoreFault>,
+        body: impl FnOnce(&mut Tables, DateTime<Utc>) -> Result<T, Fail> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let database = self.database.clone();
+        let act = move || {
+            let now = database.now();
+            body(&mut database.tables(), now).map_err(|fail| place().error(operation, &fail))
+        };
+        let lost = || {
+            let problem = place().problem(operation, "fault: the answer was lost");
+            Err(match access {
+                Access::Read => StoreError::Unavailable(problem),
+                Access::Write => StoreError::UnknownOutcome(problem),
+            })
+        };
+        match fault {
+            None => act(),
+            Some(StoreFault::Unavailable) => {
+                Err(StoreError::Unavailable(place().problem(operation, "fault: unavailable")))
+            }
+            Some(StoreFault::LostBefore) => lost(),
+            Some(StoreFault::LostAfter) => {
+                // A refusal that nobody hears changed nothing.
+                let _ = act();
+                lost()
+            }
+            Some(StoreFault::LandsLate(after)) => {
+                tokio::spawn(async move {
+                    tokio::time::sleep(after).await;
+                    let _ = act();
+                });
+                lost()
+            }
+        }
+    }
+}
+
+async fn pause(duration: Duration) {
+    if duration.is_zero() {
+        tokio::task::yield_now().await;
+    } else {
+        tokio::time::sleep(duration).await;
+    }
+}
+
+#[async_trait]
+impl Transactions for Link {
+    async fn migrate(&self) -> Result<(), Problem> {
+        Ok(())
+    }
+
+    async fn close(&self) {}
+
+    async fn identity(&self) -> Result<DatabaseIdentity, StoreError> {
+        self.run("identity", Access::Read, |tables, _| Ok(tables.identity.clone())).await
+    }
+
+    async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
+        self.run("now", Access::Read, |_, now| Ok(now)).await
+    }
+
+    async fn admit(&self, operation: &'static str, request: Request) -> Result<Admission, StoreError> {
+        self.run(operation, Access::Write, move |tables, now| tables.admit(&request, now)).await
+    }
+
+    async fn claim_rounds(&self, claim: Claim) -> Result<Vec<RoundRecord>, StoreError> {
+        self.run("claim_rounds", Access::Write, move |tables, now| Ok(tables.claim(&claim, now))).await
+    }
+
+    async fn renew(&self, held: Vec<(RoundId, Term)>, lease: Duration) -> Result<Vec<RoundId>, StoreError> {
+        self.run("renew", Access::Write, move |tables, now| Ok(tables.renew(&held, lease, now))).await
+    }
+
+    async fn release(&self, held: Vec<(RoundId, Term)>, caller: Caller) -> Result<(), StoreError> {
+        self.run("release", Access::Write, move |tables, now| {
+            tables.release(&held, &caller, now);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn apply(&self, change: Arc<apply::Change>) -> Result<Applied, StoreError> {
+        self.run("apply", Access::Write, move |tables, now| tables.apply(&change, now)).await
+    }
+
+    async fn look(&self, change: Arc<apply::Change>) -> Result<Option<Applied>, StoreError> {
+        self.run("look", Access::Read, move |tables, _| Ok(tables.look(&change))).await
+    }
+
+    async fn request_cancel(&self, cancel: Cancel) -> Result<RoundRecord, StoreError> {
+        self.run("request_cancel", Access::Write, move |tables, now| tables.request_cancel(&cancel, now)).await
+    }
+
+    async fn pending_cancel(&self, round: RoundId) -> Result<Option<CancelRequest>, StoreError> {
+        self.run("pending_cancel", Access::Read, move |tables, _| {
+            Ok(tables.rounds.get(&round).and_then(|stored| stored.record.cancel_requested.clone()))
+        })
+        .await
+    }
+
+    async fn save_progress(&self, progress: Progress) -> Result<bool, StoreError> {
+        self.run("save_progress", Access::Write, move |tables, _| Ok(tables.save_progress(&progress))).await
+    }
+
+    async fn get_round(&self, round: RoundId) -> Result<RoundRecord, StoreError> {
+        self.run("get_round", Access::Read, move |tables, _| tables.get_round(round)).await
+    }
+
+    async fn list_rounds(&self, filter: RoundFilter, page: Page) -> Result<Listed<RoundRecord>, StoreError> {
+        self.run("list_rounds", Access::Read, move |tables, _| tables.list_rounds(&filter, &page)).await
+    }
+
+    async fn active_rounds(&self) -> Result<u64, StoreError> {
+        self.run("active_rounds", Access::Read, |tables, _| {
+            let active = tables.rounds.values().filter(|stored| stored.record.ended_at.is_none()).count();
+            Ok(u64::try_from(active).unwrap_or(u64::MAX))
+        })
+        .await
+    }
+
+    async fn list_audit(&self, filter: AuditFilter, page: Page) -> Result<Listed<AuditRow>, StoreError> {
+        self.run("list_audit", Access::Read, move |tables, _| tables.list_audit(&filter, &page)).await
+    }
+
+    async fn create_pipeline(&self, new: NewPipeline, caller: Caller) -> Result<Created, StoreError> {
+        self.run("create_pipeline", Access::Write, move |tables, now| tables.create_pipeline(&new, &caller, now)).await
+    }
+
+    async fn get_pipeline(&self, selector: PipelineSelector) -> Result<PipelineRow, StoreError> {
+        self.run("get_pipeline", Access::Read, move |tables, _| Ok(tables.shown_pipeline(&selector)?.row.clone())).await
+    }
+
+    async fn list_pipelines(&self, page: Page) -> Result<Listed<PipelineRow>, StoreError> {
+        self.run("list_pipelines", Access::Read, move |tables, _| tables.list_pipelines(&page)).await
+    }
+
+    async fn update_pipeline(&self, update: Update) -> Result<PipelineRow, StoreError> {
+        self.run("update_pipeline", Access::Write, move |tables, now| tables.update_pipeline(&update, now)).await
+    }
+
+    async fn delete_pipeline(&self, delete: Delete) -> Result<PipelineId, StoreError> {
+        self.run("delete_pipeline", Access::Write, move |tables, now| tables.delete_pipeline(&delete, now)).await
+    }
+
+    async fn claim_claiming(&self, _: String, lease: Duration) -> Result<Vec<PipelineRow>, StoreError> {
+        self.run("claim_claiming", Access::Write, move |tables, now| Ok(tables.claim_claiming(lease, now))).await
+    }
+
+    async fn renew_claim(&self, id: PipelineId, term: Term, lease: Duration) -> Result<bool, StoreError> {
+        self.run("renew_claim", Access::Write, move |tables, now| Ok(tables.renew_claim(id, term, lease, now))).await
+    }
+
+    async fn settle_claim(&self, settle: Settle) -> Result<ClaimSettled, StoreError> {
+        self.run("settle_claim", Access::Write, move |tables, now| tables.settle_claim(&settle, now)).await
+    }
+
+    async fn look_at_claim(&self, id: PipelineId) -> Result<PipelineRow, StoreError> {
+        self.run("settle_claim", Access::Read, move |tables, _| tables.any_pipeline(id)).await
+    }
+
+    async fn notify(&self, payloads: Vec<String>) -> Result<(), StoreError> {
+        let told = self.database.0.told.clone();
+        self.run("notify", Access::Read, move |_, _| {
+            for payload in payloads {
+                // Nobody listens: a hint is not owed.
+                let _ = told.send(payload);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn follow(&self, heard: broadcast::Sender<Change>) -> Result<(), StoreError> {
+        let mut told = self.database.0.told.subscribe();
+        let _ = heard.send(Change::Anything);
+        loop {
+            let change = match told.recv().await {
+                Ok(payload) => Change::parse(&payload),
+                Err(_) => Change::Anything,
+            };
+            self.gate.pass().await;
+            let _ = heard.send(change);
+        }
+    }
+}
+
+/// Of a request's parameters.
+fn digest_of(value: &serde_json::Value) -> String {
+    Digest::of(value.to_string().as_bytes()).to_string()
+}
+
+/// Added to the database's clock.
+fn later(now: DateTime<Utc>, by: Duration) -> DateTime<Utc> {
+    chrono::TimeDelta::from_std(by).ok().and_then(|by| now.checked_add_signed(by)).unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
