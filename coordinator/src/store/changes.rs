@@ -10,6 +10,7 @@ use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::transactions::Transactions;
+use crate::chance;
 
 pub(super) const CHANNEL: &str = "lockstep_changes";
 
@@ -95,7 +96,28 @@ pub(super) enum Reach {
 pub(super) struct Hints {
     local: broadcast::Sender<Change>,
     outbox: mpsc::Sender<String>,
+    origin: Origin,
     _stop: DropGuard,
+}
+
+/// Who tells. Postgres tells a replica its own hints too, and each would make it look once more for nothing.
+#[derive(Clone, Debug)]
+struct Origin(String);
+
+impl Origin {
+    fn sign(&self, payload: &str) -> String {
+        format!("{payload}@{}", self.0)
+    }
+
+    /// What somebody else has told; none: it was ourselves.
+    fn hear(&self, payload: &str) -> Option<Change> {
+        match payload.split_once('@') {
+            Some((_, origin)) if origin == self.0 => None,
+            Some((payload, _)) => Some(Change::parse(payload)),
+            // Not signed: of another version, or some were lost.
+            None => Some(Change::parse(payload)),
+        }
+    }
 }
 
 impl Hints {
@@ -104,10 +126,13 @@ impl Hints {
         let (local, _) = broadcast::channel(BUFFER);
         let (outbox, waiting) = mpsc::channel(OUTBOX);
         let stop = CancellationToken::new();
+        let origin = Origin(chance::id().simple().to_string());
         tokio::spawn(send(Arc::clone(database), waiting));
-        let listening = listen(Arc::clone(database), local.clone());
+        let (heard, told) = broadcast::channel(BUFFER);
+        let listening = listen(Arc::clone(database), heard);
         tokio::spawn(stop.clone().run_until_cancelled_owned(listening));
-        Self { local, outbox, _stop: stop.drop_guard() }
+        tokio::spawn(stop.clone().run_until_cancelled_owned(pass_on(origin.clone(), told, local.clone())));
+        Self { local, outbox, origin, _stop: stop.drop_guard() }
     }
 
     pub(super) fn subscribe(&self) -> Changes {
@@ -120,7 +145,7 @@ impl Hints {
         if reach == Reach::Everywhere
             && let Some(payload) = change.payload()
         {
-            let _ = self.outbox.try_send(payload);
+            let _ = self.outbox.try_send(self.origin.sign(&payload));
         }
     }
 }
@@ -137,13 +162,26 @@ async fn send(database: Arc<dyn Transactions>, mut waiting: mpsc::Receiver<Strin
     }
 }
 
-async fn listen(database: Arc<dyn Transactions>, local: broadcast::Sender<Change>) {
+async fn listen(database: Arc<dyn Transactions>, heard: broadcast::Sender<String>) {
     loop {
-        if let Err(error) = database.follow(local.clone()).await {
+        if let Err(error) = database.follow(heard.clone()).await {
             tracing::debug!(%error, "not listening for changes of other replicas; polling finds them");
         }
-        let _ = local.send(Change::Anything);
+        let _ = heard.send(String::new());
         tokio::time::sleep(LISTEN_AGAIN).await;
+    }
+}
+
+async fn pass_on(origin: Origin, mut told: broadcast::Receiver<String>, local: broadcast::Sender<Change>) {
+    loop {
+        let change = match told.recv().await {
+            Ok(payload) => origin.hear(&payload),
+            Err(broadcast::error::RecvError::Lagged(_)) => Some(Change::Anything),
+            Err(broadcast::error::RecvError::Closed) => return,
+        };
+        if let Some(change) = change {
+            let _ = local.send(change);
+        }
     }
 }
 
@@ -168,5 +206,14 @@ mod tests {
         for nonsense in ["", "r", "rx", "q7", "w7"] {
             assert_eq!(Change::parse(nonsense), Change::Anything);
         }
+    }
+
+    #[test]
+    fn what_a_replica_has_told_itself_says_nothing_new_to_it() {
+        let (own, other) = (Origin("a".to_owned()), Origin("b".to_owned()));
+        assert_eq!(own.hear(&own.sign("w")), None);
+        assert_eq!(own.hear(&other.sign("w")), Some(Change::RoundWaits));
+        assert_eq!(own.hear(""), Some(Change::Anything), "some were lost");
+        assert_eq!(own.hear("w"), Some(Change::RoundWaits), "of a version that does not sign");
     }
 }

@@ -13,8 +13,8 @@ use sqlx::{Connection, migrate::Migrator, postgres::PgListener};
 use tokio::sync::broadcast;
 
 use super::{
-    Admission, Applied, AuditFilter, AuditRow, Caller, Change, ClaimSettled, Created, DatabaseIdentity, Listed,
-    NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, admit, apply,
+    Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, Created, DatabaseIdentity, Listed, NewPipeline,
+    Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, admit, apply,
     ask::Request,
     audit,
     changes::CHANNEL,
@@ -219,20 +219,17 @@ impl Transactions for Database {
         .await
     }
 
-    async fn follow(&self, heard: broadcast::Sender<Change>) -> Result<(), StoreError> {
+    async fn follow(&self, heard: broadcast::Sender<String>) -> Result<(), StoreError> {
         // Of one connection, and held as long as it works.
         let pool = self.listener_pool();
         let followed = async {
             let mut listener = PgListener::connect_with(&pool).await?;
             listener.listen(CHANNEL).await?;
             // What happened before LISTEN stood was not heard.
-            let _ = heard.send(Change::Anything);
+            let _ = heard.send(String::new());
             loop {
-                let change = match listener.try_recv().await? {
-                    Some(notification) => Change::parse(notification.payload()),
-                    None => Change::Anything,
-                };
-                let _ = heard.send(change);
+                let notification = listener.try_recv().await?;
+                let _ = heard.send(notification.map(|told| told.payload().to_owned()).unwrap_or_default());
             }
         };
         let ended: Result<(), sqlx::Error> = followed.await;

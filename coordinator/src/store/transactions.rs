@@ -15,8 +15,8 @@ use lockstep_protocol::{
 use tokio::sync::broadcast;
 
 use super::{
-    Admission, Applied, AuditFilter, AuditRow, Caller, Change, ClaimSettled, Created, DatabaseIdentity, Listed,
-    NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, apply,
+    Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, Created, DatabaseIdentity, Listed, NewPipeline,
+    Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, apply,
     ask::Request,
     claims::Settle,
     drive::{Cancel, Claim, Progress},
@@ -59,6 +59,6 @@ pub(super) trait Transactions: fmt::Debug + Send + Sync + 'static {
 
     /// Tells other replicas, best effort.
     async fn notify(&self, payloads: Vec<String>) -> Result<(), StoreError>;
-    /// Passes on what other replicas tell, until that is not possible any more.
-    async fn follow(&self, heard: broadcast::Sender<Change>) -> Result<(), StoreError>;
+    /// Passes on all payloads that are told, also by this replica itself, until that is not possible any more. An empty one: some may be missing.
+    async fn follow(&self, heard: broadcast::Sender<String>) -> Result<(), StoreError>;
 }
