@@ -217,7 +217,7 @@ pub(super) async fn request_cancel(connection: &mut PgConnection, cancel: &Cance
 
 pub(super) async fn pending_cancels(
     connection: &mut PgConnection,
-    rounds: &Vec<RoundId>,
+    rounds: &[RoundId],
 ) -> Result<Vec<(RoundId, CancelRequest)>, Fail> {
     let ids: Vec<Uuid> = rounds.iter().map(|round| round.uuid()).collect();
     let rows = sqlx::query("SELECT round_id, requested_by, cause FROM cancel_requests WHERE round_id = ANY($1)")
