@@ -21,12 +21,14 @@ use crate::convert::agent as convert;
 
 mod channels;
 mod message;
+mod recent;
 
 use channels::{Channels, InUse};
 pub use message::{
     Counters, Described, Host, InstallWhat, Listing, PullDone, PullOrder, PushDone, PushOrder, Reach, TransferState,
     TransferStatus,
 };
+use recent::Recent;
 
 /// What became of a call to an agent.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -62,6 +64,14 @@ pub trait AgentReads: fmt::Debug + Send + Sync {
 
     /// What has it on its disk?
     async fn list_checkpoints(&self, host: &Host) -> AgentAnswer<Listing>;
+
+    /// Keeps both answers for whoever asks next.
+    fn leave(&self, _host: &Host, _described: Described, _listing: Listing) {}
+
+    /// Both answers, if somebody has left them just now.
+    fn take(&self, _host: &Host) -> Option<(Described, Listing)> {
+        None
+    }
 }
 
 /// Limits of all calls together.
@@ -117,6 +127,7 @@ pub struct AgentPool {
 struct Shared {
     options: AgentPoolOptions,
     channels: Channels,
+    recent: Recent,
     calls: Semaphore,
     polls: Semaphore,
 }
@@ -133,7 +144,15 @@ impl AgentPool {
     /// No connection is made yet.
     pub fn new(options: AgentPoolOptions) -> Self {
         let (calls, polls) = (Semaphore::new(options.max_calls.max(1)), Semaphore::new(options.max_polls.max(1)));
-        Self { shared: Arc::new(Shared { options, channels: Channels::new(options), calls, polls }) }
+        Self {
+            shared: Arc::new(Shared {
+                options,
+                channels: Channels::new(options),
+                recent: Recent::default(),
+                calls,
+                polls,
+            }),
+        }
     }
 
     /// Agents that are connected to, or were lately.
@@ -256,6 +275,14 @@ impl AgentReads for AgentPool {
         let request = with_deadline(v1::ListLocalCheckpointsRequest {}, self.shared.options.slow_call_timeout);
         let call = async |mut client: Client| client.list_checkpoints(request).await;
         self.call(host, &self.shared.calls, call, convert::listing_of).await
+    }
+
+    fn leave(&self, host: &Host, described: Described, listing: Listing) {
+        self.shared.recent.leave(host, described, listing);
+    }
+
+    fn take(&self, host: &Host) -> Option<(Described, Listing)> {
+        self.shared.recent.take(host)
     }
 }
 

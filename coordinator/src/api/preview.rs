@@ -145,6 +145,7 @@ impl Api {
         let context = self.context(PlanOptions { unreachable_after: self.options.look_wait, ..self.options.preview });
         let asked = tokio::time::timeout(self.options.look_wait, boxed_ask(&context, &round));
         let Ok(Ok(agents)) = asked.await else { return Ok(None) };
+        agents.iter().for_each(|agent| agent.leave_for_planning(context.agents.as_ref()));
         let disks: Vec<_> = agents.into_iter().map(|agent| agent.checkpoints).collect();
         Ok(common_cut(&disks, Wanted::from(push.wanted)).ok().map(|cut| FoundCut {
             step: cut.step,

@@ -10,7 +10,7 @@ use lockstep_protocol::{
 use tokio::time::Instant;
 
 use super::{BackOff, PlanContext};
-use crate::agents::{AgentAnswer, AgentReads, Described, Host, check_identity};
+use crate::agents::{AgentAnswer, AgentReads, Described, Host, Listing, check_identity};
 
 /// One host as its agent describes it, with its local checkpoints.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,6 +24,12 @@ pub struct FoundAgent {
 }
 
 impl FoundAgent {
+    /// Spares whoever asks next the same question.
+    pub fn leave_for_planning(&self, agents: &dyn AgentReads) {
+        let listing = Listing { incarnation: self.incarnation(), checkpoints: self.checkpoints.clone() };
+        agents.leave(&self.host, self.described.clone(), listing);
+    }
+
     /// Of its present process.
     pub const fn incarnation(&self) -> Incarnation {
         self.described.incarnation
@@ -77,8 +83,11 @@ async fn ask(context: &PlanContext, round: &Round, host: Host) -> Result<FoundAg
 }
 
 async fn ask_once(agents: &dyn AgentReads, round: &Round, host: &Host) -> AgentAnswer<Option<FoundAgent>> {
-    // Both at once: the listing counts only if it is of the very process that described itself as ours.
-    let (described, listing) = futures::join!(agents.describe(host), agents.list_checkpoints(host));
+    let (described, listing) = match agents.take(host) {
+        Some((described, listing)) => (AgentAnswer::Answer(described), AgentAnswer::Answer(listing)),
+        // Both at once: the listing counts only if it is of the very process that described itself as ours.
+        None => futures::join!(agents.describe(host), agents.list_checkpoints(host)),
+    };
     let checked = described.and_then(|described| {
         check_identity(host, round.pipeline, &round.pipeline_name, &described)?;
         Ok(described)
