@@ -10,7 +10,7 @@
 //! - `drive`: what effects and driver of one round share; `progress` of its hosts
 //! - `leases`: which rounds this replica holds; `clock`: by whose clock; `cancels`: which of them somebody asked to stop
 //! - `unsaved`: which reports may wait before they are stored
-//! - `claim`: locations of new pipelines
+//! - `claim`: locations of new pipelines; `schedule`: pushes that nobody asks for
 //! - `compare`: every location with the database, once at start
 //! - `farewell`: what is told to agents and bucket after the end
 //! - `milestone`: failpoints around what is stored
@@ -19,6 +19,7 @@ use std::{sync::Arc, time::Duration};
 
 use lockstep_bucket::Connector;
 use lockstep_failpoint::{Point, reached};
+use lockstep_protocol::round::RetryPolicy;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
@@ -46,6 +47,7 @@ mod milestone;
 mod orders;
 mod parts;
 mod progress;
+mod schedule;
 mod settle;
 mod transfer;
 mod unsaved;
@@ -80,6 +82,10 @@ pub struct DispatchOptions {
     pub cancel_patience: Duration,
     /// Rounds at once. 256.
     pub max_rounds: usize,
+    /// Of pushes that nobody asks for. 1 h.
+    pub push_deadline: Duration,
+    /// Of pushes that nobody asks for.
+    pub retry: RetryPolicy,
 }
 
 impl Default for DispatchOptions {
@@ -95,6 +101,8 @@ impl Default for DispatchOptions {
             store_patience: Duration::from_secs(10),
             cancel_patience: Duration::from_secs(20),
             max_rounds: 256,
+            push_deadline: Duration::from_secs(3600),
+            retry: RetryPolicy::default(),
         }
     }
 }
@@ -169,6 +177,7 @@ impl Dispatcher {
         tasks.spawn(claim::run(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(compare::at_start(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(cancels::watch(Arc::clone(&services), shutdown.clone()));
+        tasks.spawn(schedule::run(Arc::clone(&services), shutdown.clone()));
         claim_rounds(&services, &tasks, &shutdown).await;
         tasks.close();
         tasks.wait().await;

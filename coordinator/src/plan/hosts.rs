@@ -4,8 +4,8 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use lockstep_protocol::{
     id::{Fingerprint, Incarnation},
     problem::Problem,
-    round::Round,
-    selection::LocalCheckpoint,
+    round::{Round, WantedCut},
+    selection::{Cut, LocalCheckpoint, common_cut},
 };
 use tokio::time::Instant;
 
@@ -24,12 +24,6 @@ pub struct FoundAgent {
 }
 
 impl FoundAgent {
-    /// Spares whoever asks next the same question.
-    pub fn leave_for_planning(&self, agents: &dyn AgentReads) {
-        let listing = Listing { incarnation: self.incarnation(), checkpoints: self.checkpoints.clone() };
-        agents.leave(&self.host, self.described.clone(), listing);
-    }
-
     /// Of its present process.
     pub const fn incarnation(&self) -> Incarnation {
         self.described.incarnation
@@ -50,6 +44,12 @@ pub fn hosts_of(round: &Round) -> impl Iterator<Item = Host> {
         .map(|(slot, participant)| Host { slot, address: participant.address.clone() })
 }
 
+/// What the hosts hold in common of what is wanted. `NO_COMMON_CHECKPOINT`.
+pub fn common(agents: &[FoundAgent], wanted: WantedCut) -> Result<Cut, Problem> {
+    let disks: Vec<_> = agents.iter().map(|agent| agent.checkpoints.clone()).collect();
+    common_cut(&disks, wanted.into())
+}
+
 /// Asks every host at once. One that is somebody else ends it at once; one without an answer is asked again until it counts as unreachable.
 pub async fn ask_all(context: &PlanContext, round: &Round) -> Result<Vec<FoundAgent>, Problem> {
     let mut asking: FuturesUnordered<_> = hosts_of(round).map(|host| ask(context, round, host)).collect();
@@ -58,6 +58,16 @@ pub async fn ask_all(context: &PlanContext, round: &Round) -> Result<Vec<FoundAg
         found.push(answer?);
     }
     found.sort_by_key(|agent| agent.host.slot.idx());
+    Ok(found)
+}
+
+/// Asks every host for admission, and spares the planning that may follow the same questions.
+pub async fn ask_ahead(context: &PlanContext, round: &Round) -> Result<Vec<FoundAgent>, Problem> {
+    let found = ask_all(context, round).await?;
+    for agent in &found {
+        let listing = Listing { incarnation: agent.incarnation(), checkpoints: agent.checkpoints.clone() };
+        context.agents.leave(&agent.host, agent.described.clone(), listing);
+    }
     Ok(found)
 }
 

@@ -13,6 +13,7 @@ mod no_space;
 mod ownership;
 mod push_and_restore;
 mod replicas;
+mod schedule;
 mod store_errors;
 mod store_faults;
 mod telemetry;

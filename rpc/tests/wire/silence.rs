@@ -17,9 +17,10 @@ async fn over(server: &Running) -> (Line, Client) {
     (line, client)
 }
 
-/// It may or may not have happened.
+/// It may or may not have happened. A stream that breaks in the middle is `UNKNOWN` with its source, by which clients tell it from a word of the server.
 fn is_lost(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded)
+    let broken = status.code() == Code::Unknown && std::error::Error::source(status).is_some();
+    broken || matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded)
 }
 
 #[tokio::test]
