@@ -1,8 +1,8 @@
 //! The look at every location when a replica starts: does the bucket agree with the database? (protocol.md, "Coordinators")
 //!
-//! A database that was restored from a backup, or lost rows when a replica was promoted, is told of before anybody pushes into it. Nothing is written and
-//! nothing rests on it: each round's planning looks again. A few locations at a time, so that neither the store nor the database notices a replica
-//! of a thousand pipelines that starts.
+//! A pipeline whose location was taken over is fenced in the database at once (F4), and a database that was restored from a backup, or lost rows when a replica
+//! was promoted, is told of before anybody pushes into it. Nothing is written to the bucket and nothing rests on the look: each round's planning looks
+//! again. A few locations at a time, so that neither the store nor the database notices a replica of a thousand pipelines that starts.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ pub(super) async fn at_start(services: Arc<Services>, stop: CancellationToken) {
     stop.run_until_cancelled(compare_all(&services)).await;
 }
 
-/// Dropped at worst between two looks, or within one that reads only.
+/// Dropped at worst between two looks or within one: reads of the bucket, and a call of the store, which comes to its end by itself.
 async fn compare_all(services: &Services) {
     let mut token = None;
     let (mut looked, mut strange) = (0_u64, 0_u64);
@@ -65,6 +65,12 @@ async fn look(services: &Services, row: PipelineRow) -> bool {
     let label = outcome.as_ref().map_or_else(|problem| problem.reason.as_str(), |()| "as expected");
     metrics::counter!("lockstep_locations_compared_total", "outcome" => label).increment(1);
     let Err(problem) = outcome else { return true };
+    if problem.reason == Reason::Fenced
+        && let Err(error) = services.store.fence_out(row.id, row.generation, problem.clone(), &services.caller()).await
+    {
+        let reason = error.problem().reason;
+        tracing::warn!(%reason, "a fenced pipeline was not marked, its next round will be: {}", error.problem().message);
+    }
     tracing::warn!(
         pipeline.id = %row.id, pipeline.name = %row.spec.name, reason = %problem.reason,
         "the bucket and the database differ, or that could not be found out: {}", problem.message

@@ -128,6 +128,7 @@ impl Hints {
         let stop = CancellationToken::new();
         let origin = Origin(chance::id().simple().to_string());
         tokio::spawn(send(Arc::clone(database), waiting));
+        // Stopped in the middle it leaves nothing behind: the connection is its own, and LISTEN writes nothing.
         let (heard, told) = broadcast::channel(BUFFER);
         let listening = listen(Arc::clone(database), heard);
         tokio::spawn(stop.clone().run_until_cancelled_owned(listening));

@@ -2,20 +2,23 @@
 
 use std::time::Duration;
 
-use lockstep_protocol::id::{Generation, PipelineId, Term};
-use sqlx::{Connection, PgConnection};
+use lockstep_protocol::{
+    id::{Generation, PipelineId, Term},
+    problem::Problem,
+};
 
 use super::{
     Caller, ClaimOutcome, ClaimSettled, PipelineRow, PipelineSelector,
     audit::{self, Entry, event},
     pipelines::{not_found, pipeline},
+    session::Session,
     sqlstate::{Fail, Settling},
     text::{bigint, json, text},
 };
 
 /// Takes over the claims that nobody drives; each gets a new term.
 pub(super) async fn claim_due(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     (replica, lease): &(String, Duration),
 ) -> Result<Vec<PipelineRow>, Fail> {
     let rows = sqlx::query(
@@ -37,7 +40,7 @@ pub(super) async fn claim_due(
 
 /// Keeps a claim while its fence is being put.
 pub(super) async fn renew_claim(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     (id, term, lease): &(PipelineId, Term, Duration),
 ) -> Result<bool, Fail> {
     let done = sqlx::query(
@@ -63,7 +66,7 @@ pub(super) struct Settle {
     pub(super) caller: Caller,
 }
 
-pub(super) async fn settle(connection: &mut PgConnection, settle: &Settle) -> Result<ClaimSettled, Fail> {
+pub(super) async fn settle(connection: &mut Session, settle: &Settle) -> Result<ClaimSettled, Fail> {
     let (claim, generation, problem, after) = match &settle.outcome {
         ClaimOutcome::Owned(generation) => ("owned", *generation, None, None),
         ClaimOutcome::Refused(problem) => ("refused", Generation::NONE, Some(problem), None),
@@ -114,8 +117,41 @@ pub(super) fn settled_because(outcome: &ClaimOutcome, row: &PipelineRow) -> Stri
     }
 }
 
+/// A newer generation has taken a location over.
+#[derive(Clone, Debug)]
+pub(super) struct FenceOut {
+    pub(super) id: PipelineId,
+    pub(super) generation: Generation,
+    pub(super) problem: Problem,
+    pub(super) caller: Caller,
+}
+
+/// False: it is fenced already, gone, or in another generation.
+pub(super) async fn fence_out(connection: &mut Session, fence: &FenceOut) -> Result<bool, Fail> {
+    let done = sqlx::query(
+        "WITH fenced AS (
+             UPDATE pipelines SET fenced_at = clock_timestamp(), fenced_problem = $3, version = version + 1,
+                                  updated_at = clock_timestamp()
+             WHERE id = $1 AND generation = $2 AND fenced_at IS NULL AND deleted_at IS NULL
+             RETURNING id
+         )
+         INSERT INTO audit_events (pipeline_id, event, cause, actor, trace_id)
+         SELECT id, 'pipeline_fenced', $4, $5, $6 FROM fenced",
+    )
+    .bind(fence.id.uuid())
+    .bind(fence.generation.as_i64())
+    .bind(json(&fence.problem)?)
+    .bind(text(&fence.problem.message))
+    .bind(text(&fence.caller.actor))
+    .bind(&fence.caller.trace_id)
+    .execute(connection)
+    .await
+    .settling()?;
+    Ok(done.rows_affected() == 1)
+}
+
 /// After a lost answer of a settle: the row as it stands.
-pub(super) async fn look(connection: &mut PgConnection, id: &PipelineId) -> Result<PipelineRow, Fail> {
+pub(super) async fn look(connection: &mut Session, id: &PipelineId) -> Result<PipelineRow, Fail> {
     let row = sqlx::query("SELECT * FROM pipelines WHERE id = $1").bind(id.uuid()).fetch_optional(connection).await?;
     row.map_or_else(|| Err(not_found(&PipelineSelector::Id(*id)).into()), |row| pipeline(&row))
 }

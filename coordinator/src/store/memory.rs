@@ -36,11 +36,12 @@ use super::{
     Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, Created, DatabaseIdentity, DuePushes, Listed,
     NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, Store, StoreError, apply,
     ask::Request,
-    claims::Settle,
+    claims::{FenceOut, Settle},
     drive::{Cancel, Claim, Progress},
     ownership::{Delete, Update},
     pool::Access,
     schedules::SaveSchedule,
+    schema::Schema,
     sqlstate::{Fail, Place},
     transactions::Transactions,
 };
@@ -330,7 +331,7 @@ async fn pause(duration: Duration) {
 
 #[async_trait]
 impl Transactions for Link {
-    async fn migrate(&self) -> Result<(), Problem> {
+    async fn migrate(&self, _: Schema) -> Result<(), Problem> {
         Ok(())
     }
 
@@ -454,6 +455,10 @@ impl Transactions for Link {
 
     async fn push_schedule(&self, id: PipelineId) -> Result<Option<PushSchedule>, StoreError> {
         self.run("push_schedule", Access::Read, move |tables, _| Ok(tables.push_schedule(id))).await
+    }
+
+    async fn fence_out(&self, fence: FenceOut) -> Result<bool, StoreError> {
+        self.run("fence_out", Access::Write, move |tables, now| Ok(tables.fence_out(&fence, now))).await
     }
 
     async fn notify(&self, payloads: Vec<String>) -> Result<(), StoreError> {
