@@ -136,6 +136,8 @@ async fn serve(args: CoordinatorArgs, url: DatabaseUrl, prometheus: PrometheusHa
             stall_after: args.stall_after,
             store_patience: args.store_patience,
             max_rounds: args.max_rounds,
+            push_deadline: args.push_deadline,
+            retry: args.retry(),
             ..DispatchOptions::default()
         },
     );

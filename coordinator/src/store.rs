@@ -11,7 +11,8 @@
 //!
 //! Modules: `pipeline` and `record` are the values; `ownership` creates pipelines, `claims` claims their
 //! locations, `pipelines` reads them; `admit` makes rounds from what is `ask`ed, `apply` moves them, `drive` is for the replica that drives one, `list` and `audit` for those who look;
-//! `rows` and `text` translate; `sqlstate` is the one table of database errors; `changes` are hints to look sooner.
+//! `rows` and `text` translate; `sqlstate` is the one table of database errors; `changes` are hints to look sooner;
+//! `schedules` is when pipelines are pushed by themselves.
 
 use std::{sync::Arc, time::Duration};
 
@@ -43,6 +44,7 @@ mod pool;
 mod postgres;
 mod record;
 mod rows;
+mod schedules;
 mod sqlstate;
 mod text;
 mod transactions;
@@ -55,8 +57,9 @@ pub use pipeline::{
 pub use pool::StoreOptions;
 pub use record::{
     Admission, AdmitPull, AdmitPush, Applied, AuditFilter, AuditRow, Caller, FoundCut, HostProgress, Listed, Page,
-    RoundFilter, RoundKind, RoundRecord,
+    RoundFilter, RoundKind, RoundRecord, Trigger,
 };
+pub use schedules::{DuePush, DuePushes};
 pub use sqlstate::StoreError;
 
 use ask::{Ask, Request};

@@ -14,7 +14,7 @@ use sqlx::{Connection, PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
-    Admission, Applied, ClaimState, LastCommit, PipelineRow, RoundRecord,
+    Admission, Applied, ClaimState, LastCommit, PipelineRow, RoundRecord, Trigger,
     apply::{self, Change},
     ask::{Ask, Request},
     audit::{self, Entry, event},
@@ -67,12 +67,13 @@ struct Active {
     id: Uuid,
     kind: String,
     phase: String,
+    trigger: Trigger,
 }
 
 impl Known {
     async fn read(connection: &mut PgConnection, pipeline: &PipelineRow, request: &Request) -> Result<Self, Fail> {
         let row = sqlx::query(
-            "SELECT clock_timestamp() AS now, q.round_id, q.digest, o.id AS own, a.id AS active, a.kind, a.phase
+            "SELECT clock_timestamp() AS now, q.round_id, q.digest, o.id AS own, a.id AS active, a.kind, a.phase, a.periodic
              FROM (SELECT 1) AS one
              LEFT JOIN requests q ON q.pipeline_id = $1 AND q.request_id = $2
              LEFT JOIN rounds o ON o.id = $3
@@ -95,7 +96,12 @@ impl Known {
 
     fn active(row: &PgRow) -> Result<Option<Active>, Fail> {
         let Some(id) = row.try_get("active")? else { return Ok(None) };
-        Ok(Some(Active { id, kind: row.try_get("kind")?, phase: row.try_get("phase")? }))
+        Ok(Some(Active {
+            id,
+            kind: row.try_get("kind")?,
+            phase: row.try_get("phase")?,
+            trigger: Trigger::of(row.try_get("periodic")?),
+        }))
     }
 
     async fn answer(
@@ -173,11 +179,7 @@ pub(super) fn check_admits(pipeline: &PipelineRow, ask: &Ask) -> Result<(), Prob
 pub(super) fn asks_for_newest<'p>(pipeline: &'p PipelineRow, ask: &Ask) -> Option<&'p LastCommit> {
     let (Ask::Push(push), Some(last)) = (ask, &pipeline.last_commit) else { return None };
     let same = match (&push.found, push.wanted) {
-        (Some(found), _) => {
-            found.step == last.step
-                && found.fingerprint == last.fingerprint
-                && found.local_checkpoints == last.local_checkpoints
-        }
+        (Some(found), _) => found.is(last),
         (None, WantedCut::Newest) => false,
         (None, WantedCut::Step(step)) => step == last.step,
         (None, WantedCut::Local(id)) => last.local_checkpoints.contains(&id),
@@ -228,7 +230,8 @@ async fn supersede(
     active: &Active,
     request: &Request,
 ) -> Result<(), Fail> {
-    let refused = || round_in_progress(pipeline, request.ask.wants(), active.id, &active.kind, &active.phase);
+    let refused =
+        || round_in_progress(pipeline, request.ask.wants(), active.id, (&active.kind, active.trigger), &active.phase);
     if active.kind != "pull" || !matches!(request.ask, Ask::Pull(_)) {
         return Err(refused().into());
     }
@@ -308,8 +311,8 @@ const INSERT: &str = "
 WITH made AS (
     INSERT INTO rounds (id, pipeline_id, pipeline_name, kind, round_no, generation, n_hosts, phase, deadline, seq,
                         base_generation, base_seq, base_round_id, base_digest, location, read_location, transfer, retry, state,
-                        request_id, actor, trace_id, traceparent)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)
+                        request_id, actor, trace_id, traceparent, periodic)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $27)
 ), hosts AS (
     INSERT INTO participants (round_id, host_idx, address, phase, attempt)
     SELECT $1, n.host_idx, n.address, 'waiting', 1 FROM UNNEST($24::int[], $25::text[]) AS n (host_idx, address)
@@ -361,17 +364,19 @@ async fn insert(
         .bind(&request.caller.traceparent)
         .bind(hosts)
         .bind(addresses)
-        .bind(admitted_because(round))
+        .bind(admitted_because(round, request.ask.trigger()))
+        .bind(request.ask.trigger() == Trigger::Periodic)
         .execute(connection)
         .await?;
     Ok(())
 }
 
 /// For the audit trail.
-pub(super) fn admitted_because(round: &Round) -> String {
+pub(super) fn admitted_because(round: &Round, trigger: Trigger) -> String {
     match &round.kind {
         Kind::Push(push) => format!(
-            "push of {} as {}-{}, base {}",
+            "{} push of {} as {}-{}, base {}",
+            trigger.as_str(),
             wanted_text(push.wanted),
             round.generation,
             push.seq,

@@ -13,7 +13,7 @@ use sqlx::{Connection, PgConnection, Row};
 use uuid::Uuid;
 
 use super::{
-    Caller, ClaimState, Created, NewPipeline, PipelineRow, PipelineSelector,
+    Caller, ClaimState, Created, NewPipeline, PipelineRow, PipelineSelector, Trigger,
     audit::{self, Entry, event},
     identity,
     pipelines::{Lock, find, pipeline},
@@ -216,24 +216,37 @@ pub(super) fn check_etag(row: &PipelineRow, etag: Option<&str>) -> Result<(), Pr
 
 /// `ROUND_IN_PROGRESS`, naming the active round.
 pub(super) async fn refuse_active(connection: &mut PgConnection, row: &PipelineRow, wants: &str) -> Result<(), Fail> {
-    let active = sqlx::query("SELECT id, kind, phase FROM rounds WHERE pipeline_id = $1 AND ended_at IS NULL")
-        .bind(row.id.uuid())
-        .fetch_optional(connection)
-        .await?;
+    let active =
+        sqlx::query("SELECT id, kind, phase, periodic FROM rounds WHERE pipeline_id = $1 AND ended_at IS NULL")
+            .bind(row.id.uuid())
+            .fetch_optional(connection)
+            .await?;
     let Some(active) = active else { return Ok(()) };
     let (id, kind, phase): (Uuid, String, String) =
         (active.try_get("id")?, active.try_get("kind")?, active.try_get("phase")?);
-    Err(round_in_progress(row, wants, id, &kind, &phase).into())
+    let trigger = Trigger::of(active.try_get("periodic")?);
+    Err(round_in_progress(row, wants, id, (&kind, trigger), &phase).into())
 }
 
-pub(super) fn round_in_progress(row: &PipelineRow, wants: &str, id: Uuid, kind: &str, phase: &str) -> Problem {
+pub(super) fn round_in_progress(
+    row: &PipelineRow,
+    wants: &str,
+    id: Uuid,
+    (kind, trigger): (&str, Trigger),
+    phase: &str,
+) -> Problem {
+    let which = trigger.as_str();
     Problem::new(
         Reason::RoundInProgress,
-        format!("pipeline {}: {wants} while {kind} round {id} is {phase}: wait for it or cancel it", row.spec.name),
+        format!(
+            "pipeline {}: {wants} while {which} {kind} round {id} is {phase}: wait for it or cancel it",
+            row.spec.name
+        ),
     )
     .with("pipeline", &row.spec.name)
     .with("round", id)
     .with("kind", kind)
+    .with("trigger", which)
     .with("phase", phase)
 }
 

@@ -8,13 +8,14 @@ use lockstep_protocol::{
     id::{PipelineId, RoundId, Term},
     problem::{Problem, Retryable},
     round::CancelRequest,
+    schedule::PushSchedule,
 };
 use sqlx::{Connection, migrate::Migrator, postgres::PgListener};
 use tokio::sync::broadcast;
 
 use super::{
-    Admission, Applied, AuditFilter, AuditRow, Caller, Change, ClaimSettled, Created, DatabaseIdentity, Listed,
-    NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, admit, apply,
+    Admission, Applied, AuditFilter, AuditRow, Caller, Change, ClaimSettled, Created, DatabaseIdentity, DuePushes,
+    Listed, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, admit, apply,
     ask::Request,
     audit,
     changes::CHANNEL,
@@ -23,6 +24,7 @@ use super::{
     identity, list, ownership,
     pipelines::{self, Lock},
     pool::{Access, Database},
+    schedules::{self, SaveSchedule},
     sqlstate::Fail,
     transactions::Transactions,
 };
@@ -203,6 +205,24 @@ impl Transactions for Database {
 
     async fn look_at_claim(&self, id: PipelineId) -> Result<PipelineRow, StoreError> {
         self.run("settle_claim", Access::Read, id, |connection, id| Box::pin(claims::look(connection, id))).await
+    }
+
+    async fn due_pushes(&self, lease: Duration, at_most: u32) -> Result<DuePushes, StoreError> {
+        self.run("due_pushes", Access::Write, (lease, at_most), |connection, arguments| {
+            Box::pin(schedules::take(connection, arguments))
+        })
+        .await
+    }
+
+    async fn save_push_schedule(&self, save: SaveSchedule) -> Result<bool, StoreError> {
+        self.run("save_push_schedule", Access::Write, save, |connection, save| {
+            Box::pin(schedules::save(connection, save))
+        })
+        .await
+    }
+
+    async fn push_schedule(&self, id: PipelineId) -> Result<Option<PushSchedule>, StoreError> {
+        self.run("push_schedule", Access::Read, id, |connection, id| Box::pin(schedules::read(connection, *id))).await
     }
 
     async fn notify(&self, payloads: Vec<String>) -> Result<(), StoreError> {

@@ -11,16 +11,18 @@ use lockstep_protocol::{
     id::{PipelineId, RoundId, Term},
     problem::Problem,
     round::CancelRequest,
+    schedule::PushSchedule,
 };
 use tokio::sync::broadcast;
 
 use super::{
-    Admission, Applied, AuditFilter, AuditRow, Caller, Change, ClaimSettled, Created, DatabaseIdentity, Listed,
-    NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, apply,
+    Admission, Applied, AuditFilter, AuditRow, Caller, Change, ClaimSettled, Created, DatabaseIdentity, DuePushes,
+    Listed, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, apply,
     ask::Request,
     claims::Settle,
     drive::{Cancel, Claim, Progress},
     ownership::{Delete, Update},
+    schedules::SaveSchedule,
 };
 
 /// See the module's documentation. The methods of [`Store`](super::Store) say what each does.
@@ -56,6 +58,10 @@ pub(super) trait Transactions: fmt::Debug + Send + Sync + 'static {
     async fn settle_claim(&self, settle: Settle) -> Result<ClaimSettled, StoreError>;
     /// The row after a `settle_claim` whose answer was lost.
     async fn look_at_claim(&self, id: PipelineId) -> Result<PipelineRow, StoreError>;
+
+    async fn due_pushes(&self, lease: Duration, at_most: u32) -> Result<DuePushes, StoreError>;
+    async fn save_push_schedule(&self, save: SaveSchedule) -> Result<bool, StoreError>;
+    async fn push_schedule(&self, id: PipelineId) -> Result<Option<PushSchedule>, StoreError>;
 
     /// Tells other replicas, best effort.
     async fn notify(&self, payloads: Vec<String>) -> Result<(), StoreError>;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::Utc;
 use lockstep_coordinator::store::{
     Admission, AdmitPull, AdmitPush, Applied, Caller, ClaimOutcome, ClaimSettled, NewPipeline, PipelineRow,
-    RoundRecord, Store, StoreError, StoreOptions,
+    RoundRecord, Store, StoreError, StoreOptions, Trigger,
 };
 use lockstep_devkit::TestDatabase;
 use lockstep_protocol::{
@@ -70,6 +70,7 @@ pub(crate) fn push(pipeline: &PipelineRow) -> AdmitPush {
         pipeline: pipeline.id.into(),
         wanted: WantedCut::Newest,
         force: false,
+        trigger: Trigger::Manual,
         found: None,
         request_id: None,
         deadline: Duration::from_secs(3600),

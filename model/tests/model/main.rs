@@ -2,4 +2,6 @@
 
 mod explorer;
 mod planted_push;
+mod report;
 mod rounds_push;
+mod take_overs;

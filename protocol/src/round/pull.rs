@@ -91,6 +91,20 @@ pub(super) fn apply(work: &mut Work, event: &Event, now: DateTime<Utc>) {
                     .with("by", by),
             );
         }
+        (_, Event::Adopted { base, .. }) => {
+            // Its orders carry the old generation, and the engine starts from nothing that was not pulled in the new one.
+            let (id, generation) = (work.round.id, base.generation);
+            work.fail(
+                Problem::new(
+                    Reason::Superseded,
+                    format!(
+                        "round {id} was superseded by the take-over that started generation {generation}; pull again"
+                    ),
+                )
+                .with("round", id)
+                .with("generation", generation),
+            );
+        }
         _ => {}
     }
 }

@@ -1,0 +1,36 @@
+//! What an exploration must end with, and its figures on standard output.
+
+use std::fmt::Debug;
+
+use lockstep_model::explore::{Options, Outcome, World, explore};
+use lockstep_protocol::planted::Bug;
+
+/// The world is closed: no violation, and the goal can be reached from everywhere.
+pub(crate) fn closed(name: &str, world: &impl World, bounds: &impl Debug) {
+    let report = explore(world, &Options::default());
+    println!(
+        "{name}: {} states, {} transitions, depth {}, {:.1} s; {bounds:?}",
+        report.states,
+        report.transitions,
+        report.depth,
+        report.took.as_secs_f64()
+    );
+    match report.outcome {
+        Outcome::Closed => {}
+        Outcome::Violation { what, trace } => panic!("{name}: {what}\n{trace}"),
+        Outcome::Stuck { trace } => panic!("{name}: no end can be reached any more\n{trace}"),
+        Outcome::TooLarge => panic!("{name}: more than {} states", report.states),
+    }
+}
+
+/// With the bug a rule breaks, and the shortest trace is printed.
+pub(crate) fn caught(bug: Bug, world: &impl World, rule: &str) {
+    let report = explore(world, &Options { planted: Some(bug), ..Options::default() });
+    let (what, trace) = match report.outcome {
+        Outcome::Violation { what, trace } => (what, trace),
+        Outcome::Stuck { trace } => ("L1: no end can be reached any more".to_owned(), trace),
+        outcome => panic!("{bug:?} is not caught: {outcome:?} after {} states", report.states),
+    };
+    println!("{bug:?}, after {} states: {what}\n{trace}", report.states);
+    assert!(what.starts_with(rule), "{bug:?} was expected to break {rule}: {what}");
+}
