@@ -33,6 +33,8 @@ pub struct Options {
     pub md5_etags: bool,
     /// Where coordinators find their database; none: a database of their own on the server that tests share.
     pub database_url: Option<String>,
+    /// `--unreachable-after` of the coordinators.
+    pub unreachable_after: &'static str,
     /// `--lease` of the coordinators.
     pub lease: &'static str,
     /// `--renew-every` of the coordinators.
@@ -52,6 +54,7 @@ impl Default for Options {
             transfer: None,
             md5_etags: true,
             database_url: None,
+            unreachable_after: "10s",
             lease: "2s",
             renew_every: "500ms",
             in_memory: false,
@@ -342,7 +345,7 @@ impl Cluster {
             "--long-poll",
             "2s",
             "--unreachable-after",
-            "10s",
+            self.options.unreachable_after,
             "--store-patience",
             "2s",
             "--retry-base",

@@ -15,8 +15,7 @@ fn checkpoint_all(cluster: &Cluster, step: u64) {
 }
 
 async fn impatient() -> Cluster {
-    let coordinator_flags = vec!["--unreachable-after", "2s"];
-    Cluster::with(Options { coordinator_flags, ..Options::default() }).await
+    Cluster::with(Options { unreachable_after: "3s", ..Options::default() }).await
 }
 
 fn commits(cluster: &Cluster) -> Vec<String> {
