@@ -100,7 +100,7 @@ impl Report {
         }
         for round in rows.rounds.values() {
             *report.rounds.entry((round.kind.clone(), round.phase.clone())).or_default() += 1;
-            if let Some(reason) = round.reason.as_ref().filter(|_| matches!(round.phase.as_str(), "failed")) {
+            if let Some(reason) = round.reason.as_ref().filter(|_| round.phase == "failed") {
                 *report.reasons.entry(reason.clone()).or_default() += 1;
             }
             report.changed_hands += usize::from(round.term > 1);
