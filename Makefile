@@ -16,3 +16,4 @@ chaos: prerequisites
 
 prerequisites:
 	@scripts/ensure-postgres.sh
+	@scripts/ensure-pgbouncer.sh

@@ -10,7 +10,7 @@ use lockstep_protocol::{
     round::{Event, Kind, Participant, Phase, PullState, PushState, Round, SettleState, WantedCut, decide},
 };
 use serde_json::Value;
-use sqlx::{Connection, PgConnection, Row, postgres::PgRow};
+use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
@@ -21,11 +21,12 @@ use super::{
     ownership::round_in_progress,
     pipelines::{Lock, find},
     rows::{StoredTransfer, record, rest_of, select_records},
+    session::Session,
     sqlstate::{Fail, Settling},
     text::{json as stored_json, optional_json, text},
 };
 
-pub(super) async fn admit(connection: &mut PgConnection, request: &Request) -> Result<Admission, Fail> {
+pub(super) async fn admit(connection: &mut Session, request: &Request) -> Result<Admission, Fail> {
     let mut transaction = connection.begin().await?;
     let pipeline = find(&mut transaction, request.ask.pipeline(), Lock::ForUpdate).await?;
     let parameters = request.ask.parameters()?;
@@ -71,7 +72,7 @@ struct Active {
 }
 
 impl Known {
-    async fn read(connection: &mut PgConnection, pipeline: &PipelineRow, request: &Request) -> Result<Self, Fail> {
+    async fn read(connection: &mut Session, pipeline: &PipelineRow, request: &Request) -> Result<Self, Fail> {
         let row = sqlx::query(
             "SELECT clock_timestamp() AS now, q.round_id, q.digest, o.id AS own, a.id AS active, a.kind, a.phase, a.periodic
              FROM (SELECT 1) AS one
@@ -106,7 +107,7 @@ impl Known {
 
     async fn answer(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Session,
         pipeline: &PipelineRow,
         request: &Request,
         digest: &str,
@@ -137,7 +138,7 @@ pub(super) fn answered_another(pipeline: &PipelineRow, request: &Request, round:
     .with("round", round)
 }
 
-async fn load(connection: &mut PgConnection, id: RoundId) -> Result<RoundRecord, Fail> {
+async fn load(connection: &mut Session, id: RoundId) -> Result<RoundRecord, Fail> {
     let row = sqlx::query(concat!(select_records!("rounds"), "WHERE r.id = $1"))
         .bind(id.uuid())
         .fetch_one(connection)
@@ -194,7 +195,7 @@ pub(super) fn pushed_already(last: &LastCommit) -> String {
 
 /// A push of exactly what is the newest commit is answered with that commit.
 async fn already_committed(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     pipeline: &PipelineRow,
     request: &Request,
     digest: &str,
@@ -225,7 +226,7 @@ async fn already_committed(
 
 /// A newer pull ends one that is installing, in this very transaction; everything else that is active refuses.
 async fn supersede(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     pipeline: &PipelineRow,
     active: &Active,
     request: &Request,
@@ -325,7 +326,7 @@ INSERT INTO audit_events (pipeline_id, round_id, event, to_phase, cause, actor, 
 VALUES ($2, $1, 'round_admitted', $8, $26, $21, $22, 0, 1)";
 
 async fn insert(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     pipeline: &PipelineRow,
     request: &Request,
     round: &Round,
@@ -395,7 +396,7 @@ fn wanted_text(wanted: WantedCut) -> String {
 }
 
 async fn remember(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     pipeline: &PipelineRow,
     request: &Request,
     round: RoundId,

@@ -41,6 +41,7 @@ use super::{
     ownership::{Delete, Update},
     pool::Access,
     schedules::SaveSchedule,
+    schema::Schema,
     sqlstate::{Fail, Place},
     transactions::Transactions,
 };
@@ -330,7 +331,7 @@ async fn pause(duration: Duration) {
 
 #[async_trait]
 impl Transactions for Link {
-    async fn migrate(&self) -> Result<(), Problem> {
+    async fn migrate(&self, _: Schema) -> Result<(), Problem> {
         Ok(())
     }
 

@@ -6,11 +6,11 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use lockstep_protocol::{
     id::{PipelineId, RoundId, Term},
-    problem::{Problem, Retryable},
+    problem::Problem,
     round::CancelRequest,
     schedule::PushSchedule,
 };
-use sqlx::{Connection, migrate::Migrator, postgres::PgListener};
+use sqlx::postgres::PgListener;
 use tokio::sync::broadcast;
 
 use super::{
@@ -25,27 +25,24 @@ use super::{
     pipelines::{self, Lock},
     pool::{Access, Database},
     schedules::{self, SaveSchedule},
+    schema::{self, Schema},
     sqlstate::Fail,
     transactions::Transactions,
 };
 
-/// Compiled in, so that a binary brings its own schema.
-static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
-
 #[async_trait]
 impl Transactions for Database {
-    async fn migrate(&self) -> Result<(), Problem> {
+    fn is_pooled(&self) -> bool {
+        Self::is_pooled(self)
+    }
+
+    async fn schema(&self) -> Result<Schema, StoreError> {
+        self.run("schema", Access::Read, (), |connection, ()| Box::pin(schema::read(connection))).await
+    }
+
+    async fn migrate(&self, before: Schema) -> Result<(), Problem> {
         let database = self.clone();
-        let work = tokio::spawn(async move {
-            // A connection of its own: closing it frees the advisory lock, however the migration ends.
-            let mut connection = database.own_connection().await?;
-            let mut migrations = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
-            migrations.set_ignore_missing(true);
-            let done = migrations.run_direct(None, &mut connection, false).await;
-            // The outcome is known already.
-            let _ = connection.close().await;
-            done.map_err(|error| database.place.problem("migrate", error).retry(Retryable::AfterFix))
-        });
+        let work = tokio::spawn(async move { schema::migrate(&database, before).await });
         work.await.unwrap_or_else(|error| Err(self.place.problem("migrate", error)))
     }
 
@@ -241,7 +238,7 @@ impl Transactions for Database {
 
     async fn follow(&self, heard: broadcast::Sender<Change>) -> Result<(), StoreError> {
         // Of one connection, and held as long as it works.
-        let pool = self.listener_pool();
+        let Some(pool) = self.listener_pool() else { return std::future::pending().await };
         let followed = async {
             let mut listener = PgListener::connect_with(&pool).await?;
             listener.listen(CHANNEL).await?;

@@ -8,11 +8,12 @@ use lockstep_protocol::{
     schedule::PushSchedule,
 };
 use serde_json::Value;
-use sqlx::{PgConnection, Row, postgres::PgRow};
+use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
     Store, StoreError,
+    session::Session,
     sqlstate::{Fail, Settling},
     text::{bigint, from_json, optional_json},
 };
@@ -87,7 +88,7 @@ SELECT taken.*, (SELECT CASE WHEN EXISTS (SELECT 1 FROM made) THEN 0
      WHERE s.pipeline_id NOT IN (SELECT pipeline_id FROM due)) AS next
 FROM (SELECT 1) AS one LEFT JOIN taken ON true";
 
-pub(super) async fn take(connection: &mut PgConnection, (lease, at_most): &(Duration, u32)) -> Result<DuePushes, Fail> {
+pub(super) async fn take(connection: &mut Session, (lease, at_most): &(Duration, u32)) -> Result<DuePushes, Fail> {
     let rows =
         sqlx::query(TAKE).bind(lease.as_secs_f64()).bind(i64::from(*at_most)).fetch_all(connection).await.settling()?;
     let mut found = DuePushes { due: Vec::new(), next: None };
@@ -117,7 +118,7 @@ fn schedule(row: &PgRow) -> Result<PushSchedule, Fail> {
     })
 }
 
-pub(super) async fn save(connection: &mut PgConnection, save: &SaveSchedule) -> Result<bool, Fail> {
+pub(super) async fn save(connection: &mut Session, save: &SaveSchedule) -> Result<bool, Fail> {
     let SaveSchedule { pipeline, version, schedule } = save;
     let done = sqlx::query(
         "UPDATE push_schedules SET due_at = $3, failures = $4, problem = $5, seen_round_id = $6, looking_until = NULL,
@@ -136,7 +137,7 @@ pub(super) async fn save(connection: &mut PgConnection, save: &SaveSchedule) -> 
     Ok(done.rows_affected() == 1)
 }
 
-pub(super) async fn read(connection: &mut PgConnection, pipeline: PipelineId) -> Result<Option<PushSchedule>, Fail> {
+pub(super) async fn read(connection: &mut Session, pipeline: PipelineId) -> Result<Option<PushSchedule>, Fail> {
     let row = sqlx::query("SELECT * FROM push_schedules WHERE pipeline_id = $1")
         .bind(pipeline.uuid())
         .fetch_optional(connection)

@@ -23,12 +23,22 @@ use super::{
     drive::{Cancel, Claim, Progress},
     ownership::{Delete, Update},
     schedules::SaveSchedule,
+    schema::Schema,
 };
 
 /// See the module's documentation. The methods of [`Store`](super::Store) say what each does.
 #[async_trait]
 pub(super) trait Transactions: fmt::Debug + Send + Sync + 'static {
-    async fn migrate(&self) -> Result<(), Problem>;
+    /// What stands there; a store without a schema is always of this version.
+    async fn schema(&self) -> Result<Schema, StoreError> {
+        Ok(Schema::present())
+    }
+    /// Makes the migrations that are missing in `before`.
+    async fn migrate(&self, before: Schema) -> Result<(), Problem>;
+    /// Whether a pooler stands in between, so that nobody listens.
+    fn is_pooled(&self) -> bool {
+        false
+    }
     async fn close(&self);
     async fn identity(&self) -> Result<DatabaseIdentity, StoreError>;
     async fn now(&self) -> Result<DateTime<Utc>, StoreError>;
