@@ -20,7 +20,7 @@ use tracing::Instrument;
 use super::{Services, drive::jitter, next_look};
 use crate::{
     plan::BackOff,
-    store::{Adoption, LastCommit, Page, RoundFilter, StoreError, TakeOverApplied},
+    store::{Adoption, Change, LastCommit, Page, RoundFilter, StoreError, TakeOverApplied},
 };
 
 /// Claims take-overs that nobody drives, until it is told to stop.
@@ -38,7 +38,7 @@ pub(super) async fn run(services: Arc<Services>, shutdown: CancellationToken) {
                     let span = tracing::info_span!("take-over", take_over.id = %take_over.id, pipeline.name = %take_over.pipeline_name);
                     tasks.spawn(drive(Arc::clone(&services), take_over, shutdown.clone()).instrument(span));
                 }
-                shutdown.run_until_cancelled(next_look(&services, &mut changes, looked)).await;
+                shutdown.run_until_cancelled(next_look(&services, &mut changes, Change::ClaimWaits, looked)).await;
             }
             Err(error) => {
                 let problem = error.problem();

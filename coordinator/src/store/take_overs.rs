@@ -83,7 +83,7 @@ impl Store {
     pub async fn admit_take_over(&self, ask: AdmitTakeOver, caller: &Caller) -> Result<TakeOver, StoreError> {
         let request = Request { ask, id: chance::id(), caller: caller.clone() };
         let admitted = settle_twice(|| self.database.admit_take_over(request.clone())).await?;
-        self.hints.tell(Change::Pipeline(admitted.pipeline), Reach::Everywhere);
+        self.hints.tell(Change::ClaimWaits, Reach::Everywhere);
         Ok(admitted)
     }
 
