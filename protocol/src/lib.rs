@@ -13,6 +13,7 @@
 //! - [`selection`]: the newest step that all hosts share
 //! - [`reuse`]: which contents of its base a push uses again, so that garbage stays bounded
 //! - [`planted`]: bugs that tests plant, in builds with debug assertions only
+//! - [`schedule`]: when a pipeline is pushed by itself
 //! - [`round`]: push and pull as `decide(round, event) -> Decision`
 
 pub mod commit;
@@ -33,6 +34,7 @@ pub mod planted;
 pub mod problem;
 pub mod reuse;
 pub mod round;
+pub mod schedule;
 pub mod selection;
 pub mod spec;
 pub mod takeover;

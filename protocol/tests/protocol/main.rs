@@ -12,6 +12,7 @@ mod orders;
 mod reuse;
 mod rounds;
 mod sample;
+mod schedules;
 mod selection;
 mod specs;
 mod takeovers;
