@@ -15,6 +15,7 @@ use lockstep_integration_tests::{
 use crate::{
     engine::{Checkpoints, Store},
     lane::{Lane, Outcome, everything, go_through},
+    soundness::assert_sound,
 };
 
 /// What is under way when it happens.
@@ -246,9 +247,12 @@ impl Lane for Supervised {
 
     async fn run(&mut self, case: &Case) -> Outcome {
         match case.during {
-            During::Push | During::LargePush => self.push(case).await,
-            During::Pull => self.pull(case).await,
             During::Sync => self.sync(case).await,
+            During::Push | During::LargePush | During::Pull => {
+                let outcome = if case.during == During::Pull { self.pull(case).await } else { self.push(case).await };
+                assert_sound(&self.cluster).await;
+                outcome
+            }
         }
     }
 }

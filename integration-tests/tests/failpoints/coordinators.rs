@@ -19,7 +19,7 @@ use lockstep_integration_tests::{
 
 use crate::{
     lane::{Lane, Outcome, go_through},
-    ledger,
+    soundness::assert_sound,
 };
 
 /// What is under way when it happens.
@@ -215,7 +215,7 @@ impl Lane for Replicas {
             During::LateAbort => self.abort(case, FaultAction::HangAfterWrite).await,
             During::HandBack => self.hand_back(case).await,
         };
-        ledger::assert_agree(&self.cluster).await;
+        assert_sound(&self.cluster).await;
         self.acknowledged_steps_can_be_pulled().await;
         self.next_push_succeeds_at_once().await;
         outcome

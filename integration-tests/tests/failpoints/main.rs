@@ -7,16 +7,16 @@
 //! - `lane`: runs cases over clusters, several at a time
 //! - `coordinators`, `agents`: the cases and what happens in them
 //! - `pairs`: two deaths in one round; `panics`: nobody dies, something panics
-//! - `ledger`: bucket and database beside each other; `engine`: what an engine would find on a disk
+//! - `soundness`: the outside auditor; `engine`: what an engine would find on a disk
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "tests: a failed expectation is a failed test")]
 
 mod agents;
 mod coordinators;
 mod engine;
 mod lane;
-mod ledger;
 mod pairs;
 mod panics;
+mod soundness;
 
 use std::collections::BTreeSet;
 
