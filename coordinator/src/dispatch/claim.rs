@@ -18,7 +18,7 @@ use super::{Services, next_look};
 use crate::{
     chance,
     plan::BackOff,
-    store::{ClaimOutcome, ClaimSettled, PipelineRow, StoreError},
+    store::{Change, ClaimOutcome, ClaimSettled, PipelineRow, StoreError},
 };
 
 /// Claims what nobody claims, until it is told to stop.
@@ -37,7 +37,7 @@ pub(super) async fn run(services: Arc<Services>, shutdown: CancellationToken) {
                     let claim = claim_location(Arc::clone(&services), row, shutdown.clone());
                     tasks.spawn(claim.instrument(span));
                 }
-                shutdown.run_until_cancelled(next_look(&services, &mut changes, looked)).await;
+                shutdown.run_until_cancelled(next_look(&services, &mut changes, Change::ClaimWaits, looked)).await;
             }
             Err(error) => {
                 let problem = error.problem();
@@ -54,6 +54,8 @@ async fn claim_location(services: Arc<Services>, row: PipelineRow, shutdown: Can
     reached(Point::ClaimTaken);
     // Kept while it takes long. If it is lost all the same, another replica puts the same bytes.
     let done = CancellationToken::new();
+    // Also if the attempt panics: a claim that is renewed for nobody would never be settled.
+    let _renewed_no_longer = done.clone().drop_guard();
     let renewal = tokio::spawn(renew(Arc::clone(&services), row.clone(), done.clone()));
     let outcome = shutdown.run_until_cancelled(attempt(&services, &row)).await;
     done.cancel();
