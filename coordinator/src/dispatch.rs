@@ -291,12 +291,13 @@ async fn drive_round(services: Arc<Services>, record: RoundRecord, shutdown: &Ca
         let (round, term) = (record.round.id, record.round.term);
         reached(Point::RoundClaimed);
         let mut hold = services.leases.hold(round, term, record.cancel_requested.clone());
+        let driven = services.leases.while_driven(round, term);
         let drive = Arc::new(Drive::new(Arc::clone(&services), &record));
         tracing::info!(phase = %record.round.phase, "round claimed");
         let active = drive::Active::begin();
         let ended = Box::pin(driver::drive(&drive, record.round, shutdown, &mut hold)).await;
         drop(active);
-        services.leases.let_go(round, term);
+        drop(driven);
         match ended {
             Ended::Terminal(round) => farewell::bid(&drive, &round, shutdown).await,
             Ended::Shutdown => {

@@ -72,8 +72,12 @@ impl Leases {
         }
     }
 
-    /// The round is not driven here any more.
-    pub(super) fn let_go(&self, round: RoundId, term: Term) {
+    /// Lets the round go when it drops, also when its driver panics: a lease that is renewed for nobody would keep everybody from the round for ever.
+    pub(super) const fn while_driven(&self, round: RoundId, term: Term) -> Driven<'_> {
+        Driven { leases: self, round, term }
+    }
+
+    fn let_go(&self, round: RoundId, term: Term) {
         let mut held = self.lock();
         if held.get(&round).is_some_and(|held| held.term == term) {
             held.remove(&round);
@@ -103,6 +107,20 @@ impl Leases {
                 held.lost.cancel();
             }
         }
+    }
+}
+
+/// See [`Leases::while_driven`].
+#[derive(Debug)]
+pub(super) struct Driven<'l> {
+    leases: &'l Leases,
+    round: RoundId,
+    term: Term,
+}
+
+impl Drop for Driven<'_> {
+    fn drop(&mut self) {
+        self.leases.let_go(self.round, self.term);
     }
 }
 
