@@ -113,7 +113,7 @@ pub(crate) struct Services {
     agents: AgentPool,
     options: DispatchOptions,
     clock: DatabaseClock,
-    leases: Leases,
+    leases: Arc<Leases>,
     known: Arc<Known>,
 }
 
@@ -158,7 +158,7 @@ impl Dispatcher {
             agents,
             options,
             clock,
-            leases: Leases::default(),
+            leases: Arc::default(),
             known: Arc::default(),
         });
         let tasks = TaskTracker::new();
@@ -257,13 +257,13 @@ async fn drive_round(services: Arc<Services>, record: RoundRecord, shutdown: &Ca
     async {
         let (round, term) = (record.round.id, record.round.term);
         reached(Point::RoundClaimed);
-        let lost = services.leases.hold(round, term);
+        let (lost, holding) = Leases::hold_until_dropped(&services.leases, round, term);
         let drive = Arc::new(Drive::new(Arc::clone(&services), &record));
         tracing::info!(phase = %record.round.phase, "round claimed");
         let active = drive::Active::begin();
         let ended = Box::pin(driver::drive(&drive, record.round, shutdown, &lost)).await;
         drop(active);
-        services.leases.let_go(round, term);
+        drop(holding);
         match ended {
             Ended::Terminal(round) => farewell::bid(&drive, &round, shutdown).await,
             Ended::Shutdown => {

@@ -37,6 +37,11 @@ impl Leases {
         lost
     }
 
+    /// The same, until the second value is dropped: a driver that panics must not be renewed for ever, with nobody driving.
+    pub(super) fn hold_until_dropped(leases: &Arc<Self>, round: RoundId, term: Term) -> (CancellationToken, Holding) {
+        (leases.hold(round, term), Holding { leases: Arc::clone(leases), round, term })
+    }
+
     /// The round is not driven here any more.
     pub(super) fn let_go(&self, round: RoundId, term: Term) {
         let mut held = self.lock();
@@ -63,6 +68,20 @@ impl Leases {
                 held.lost.cancel();
             }
         }
+    }
+}
+
+/// A round that is held.
+#[derive(Debug)]
+pub(super) struct Holding {
+    leases: Arc<Leases>,
+    round: RoundId,
+    term: Term,
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.leases.let_go(self.round, self.term);
     }
 }
 
@@ -108,6 +127,19 @@ mod tests {
         let later_token = leases.hold(later, term(1));
         leases.settle(&asked, &[kept]);
         assert!(!kept_token.is_cancelled() && gone_token.is_cancelled() && !later_token.is_cancelled());
+    }
+
+    #[test]
+    fn a_driver_that_panics_lets_its_round_go() {
+        let leases = Arc::new(Leases::default());
+        let round = RoundId::new(Uuid::from_u128(1));
+        let held = Arc::clone(&leases);
+        let driver = std::thread::spawn(move || {
+            let (_lost, _holding) = Leases::hold_until_dropped(&held, round, term(1));
+            panic!("on purpose");
+        });
+        assert!(driver.join().is_err());
+        assert!(!leases.holds(round), "its lease would be renewed for ever");
     }
 
     #[test]

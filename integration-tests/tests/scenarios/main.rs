@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod coordinator;
+mod database;
 mod feldera;
 mod files;
 mod identity;
