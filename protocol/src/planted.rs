@@ -47,6 +47,12 @@ pub enum Bug {
     ConfirmSkipped,
     /// A cancel acts in `Installing` too.
     CancelWhileInstalling,
+    /// An install that was accepted is taken for done.
+    AcceptedTakenAsInstalled,
+    /// A host that lost what it had staged is asked to install again, never to pull.
+    LostHostIsNotPulledAgain,
+    /// A host that lost the only copy of its local checkpoint keeps the round installing for ever.
+    WaitsForWhatIsGone,
     /// An install leaves older local checkpoints in place.
     OtherCheckpointsStay,
     /// Admission doesn't look for an active round.
@@ -110,6 +116,9 @@ impl Bug {
         Self::OrderOfRoundsNotCompared,
         Self::ConfirmSkipped,
         Self::CancelWhileInstalling,
+        Self::AcceptedTakenAsInstalled,
+        Self::LostHostIsNotPulledAgain,
+        Self::WaitsForWhatIsGone,
         Self::OtherCheckpointsStay,
         Self::SecondRoundAdmitted,
         Self::TakerListsBeforeItsFence,

@@ -5,6 +5,7 @@
 mod bad_input;
 mod coordinator;
 mod database;
+mod database_faults;
 mod feldera;
 mod files;
 mod identity;
@@ -12,6 +13,7 @@ mod increments;
 mod limits;
 mod no_space;
 mod ownership;
+mod paused;
 mod push_and_restore;
 mod schedule;
 mod store_errors;

@@ -31,6 +31,21 @@ pub(crate) fn caught(bug: Bug, world: &impl World, rule: &str) {
         Outcome::Stuck { trace } => ("L1: no end can be reached any more".to_owned(), trace),
         outcome => panic!("{bug:?} is not caught: {outcome:?} after {} states", report.states),
     };
-    println!("{bug:?}, after {} states: {what}\n{trace}", report.states);
+    println!("planted {bug:?}, after {} states, {} steps: {what}\n{trace}", report.states, steps(&trace));
     assert!(what.starts_with(rule), "{bug:?} was expected to break {rule}: {what}");
+}
+
+/// As [`caught`], and without the bug the very same world is closed.
+pub(crate) fn caught_only<W: World>(bug: Bug, world: impl Fn() -> W, rule: &str) {
+    caught(bug, &world(), rule);
+    assert_eq!(explore(&world(), &Options::default()).outcome, Outcome::Closed, "without {bug:?}");
+}
+
+fn steps(trace: &str) -> usize {
+    trace.lines().filter(|line| line.trim_start().starts_with(|first: char| first.is_ascii_digit())).count()
+}
+
+/// `LOCKSTEP_MODEL=large`: more of everything that may happen, ten million states and more.
+pub(crate) fn large() -> bool {
+    std::env::var("LOCKSTEP_MODEL").is_ok_and(|size| size == "large")
 }

@@ -215,7 +215,7 @@ impl Work {
         participant.retry_at = None;
         let next = participant.attempt;
         let lost = participant.problem.as_ref().is_some_and(|problem| problem.reason == Reason::CheckpointNotFound);
-        if installing && !lost {
+        if installing && (!lost || planted::is(Bug::LostHostIsNotPulledAgain)) {
             // It may well have it still: install is tried first, and says CHECKPOINT_NOT_FOUND where it hasn't.
             self.move_host(
                 host_idx,
