@@ -42,7 +42,7 @@ const PIPELINES: [(&str, &str); 6] = [
     ("UPDATE pipelines SET spec = '{\"name\": 7}' WHERE id = $1", "spec"),
     ("UPDATE pipelines SET claim = 'stolen' WHERE id = $1", "stolen"),
     ("UPDATE pipelines SET generation = -2 WHERE id = $1", "generation"),
-    ("UPDATE pipelines SET next_seq = 0 WHERE id = $1", "seq"),
+    ("UPDATE pipelines SET next_seq = -4 WHERE id = $1", "seq"),
     ("UPDATE pipelines SET timeline = -1 WHERE id = $1", "timeline"),
     (
         "UPDATE pipelines SET last_seq = 3, last_generation = -3, last_round_id = id, last_digest = 'x' WHERE id = $1",

@@ -4,7 +4,6 @@
 
 mod bad_input;
 mod coordinator;
-mod database;
 mod database_faults;
 mod feldera;
 mod files;
