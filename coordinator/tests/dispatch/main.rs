@@ -10,3 +10,4 @@ mod push;
 mod replicas;
 mod requests;
 mod rig;
+mod silence;

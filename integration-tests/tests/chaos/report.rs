@@ -25,8 +25,11 @@ pub(crate) struct Report {
     reasons: BTreeMap<String, u32>,
     changed_hands: usize,
     from_unknown: usize,
+    /// One of two was lost: until the other claimed.
     to_claim: Vec<Duration>,
     to_end: Vec<Duration>,
+    /// Both were lost, and stayed away for up to 2.5 s.
+    both_to_claim: Vec<Duration>,
     longest: Option<(Duration, String)>,
     longest_silence: Option<(Duration, String)>,
     /// Since the last fault, until the last round had ended.
@@ -108,15 +111,22 @@ impl Report {
         }
         let lives = lives(rows);
         for strike in struck {
-            let replicas: BTreeSet<String> =
-                taken(&strike.fault).iter().map(|which| format!("coordinator{which}")).collect();
+            let taken = taken(&strike.fault);
+            let replicas: BTreeSet<String> = taken.iter().map(|which| format!("coordinator{which}")).collect();
             for life in lives.values() {
-                if life.driver(strike.struck).is_some_and(|driver| replicas.contains(driver)) {
-                    report.to_claim.extend(life.first(strike.struck, |event| event.event == "round_claimed"));
+                if life.driver(strike.struck).is_none_or(|driver| !replicas.contains(driver)) {
+                    continue;
+                }
+                let claimed = life.first(strike.struck, |event| event.event == "round_claimed");
+                if taken.len() > 1 {
+                    report.both_to_claim.extend(claimed);
+                } else {
+                    report.to_claim.extend(claimed);
                     report.to_end.extend(life.first(strike.struck, Life::ended));
                 }
             }
         }
+        report.both_to_claim.sort();
         report.to_claim.sort();
         report.to_end.sort();
         for (id, life) in &lives {
@@ -185,6 +195,7 @@ impl Display for Report {
         )?;
         writeln!(f, "rounds that changed hands: {}", self.changed_hands)?;
         writeln!(f, "from the loss of a coordinator to the next claim: {}", quantiles(&self.to_claim))?;
+        writeln!(f, "from the loss of both, until one is back and claims: {}", quantiles(&self.both_to_claim))?;
         writeln!(f, "from the loss of a coordinator to the round's end: {}", quantiles(&self.to_end))?;
         for (what, longest) in [("longest round", &self.longest), ("longest silence in a round", &self.longest_silence)]
         {

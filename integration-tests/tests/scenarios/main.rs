@@ -14,6 +14,7 @@ mod no_space;
 mod ownership;
 mod paused;
 mod push_and_restore;
+mod replicas;
 mod schedule;
 mod store_errors;
 mod store_faults;
