@@ -142,6 +142,9 @@ impl Core {
             async move {
                 let kind = activity.as_str();
                 let started = Instant::now();
+                let last_word = LastWord::new(&core, "the end of the transfer", |register, problem| {
+                    register.finish(State::Failed(problem), None);
+                });
                 metrics::gauge!("lockstep_agent_transfers_running", "kind" => kind).increment(1.0);
                 let body = async {
                     if let Some(folder) = stale {
@@ -164,10 +167,34 @@ impl Core {
                     Ok((state, staged)) => core.register.finish(state, staged),
                     Err(problem) => core.register.finish(State::Failed(problem), None),
                 }
+                drop(last_word);
                 reached(Point::TransferReported);
             }
             .instrument(span),
         );
+    }
+}
+
+/// Says that a transfer has failed if its task panics where nothing else hears of it: no status may say "in progress" of what is no more.
+#[derive(Debug)]
+pub(crate) struct LastWord {
+    core: Arc<Core>,
+    what: &'static str,
+    say: fn(&Register, Problem),
+}
+
+impl LastWord {
+    /// To be dropped once the register knows how it ended.
+    pub(crate) fn new(core: &Arc<Core>, what: &'static str, say: fn(&Register, Problem)) -> Self {
+        Self { core: Arc::clone(core), what, say }
+    }
+}
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            (self.say)(&self.core.register, panicked(self.what, &"see the log"));
+        }
     }
 }
 

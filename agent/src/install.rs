@@ -10,10 +10,10 @@ use lockstep_protocol::{
 use tracing::Instrument;
 
 use crate::{
-    core::Core,
+    core::{Core, LastWord},
     durable,
     order::{InstallWhat, PullDone, Reach},
-    register::{Activity, Staged, State, View, ViewState},
+    register::{Activity, Register, Staged, State, View, ViewState},
     store::CheckpointStore,
     work::Work,
 };
@@ -47,6 +47,7 @@ fn run(core: &Arc<Core>, round: RoundId, what: InstallWhat, stale: Option<PathBu
     let span = tracing::info_span!("install", round.id = %round);
     core.transfers.clone().spawn(
         async move {
+            let last_word = LastWord::new(&core, "the end of the install", Register::install_failed);
             let outcome = core.blocking(move || place(store.as_ref(), staged.as_ref(), what, stale)).await;
             let label = outcome.as_ref().map_or_else(|problem| problem.reason.as_str(), |_| "done");
             metrics::counter!("lockstep_agent_transfers_total", "kind" => "install", "outcome" => label).increment(1);
@@ -61,6 +62,7 @@ fn run(core: &Arc<Core>, round: RoundId, what: InstallWhat, stale: Option<PathBu
                     core.register.install_failed(problem);
                 }
             }
+            drop(last_word);
             reached(Point::InstallReported);
         }
         .instrument(span),

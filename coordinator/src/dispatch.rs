@@ -122,7 +122,7 @@ pub(crate) struct Services {
     agents: AgentPool,
     options: DispatchOptions,
     clock: DatabaseClock,
-    leases: Arc<Leases>,
+    leases: Leases,
     known: Arc<Known>,
 }
 
@@ -167,7 +167,7 @@ impl Dispatcher {
             agents,
             options,
             clock,
-            leases: Arc::default(),
+            leases: Leases::default(),
             known: Arc::default(),
         });
         let tasks = TaskTracker::new();
@@ -288,14 +288,14 @@ async fn drive_round(services: Arc<Services>, record: RoundRecord, shutdown: &Ca
     async {
         let (round, term) = (record.round.id, record.round.term);
         reached(Point::RoundClaimed);
-        let requested = record.cancel_requested.clone();
-        let (mut hold, holding) = Leases::hold_until_dropped(&services.leases, round, term, requested);
+        let mut hold = services.leases.hold(round, term, record.cancel_requested.clone());
+        let driven = services.leases.while_driven(round, term);
         let drive = Arc::new(Drive::new(Arc::clone(&services), &record));
         tracing::info!(phase = %record.round.phase, "round claimed");
         let active = drive::Active::begin();
         let ended = Box::pin(driver::drive(&drive, record.round, shutdown, &mut hold)).await;
         drop(active);
-        drop(holding);
+        drop(driven);
         match ended {
             Ended::Terminal(round) => farewell::bid(&drive, &round, shutdown).await,
             Ended::Shutdown => {

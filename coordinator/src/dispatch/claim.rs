@@ -54,6 +54,8 @@ async fn claim_location(services: Arc<Services>, row: PipelineRow, shutdown: Can
     reached(Point::ClaimTaken);
     // Kept while it takes long. If it is lost all the same, another replica puts the same bytes.
     let done = CancellationToken::new();
+    // Also if the attempt panics: a claim that is renewed for nobody would never be settled.
+    let _renewed_no_longer = done.clone().drop_guard();
     let renewal = tokio::spawn(renew(Arc::clone(&services), row.clone(), done.clone()));
     let outcome = shutdown.run_until_cancelled(attempt(&services, &row)).await;
     done.cancel();

@@ -15,6 +15,7 @@ use lockstep_integration_tests::{
 use crate::{
     engine::{Checkpoints, Store},
     lane::{Lane, Outcome, everything, go_through},
+    soundness::assert_sound,
 };
 
 /// What is under way when it happens.
@@ -38,6 +39,8 @@ pub(crate) struct Case {
     store: Store,
     /// Where the next process dies, if it does.
     then: Option<Point>,
+    /// It panics there and lives on.
+    panics: bool,
 }
 
 impl Case {
@@ -53,8 +56,9 @@ impl Case {
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { point, nth, during, store, then } = self;
-        write!(f, "{point}@{nth} during {during:?} of {store:?}")?;
+        let Self { point, nth, during, store, then, panics } = self;
+        let panics = if *panics { "panic at " } else { "" };
+        write!(f, "{panics}{point}@{nth} during {during:?} of {store:?}")?;
         then.map_or(Ok(()), |then| write!(f, ", then {then}"))
     }
 }
@@ -131,12 +135,12 @@ const fn changes(store: Store) -> u64 {
 
 pub(crate) fn cases() -> Vec<Case> {
     let of = |during, store, points: &'static [(Point, u64)]| {
-        points.iter().map(move |&(point, nth)| Case { point, nth, during, store, then: None })
+        points.iter().map(move |&(point, nth)| Case { point, nth, during, store, then: None, panics: false })
     };
     let restarted = |store| {
         AT_THE_START.iter().map(move |&(point, then)| {
             let nth = if point == StateBeforeRename { 2 } else { 1 };
-            Case { point, nth, during: During::Pull, store, then: Some(then) }
+            Case { point, nth, during: During::Pull, store, then: Some(then), panics: false }
         })
     };
     let mut cases = Vec::new();
@@ -154,9 +158,22 @@ pub(crate) fn cases() -> Vec<Case> {
         let sampled =
             |nth: &u64| everything() || store == Store::Directory || nth.is_multiple_of(5) || *nth >= last - 1;
         let nths = (1..=last).filter(sampled);
-        cases.extend(nths.map(|nth| Case { point: StoreBeforeChange, nth, during: During::Pull, store, then: None }));
+        let change =
+            |nth| Case { point: StoreBeforeChange, nth, during: During::Pull, store, then: None, panics: false };
+        cases.extend(nths.map(change));
     }
     cases
+}
+
+/// Panics where an agent that lives on comes in a transfer.
+pub(crate) fn panics() -> Vec<Case> {
+    let in_a_transfer = |case: &Case| {
+        case.then.is_none()
+            && case.during != During::Sync
+            && case.store == Store::Directory
+            && case.point != StoreBeforeChange
+    };
+    cases().into_iter().filter(in_a_transfer).map(|case| Case { panics: true, ..case }).collect()
 }
 
 /// All ways in which the same transfer may lose its agent twice.
@@ -230,9 +247,12 @@ impl Lane for Supervised {
 
     async fn run(&mut self, case: &Case) -> Outcome {
         match case.during {
-            During::Push | During::LargePush => self.push(case).await,
-            During::Pull => self.pull(case).await,
             During::Sync => self.sync(case).await,
+            During::Push | During::LargePush | During::Pull => {
+                let outcome = if case.during == During::Pull { self.pull(case).await } else { self.push(case).await };
+                assert_sound(&self.cluster).await;
+                outcome
+            }
         }
     }
 }
@@ -288,7 +308,8 @@ impl Supervised {
     }
 
     async fn begin(&mut self, case: &Case) -> Watch {
-        let first = format!("{}=kill@{}", case.point, case.nth);
+        let action = if case.panics { "panic" } else { "kill" };
+        let first = format!("{}={action}@{}", case.point, case.nth);
         let plans = case.then.iter().map(|then| format!("{then}=kill")).chain([first]).collect();
         let mut watch = Watch { deaths: 0, plans, died: None };
         self.cluster.kill_agent(0);
@@ -298,6 +319,9 @@ impl Supervised {
 
     /// Waits for the end of a round whose agent dies and is started again.
     async fn supervise(&mut self, case: &Case, mut watch: Watch, round: &v1::Round) -> (v1::Round, Outcome) {
+        if case.panics {
+            return self.panic(case, round).await;
+        }
         let client = self.cluster.client.clone();
         let wait = client.wait_round(&round.id);
         tokio::pin!(wait);
@@ -329,6 +353,21 @@ impl Supervised {
         (ended, Outcome { end, recovery })
     }
 
+    /// The agent panics, lives on, and is ordered again.
+    async fn panic(&mut self, case: &Case, round: &v1::Round) -> (v1::Round, Outcome) {
+        let began = Instant::now();
+        let ended = self.cluster.client.wait_round(&round.id).await.unwrap();
+        let recovery = began.elapsed();
+        assert!(
+            self.cluster.agent_log(0).contains(&format!("failpoint {} reached", case.point)),
+            "it never came there"
+        );
+        self.cluster.kill_agent(0);
+        self.cluster.start_agent(0).await;
+        let end = format!("{:?}, attempt {}", ended.phase(), ended.participants[0].attempt);
+        (ended, Outcome { end, recovery })
+    }
+
     async fn push(&mut self, case: &Case) -> Outcome {
         let made = self.new_history(case.during == During::LargePush);
         let watch = self.begin(case).await;
@@ -336,7 +375,11 @@ impl Supervised {
         let (round, outcome) = self.supervise(case, watch, &round).await;
         assert_eq!((round.phase(), round.step), (RoundPhase::Committed, Some(made.step)), "{:?}", round.problem);
         // A process that had reported may have been believed.
-        assert!(round.participants[0].attempt > 1 || case.point == TransferReported, "{:?}", round.participants);
+        assert!(
+            round.participants[0].attempt > 1 || case.panics || case.point == TransferReported,
+            "{:?}",
+            round.participants
+        );
         assert_eq!(round.participants[1].attempt, 1, "the other host was not disturbed");
         for host in &self.cluster.hosts {
             assert!(host.leftovers().is_empty(), "host {}: {:?}", host.idx, host.leftovers());
@@ -360,7 +403,11 @@ impl Supervised {
         let (round, outcome) = self.supervise(case, watch, &round).await;
         self.assert_installed(&round, &wanted);
         // The first changes come before any order.
-        assert!(round.participants[0].attempt > 1 || case.point == StoreBeforeChange, "{:?}", round.participants);
+        assert!(
+            round.participants[0].attempt > 1 || case.panics || case.point == StoreBeforeChange,
+            "{:?}",
+            round.participants
+        );
         self.next_push_succeeds_at_once().await;
         outcome
     }

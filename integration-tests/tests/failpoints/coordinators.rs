@@ -19,7 +19,7 @@ use lockstep_integration_tests::{
 
 use crate::{
     lane::{Lane, Outcome, go_through},
-    ledger,
+    soundness::assert_sound,
 };
 
 /// What is under way when it happens.
@@ -48,13 +48,16 @@ pub(crate) struct Case {
     during: During,
     /// Where the second one dies, if it does.
     then: Option<Point>,
+    /// It panics there and does not die: there is no second one.
+    panics: bool,
     /// Phases in which the round may end.
     ends: &'static [RoundPhase],
 }
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} during {:?}", self.point, self.during)?;
+        let panics = if self.panics { "panic at " } else { "" };
+        write!(f, "{panics}{} during {:?}", self.point, self.during)?;
         self.then.map_or(Ok(()), |then| write!(f, ", then {then}"))
     }
 }
@@ -146,9 +149,15 @@ const TABLE: &[(During, &[RoundPhase], &[Point])] = &[
 
 pub(crate) fn cases() -> Vec<Case> {
     let of = |&(during, ends, points): &(During, &'static [RoundPhase], &'static [Point])| {
-        points.iter().map(move |&point| Case { point, during, then: None, ends })
+        points.iter().map(move |&point| Case { point, during, then: None, panics: false, ends })
     };
     TABLE.iter().flat_map(of).collect()
+}
+
+/// Panics where a coordinator that lives on comes by itself.
+pub(crate) fn panics() -> Vec<Case> {
+    let by_itself = |case: &Case| matches!(case.during, During::Push | During::Pull | During::Fresh);
+    cases().into_iter().filter(by_itself).map(|case| Case { panics: true, ..case }).collect()
 }
 
 /// All ways in which the same round may lose two coordinators one after the other.
@@ -206,7 +215,7 @@ impl Lane for Replicas {
             During::LateAbort => self.abort(case, FaultAction::HangAfterWrite).await,
             During::HandBack => self.hand_back(case).await,
         };
-        ledger::assert_agree(&self.cluster).await;
+        assert_sound(&self.cluster).await;
         self.acknowledged_steps_can_be_pulled().await;
         self.next_push_succeeds_at_once().await;
         outcome
@@ -252,6 +261,25 @@ impl Replicas {
         (self.step, self.cluster.hosts.iter().map(of).collect())
     }
 
+    /// The only replica panics, and drives the round again.
+    async fn panic(&mut self, case: &Case, ask: &Ask) -> (v1::Round, Outcome) {
+        let said = format!("failpoint {} reached", case.point);
+        let before = self.cluster.coordinator_log().matches(&said).count();
+        self.restart_survivor(&format!("{}=panic", case.point)).await;
+        let (client, began) = (patient(&self.cluster), Instant::now());
+        let round = wait::until("it is admitted", || ask.at(&client)).await;
+        let round = client.wait_round(&round.id).await.unwrap();
+        let recovery = began.elapsed();
+        assert!(case.ends.contains(&round.phase()), "{round:?}");
+        wait::until("it comes to where it panics", || {
+            let times = self.cluster.coordinator_log().matches(&said).count();
+            async move { if times > before { Ok(()) } else { Err("not yet") } }
+        })
+        .await;
+        let end = format!("{:?}, term {}", round.phase(), round.term);
+        (round, Outcome { end, recovery })
+    }
+
     async fn restart_survivor(&mut self, plan: &str) {
         self.cluster.stop_coordinator();
         self.cluster.arm(plan);
@@ -276,6 +304,9 @@ impl Replicas {
         ask: &Ask,
         meanwhile: impl AsyncFnOnce(&Cluster, &Victim, &Answer),
     ) -> (v1::Round, Outcome) {
+        if case.panics {
+            return self.panic(case, ask).await;
+        }
         if let Some(then) = case.then {
             self.restart_survivor(&format!("{then}=kill")).await;
         }

@@ -5,16 +5,18 @@
 //! `LOCKSTEP_SEED=7`. docs/reliability/failpoints.md says of each failpoint how a round ends that lost somebody there.
 //!
 //! - `lane`: runs cases over clusters, several at a time
-//! - `coordinators`, `agents`: the cases; `round`: what they do
-//! - `ledger`: bucket and database beside each other; `engine`: what an engine would find on a disk
+//! - `coordinators`, `agents`: the cases and what happens in them
+//! - `pairs`: two deaths in one round; `panics`: nobody dies, something panics
+//! - `soundness`: the outside auditor; `engine`: what an engine would find on a disk
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "tests: a failed expectation is a failed test")]
 
 mod agents;
 mod coordinators;
 mod engine;
 mod lane;
-mod ledger;
 mod pairs;
+mod panics;
+mod soundness;
 
 use std::collections::BTreeSet;
 
@@ -28,4 +30,11 @@ fn each_failpoint_there_is_has_a_case() {
         cases.chain(agents::cases().into_iter().flat_map(|case| case.points())).collect();
     let missing: Vec<&Point> = Point::ALL.iter().filter(|point| !gone_through.contains(point)).collect();
     assert!(missing.is_empty(), "no case of s36 or s37 lets a process die at {missing:?}");
+}
+
+#[test]
+fn each_failpoint_stands_in_the_page_about_them() {
+    let page = include_str!("../../../docs/reliability/failpoints.md");
+    let missing: Vec<&Point> = Point::ALL.iter().filter(|point| !page.contains(&format!("| `{point}` |"))).collect();
+    assert!(missing.is_empty(), "docs/reliability/failpoints.md lacks {missing:?}");
 }

@@ -138,6 +138,59 @@ async fn s21_a_pod_that_restarts_in_the_middle_of_a_pull_is_seen_and_retried() {
     assert_eq!(after, before);
 }
 
+/// Its part stands and counts, whoever wrote it: nothing is sent again.
+#[tokio::test(flavor = "multi_thread")]
+async fn s21_a_pod_that_restarts_after_its_part_was_reported_is_not_asked_again() {
+    let mut cluster = Cluster::start().await;
+    checkpoint_all(&cluster);
+    let fault = hold_up(&cluster, 1, "PutObject");
+    let round = cluster.start_push().await;
+    let before = cluster
+        .round_when(&round.id, "host 0 is done", |round| {
+            round.participants.iter().any(|p| p.host_idx == 0 && p.phase() == ParticipantPhase::Done)
+        })
+        .await;
+    cluster.kill_agent(0);
+    cluster.start_agent(0).await;
+    cluster.s3.faults().remove(fault);
+    let round = cluster.client.wait_round(&round.id).await.unwrap();
+    assert_eq!(round.phase(), RoundPhase::Committed, "{:?}", round.problem);
+    assert_eq!(round.participants[0].attempt, 1);
+    assert_eq!(round.participants[0].incarnation, before.participants[0].incarnation, "the part's own");
+}
+
+/// S12: what the process of before said of itself is no answer of the present one.
+#[tokio::test(flavor = "multi_thread")]
+async fn s21_a_pod_that_restarts_after_it_has_installed_is_asked_again_before_the_round_ends() {
+    let mut cluster = Cluster::start().await;
+    checkpoint_all(&cluster);
+    let before: Vec<_> = cluster.hosts.iter().map(lockstep_integration_tests::host::Host::state).collect();
+    cluster.pushed().await;
+    let go = cluster.scratch().join("go");
+    for idx in 0..3 {
+        // Host 2 waits before it installs, until the file is there.
+        cluster.arm(if idx == 2 { format!("install.begun=wait:{}", go.display()) } else { String::new() });
+        cluster.lose_disk(idx).await;
+    }
+    cluster.arm("");
+    let round = cluster.client.start_pull(Cluster::pull_request()).await.unwrap();
+    let then = cluster
+        .round_when(&round.id, "host 0 has installed", |round| {
+            round.participants.iter().any(|p| p.host_idx == 0 && p.phase() == ParticipantPhase::Installed)
+        })
+        .await;
+    assert_eq!(then.phase(), RoundPhase::Installing);
+    cluster.kill_agent(0);
+    cluster.start_agent(0).await;
+    std::fs::write(go, "").unwrap();
+    let round = cluster.client.wait_round(&round.id).await.unwrap();
+    assert_eq!(round.phase(), RoundPhase::Installed, "{:?}", round.problem);
+    let (was, is) = (&then.participants[0], &round.participants[0]);
+    assert!(is.attempt > was.attempt && is.incarnation != was.incarnation, "{is:?}");
+    let after: Vec<_> = cluster.hosts.iter().map(lockstep_integration_tests::host::Host::state).collect();
+    assert_eq!(after, before);
+}
+
 /// R20: a host that reported staged and then lost its disk gets the pull again.
 #[tokio::test(flavor = "multi_thread")]
 async fn s21_a_host_that_was_staged_and_lost_its_disk_is_pulled_again() {
