@@ -195,7 +195,11 @@ impl Store {
         let applied = match self.database.apply(Arc::clone(&change)).await {
             Err(StoreError::UnknownOutcome(problem)) => match self.database.look(Arc::clone(&change)).await {
                 Ok(Some(applied)) => applied,
-                Ok(None) => self.database.apply(change).await?,
+                // The first run may be on its way still: as long as no second one is known to have replaced it, what it does is unknown.
+                Ok(None) => self.database.apply(change).await.map_err(|error| match error {
+                    StoreError::Unavailable(_) => StoreError::UnknownOutcome(problem),
+                    error => error,
+                })?,
                 Err(_) => return Err(StoreError::UnknownOutcome(problem)),
             },
             applied => applied?,

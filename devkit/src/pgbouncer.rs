@@ -33,13 +33,15 @@ pub struct PgBouncerOptions {
     pub pool_mode: PoolMode,
     /// `default_pool_size`: server connections of one database.
     pub pool_size: u16,
+    /// Names of databases, or `*`. Only what is named follows [`PgBouncer::lead_to`] at once.
+    pub databases: Vec<String>,
     /// Further lines of the section `[pgbouncer]`.
     pub settings: Vec<String>,
 }
 
 impl Default for PgBouncerOptions {
     fn default() -> Self {
-        Self { pool_mode: PoolMode::Transaction, pool_size: 8, settings: Vec::new() }
+        Self { pool_mode: PoolMode::Transaction, pool_size: 8, databases: vec!["*".to_owned()], settings: Vec::new() }
     }
 }
 
@@ -80,6 +82,14 @@ impl PgBouncer {
         Ok(Self { server, port, options, scratch })
     }
 
+    /// Starts one before the Postgres of this URL, which names a host, a port and a database.
+    pub async fn before(url: &str, options: PgBouncerOptions) -> Result<Self, PostgresError> {
+        use sqlx::postgres::PgConnectOptions;
+        let postgres: PgConnectOptions =
+            url.parse().map_err(|error: sqlx::Error| PostgresError::BadTestUrl { reason: error.to_string() })?;
+        Self::start(postgres.get_port(), options).await
+    }
+
     /// A URL of `database` through it.
     pub fn url(&self, database: &str) -> String {
         format!("postgres://{SUPERUSER}@127.0.0.1:{}/{database}?sslmode=disable", self.port)
@@ -115,15 +125,20 @@ fn write_configuration(
         PoolMode::Transaction => "transaction",
         PoolMode::Session => "session",
     };
-    let mut text = format!(
-        "[databases]\n* = host=127.0.0.1 port={postgres_port}\n\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
+    let mut text = "[databases]\n".to_owned();
+    for database in &options.databases {
+        // Writing to a string can't fail.
+        let _ = writeln!(text, "{database} = host=127.0.0.1 port={postgres_port}");
+    }
+    let _ = write!(
+        text,
+        "\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
          auth_type = trust\nauth_file = {}\nadmin_users = {SUPERUSER}\npool_mode = {mode}\ndefault_pool_size = {}\nmax_client_conn = 2000\n\
          server_idle_timeout = 2\n",
         directory.join("users.txt").display(),
         options.pool_size,
     );
     for setting in &options.settings {
-        // Writing to a string can't fail.
         let _ = writeln!(text, "{setting}");
     }
     let ini = directory.join("pgbouncer.ini");

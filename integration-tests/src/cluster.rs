@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use lockstep_client::{LockstepClient, RetryPolicy, v1};
-use lockstep_devkit::{S3Options, S3Server, TestDatabase};
+use lockstep_devkit::{PgBouncer, PgBouncerOptions, S3Options, S3Server, TestDatabase};
 use tempfile::TempDir;
 use tokio_stream::StreamExt as _;
 
@@ -39,6 +39,8 @@ pub struct Options {
     pub lease: &'static str,
     /// `--renew-every` of the coordinators.
     pub renew_every: &'static str,
+    /// PgBouncer in transaction mode between coordinators and Postgres, with a way around it.
+    pub pooled: bool,
     /// Everything in memory instead of on a disk, if there is enough of it.
     pub in_memory: bool,
 }
@@ -57,6 +59,7 @@ impl Default for Options {
             unreachable_after: "10s",
             lease: "2s",
             renew_every: "500ms",
+            pooled: false,
             in_memory: false,
         }
     }
@@ -77,6 +80,7 @@ pub struct Cluster {
     pub s3: S3Server,
     /// The coordinator's database.
     pub database: TestDatabase,
+    pooler: Option<PgBouncer>,
     /// By host index.
     pub hosts: Vec<Host>,
     /// By host index.
@@ -119,6 +123,12 @@ impl Cluster {
         .await
         .expect("the S3 server starts");
         let database = TestDatabase::create().await.expect("Postgres gives a database");
+        let pooler = if options.pooled {
+            let pooler = PgBouncer::before(database.url(), PgBouncerOptions::default()).await;
+            Some(pooler.expect("PgBouncer starts"))
+        } else {
+            None
+        };
         let hosts: Vec<Host> = (0..options.hosts.max(1))
             .map(|idx| {
                 let dir = root.path().join(format!("host{idx}"));
@@ -129,6 +139,7 @@ impl Cluster {
         let mut cluster = Self {
             s3,
             database,
+            pooler,
             agents: Vec::new(),
             client: client_of("http://127.0.0.1:9"),
             coordinator: None,
@@ -358,12 +369,17 @@ impl Cluster {
         .collect();
         args.extend(self.options.coordinator_flags.iter().map(|&flag| flag.to_owned()));
         args.extend(["--addr-file".to_owned(), addr_file.display().to_string()]);
-        let env = [
-            ("DATABASE_URL", database),
+        let name_of_database = database.rsplit('/').next().and_then(|name| name.split('?').next()).unwrap_or_default();
+        let pooled = self.pooler.as_ref().map(|pooler| pooler.url(name_of_database));
+        let mut env = vec![
+            ("DATABASE_URL", pooled.as_deref().unwrap_or(database)),
             ("AWS_ACCESS_KEY_ID", COORDINATOR_KEY),
             ("AWS_SECRET_ACCESS_KEY", secret),
             (lockstep_failpoint::VARIABLE, &self.failpoints),
         ];
+        if pooled.is_some() {
+            env.push(("LOCKSTEP_DIRECT_DATABASE_URL", database));
+        }
         let log = self.path(&format!("{name}.log"));
         let mut process = Process::start(name, "lockstep-coordinator", &args, &env, &log);
         let text = process.address_file(&addr_file).await;

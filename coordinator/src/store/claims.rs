@@ -11,6 +11,7 @@ use super::{
     Caller, ClaimOutcome, ClaimSettled, PipelineRow, PipelineSelector,
     audit::{self, Entry, event},
     pipelines::{not_found, pipeline},
+    rows::readable,
     session::Session,
     sqlstate::{Fail, Settling},
     text::{bigint, json, text},
@@ -26,7 +27,8 @@ pub(super) async fn claim_due(
                               claim_lease_until = clock_timestamp() + make_interval(secs => $2), updated_at = clock_timestamp()
          WHERE id IN (
              SELECT id FROM pipelines
-             WHERE claim = 'claiming' AND deleted_at IS NULL AND (claim_lease_until IS NULL OR claim_lease_until < clock_timestamp())
+             WHERE claim = 'claiming' AND deleted_at IS NULL AND (claim_lease_until IS NULL OR claim_lease_until < clock_timestamp()
+                  OR claim_lease_until > clock_timestamp() + interval '25 hours')
              ORDER BY id LIMIT 64 FOR UPDATE SKIP LOCKED)
          RETURNING *",
     )
@@ -35,7 +37,7 @@ pub(super) async fn claim_due(
     .fetch_all(connection)
     .await
     .settling()?;
-    rows.iter().map(pipeline).collect()
+    Ok(readable(&rows, pipeline))
 }
 
 /// Keeps a claim while its fence is being put.

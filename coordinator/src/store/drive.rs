@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{
     Caller, HostProgress, RoundRecord,
     audit::{self, Entry, event},
-    rows::{record, select_records},
+    rows::{readable, record, select_records},
     session::Session,
     sqlstate::{Fail, Settling},
     text::{bigint, text},
@@ -32,11 +32,25 @@ fn actor(replica: &str) -> String {
 }
 
 /// Oldest first. Rows that another replica is claiming are skipped, not waited for.
+///
+/// A row that can't be read is claimed too and left to its lease, so that it is not the oldest again at once; who stands behind it is claimed in
+/// its place.
 pub(super) async fn claim(connection: &mut Session, claim: &Claim) -> Result<Vec<RoundRecord>, Fail> {
-    let rows = sqlx::query(concat!(
+    loop {
+        let rows = claim_rows(connection, claim).await?;
+        let records = readable(&rows, record);
+        if !records.is_empty() || rows.is_empty() {
+            return Ok(records);
+        }
+    }
+}
+
+/// A lease that ends later than any is given for is nobody's: the flag ends at a day.
+async fn claim_rows(connection: &mut Session, claim: &Claim) -> Result<Vec<PgRow>, Fail> {
+    sqlx::query(concat!(
         "WITH due AS (
              SELECT id, lease_owner FROM rounds
-             WHERE ended_at IS NULL AND (lease_until IS NULL OR lease_until < clock_timestamp())
+             WHERE ended_at IS NULL AND (lease_until IS NULL OR lease_until < clock_timestamp() OR lease_until > clock_timestamp() + interval '25 hours')
              ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED
          ), claimed AS (
              UPDATE rounds r SET term = r.term + 1, version = r.version + 1, lease_owner = $1,
@@ -58,8 +72,7 @@ pub(super) async fn claim(connection: &mut Session, claim: &Claim) -> Result<Vec
     .bind(actor(&claim.replica))
     .fetch_all(connection)
     .await
-    .settling()?;
-    rows.iter().map(record).collect()
+    .settling()
 }
 
 /// Those of the given rounds whose term is still the given one, with their leases prolonged.

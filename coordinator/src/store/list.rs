@@ -2,12 +2,13 @@
 
 use chrono::{DateTime, Utc};
 use lockstep_protocol::id::{PipelineId, RoundId};
+use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
     Listed, Page, RoundFilter, RoundKind, RoundRecord,
     audit::bad_token,
-    rows::{record, select_records},
+    rows::{readable, record, select_records},
     session::Session,
     sqlstate::Fail,
     text::bigint,
@@ -16,6 +17,12 @@ use super::{
 /// `<microseconds>.<round>` of the last round of a page.
 pub(super) fn token(record: &RoundRecord) -> String {
     format!("{}.{}", record.created_at.timestamp_micros(), record.round.id)
+}
+
+/// The same of a row, readable or not.
+fn token_of(row: &PgRow) -> Result<String, Fail> {
+    let (at, id): (DateTime<Utc>, Uuid) = (row.try_get("created_at")?, row.try_get("id")?);
+    Ok(format!("{}.{id}", at.timestamp_micros()))
 }
 
 pub(super) fn parse_token(token: Option<&str>) -> Result<Option<(DateTime<Utc>, Uuid)>, Fail> {
@@ -47,9 +54,13 @@ pub(super) async fn list(
     .bind(filter.kind.map(RoundKind::as_str))
     .fetch_all(connection)
     .await?;
-    let items = rows.iter().map(record).collect::<Result<Vec<_>, _>>()?;
-    let full = bigint(items.len() as u64) == page.limit();
-    let next = items.last().filter(|_| full).map(token);
+    // Who asks for one pipeline learns what is wrong with it; who asks for all gets all others.
+    let items = match filter.pipeline {
+        Some(_) => rows.iter().map(record).collect::<Result<Vec<_>, _>>()?,
+        None => readable(&rows, record),
+    };
+    let full = bigint(rows.len() as u64) == page.limit();
+    let next = rows.last().filter(|_| full).map(token_of).transpose()?;
     Ok(Listed { items, next })
 }
 

@@ -129,7 +129,10 @@ pub(super) fn check_neighbour(spec: &PipelineSpec, other: &Neighbour) -> Result<
 
 async fn check_location(connection: &mut Session, spec: &PipelineSpec, except: Option<PipelineId>) -> Result<(), Fail> {
     let rows = sqlx::query(
-        "SELECT id, name, claim, spec -> 'location' AS location FROM pipelines
+        // From its columns: what is wrong with the rest of another pipeline's spec is not the new one's trouble.
+        "SELECT id, name, claim, jsonb_build_object('bucket', location_bucket, 'prefix', location_prefix, 'endpoint', location_endpoint)
+                AS location
+         FROM pipelines
          WHERE deleted_at IS NULL AND location_bucket = $1 AND id IS DISTINCT FROM $2 ORDER BY name",
     )
     .bind(spec.location.bucket())

@@ -9,8 +9,8 @@ use lockstep_protocol::{
 };
 
 use super::{
-    Caller, Change, ClaimOutcome, ClaimSettled, Created, Listed, NewPipeline, Page, PipelineRow, PipelineSelector,
-    Store, StoreError, changes::Reach, claims, ownership, settle_twice,
+    Caller, Change, ClaimOutcome, ClaimSettled, ClaimState, Created, Listed, NewPipeline, Page, PipelineRow,
+    PipelineSelector, Store, StoreError, changes::Reach, claims, ownership, settle_twice,
 };
 
 impl Store {
@@ -102,11 +102,21 @@ impl Store {
         outcome: ClaimOutcome,
         caller: &Caller,
     ) -> Result<ClaimSettled, StoreError> {
+        let claim = match &outcome {
+            ClaimOutcome::Owned(_) => ClaimState::Owned.as_str(),
+            ClaimOutcome::Refused(problem) => ClaimState::Refused(problem.clone()).as_str(),
+            ClaimOutcome::Again { .. } => ClaimState::Claiming.as_str(),
+        };
         let settle = claims::Settle { id, version, term, outcome, caller: caller.clone() };
         let settled = match self.database.settle_claim(settle).await {
             Err(StoreError::UnknownOutcome(problem)) => {
-                let found = self.database.look_at_claim(id).await?;
-                let written = found.version == version.saturating_add(1) && found.claim_term == term;
+                let Ok(found) = self.database.look_at_claim(id).await else {
+                    return Err(StoreError::UnknownOutcome(problem));
+                };
+                // A change of the spec raises the version too.
+                let written = found.version == version.saturating_add(1)
+                    && found.claim_term == term
+                    && found.claim.as_str() == claim;
                 match (written, found.version == version) {
                     (true, _) => ClaimSettled::Stored(found),
                     (false, true) => return Err(StoreError::UnknownOutcome(problem)),

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{
     ClaimState, DatabaseIdentity, LastCommit, Listed, Page, PipelineRow, PipelineSelector,
     audit::bad_token,
-    rows::{commit_ref, number, parsed, unsigned},
+    rows::{commit_ref, number, parsed, readable, unreadable_row, unsigned},
     session::Session,
     sqlstate::Fail,
     text::{bigint, from_json},
@@ -69,9 +69,9 @@ pub(super) async fn list(connection: &mut Session, page: &Page) -> Result<Listed
         .bind(page.limit())
         .fetch_all(connection)
         .await?;
-    let items = rows.iter().map(pipeline).collect::<Result<Vec<_>, _>>()?;
-    let full = bigint(items.len() as u64) == page.limit();
-    let next = items.last().filter(|_| full).map(|row| row.spec.name.to_string());
+    let items = readable(&rows, pipeline);
+    let full = bigint(rows.len() as u64) == page.limit();
+    let next = rows.last().filter(|_| full).map(|row| row.try_get("name")).transpose()?;
     Ok(Listed { items, next })
 }
 
@@ -107,8 +107,12 @@ fn last_commit(row: &PgRow) -> Result<Option<LastCommit>, Fail> {
     }))
 }
 
-/// One row of `pipelines`.
+/// One row of `pipelines`. One that can't be read says which pipeline it is.
 pub(super) fn pipeline(row: &PgRow) -> Result<PipelineRow, Fail> {
+    whole_pipeline(row).map_err(|fail| unreadable_row("pipeline", row, "name", &fail))
+}
+
+fn whole_pipeline(row: &PgRow) -> Result<PipelineRow, Fail> {
     let id = PipelineId::new(row.try_get("id")?);
     let spec = PipelineSpec::from_value(row.try_get("spec")?)
         .map_err(|problem| Fail::Unreadable(format!("spec of pipeline {id}: {}", problem.message)))?;

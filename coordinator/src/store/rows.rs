@@ -220,7 +220,7 @@ fn round(row: &PgRow) -> Result<Round, Fail> {
     let participants: Vec<StoredParticipant> = required(row, "participants")?;
     let by: Option<String> = row.try_get("cancelled_by")?;
     let cause: Option<String> = row.try_get("cancel_cause")?;
-    Ok(Round {
+    let round = Round {
         id,
         pipeline: PipelineId::new(row.try_get("pipeline_id")?),
         pipeline_name: PipelineName::new(row.try_get::<String, _>("pipeline_name")?)
@@ -248,11 +248,72 @@ fn round(row: &PgRow) -> Result<Round, Fail> {
             }
             other => return Err(unreadable("kind", other)),
         },
-    })
+    };
+    check_whole(&round)?;
+    Ok(round)
 }
 
-/// One row of [`select_records`].
+/// What the columns say of each other; whoever drives a round relies on it.
+fn check_whole(round: &Round) -> Result<(), Fail> {
+    let hosts = round.participants.iter().map(|participant| participant.host_idx);
+    if !hosts.eq(0..round.layout.len()) {
+        return Err(unreadable(
+            "participants",
+            format!("of {}, which are not one each of {},", round.id, round.layout),
+        ));
+    }
+    let fits = match &round.kind {
+        Kind::Push(push) => {
+            if round.phase == Phase::Committing && push.commit_bytes.is_none() {
+                return Err(unreadable("commit_bytes", "missing while committing"));
+            }
+            !matches!(round.phase, Phase::Resolving | Phase::Installing | Phase::Installed | Phase::Fresh)
+        }
+        Kind::Pull(pull) => {
+            let resolved = pull.resolved.is_some();
+            let needs = matches!(round.phase, Phase::Transferring | Phase::Installing | Phase::Installed);
+            (resolved || !needs) && !matches!(round.phase, Phase::Planning | Phase::Committing | Phase::Committed)
+        }
+    };
+    if fits { Ok(()) } else { Err(unreadable("phase", format!("{} that doesn't fit the rest", round.phase))) }
+}
+
+/// One row of [`select_records`]. One that can't be read says which round it is.
 pub(super) fn record(row: &PgRow) -> Result<RoundRecord, Fail> {
+    whole_record(row).map_err(|fail| unreadable_row("round", row, "pipeline_name", &fail))
+}
+
+/// Which row it is that somebody must look at.
+pub(super) fn unreadable_row(what: &str, row: &PgRow, name: &str, fail: &Fail) -> Fail {
+    let id: Option<Uuid> = row.try_get("id").ok();
+    let name: Option<String> = row.try_get(name).ok();
+    let (id, name) = (id.map_or_else(|| "?".to_owned(), |id| id.to_string()), name.unwrap_or_else(|| "?".to_owned()));
+    let why = match fail {
+        Fail::Unreadable(why) => why.clone(),
+        Fail::Statement(error) | Fail::Settling(error) => error.to_string(),
+        Fail::Refused(problem) => problem.message.clone(),
+        Fail::Standby => "read from a standby".to_owned(),
+    };
+    Fail::Unreadable(format!("{what} {id} of {name}: {why}"))
+}
+
+/// Those that can be read. One that somebody has edited to what no code writes, or that a newer version wrote, must not keep the others from whoever
+/// asked for many: it is told of here and to whoever asks for it.
+pub(super) fn readable<T>(rows: &[PgRow], read: impl Fn(&PgRow) -> Result<T, Fail>) -> Vec<T> {
+    let mut items = Vec::with_capacity(rows.len());
+    for row in rows {
+        match read(row) {
+            Ok(item) => items.push(item),
+            Err(fail) => {
+                metrics::counter!("lockstep_store_unreadable_rows_total").increment(1);
+                tracing::error!(?fail, "a row is left out because it can't be read: set it right");
+            }
+        }
+    }
+    items
+}
+
+fn whole_record(row: &PgRow) -> Result<RoundRecord, Fail> {
     let progress: Vec<StoredProgress> = required(row, "progress")?;
     let by: Option<String> = row.try_get("requested_by")?;
     let cause: Option<String> = row.try_get("requested_cause")?;

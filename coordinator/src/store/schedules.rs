@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::{
     Store, StoreError,
+    rows::readable,
     session::Session,
     sqlstate::{Fail, Settling},
     text::{bigint, from_json, optional_json},
@@ -97,11 +98,12 @@ pub(super) async fn take(connection: &mut Session, (lease, at_most): &(Duration,
         found.next = next.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default());
         if let Some(pipeline) = row.try_get::<Option<Uuid>, _>("pipeline_id")? {
             let version: i64 = row.try_get("version")?;
-            found.due.push(DuePush {
+            // One that can't be read keeps no other from its time.
+            found.due.extend(readable(std::slice::from_ref(&row), schedule).into_iter().map(|schedule| DuePush {
                 pipeline: PipelineId::new(pipeline),
-                schedule: schedule(&row)?,
+                schedule,
                 version: version.unsigned_abs(),
-            });
+            }));
         }
     }
     Ok(found)

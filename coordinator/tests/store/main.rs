@@ -4,11 +4,16 @@
 
 mod admission;
 mod conformance;
+mod cost;
+mod dropped;
+mod failover;
 mod ground;
 mod guards;
 mod limits;
+mod lost_answers;
 mod operations;
 mod pipelines;
 mod rig;
 mod trail;
 mod trouble;
+mod wire;

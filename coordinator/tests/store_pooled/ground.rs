@@ -12,9 +12,23 @@ static SHARED: OnceCell<PgBouncer> = OnceCell::const_new();
 pub(crate) async fn through_the_pooler(database: &TestDatabase) -> String {
     let pooler = SHARED.get_or_init(|| async {
         let options = PgBouncerOptions { pool_size: 2, ..PgBouncerOptions::default() };
-        PgBouncer::start(port(database.url()), options).await.unwrap()
+        PgBouncer::before(database.url(), options).await.unwrap()
     });
     pooler.await.url(database.name())
+}
+
+/// Measured: 56, and up to two hints to other replicas. See docs/reliability/database.md.
+pub(crate) const ROUND_TRIPS_OF_A_PUSH: u64 = 66;
+
+/// Where stores connect to.
+pub(crate) async fn port() -> u16 {
+    port_of(&through_the_pooler(&TestDatabase::create().await.unwrap()).await)
+}
+
+/// By another address of the same pooler.
+pub(crate) async fn connect_by(database: &TestDatabase, by: impl Fn(&str) -> String) -> Store {
+    let url = by(&through_the_pooler(database).await);
+    Store::connect_around(&url, Some(database.url()), StoreOptions::default()).await.unwrap()
 }
 
 pub(crate) async fn connect(database: &TestDatabase) -> Store {
@@ -27,7 +41,7 @@ pub(crate) async fn connect_with(database: &TestDatabase, options: StoreOptions)
 }
 
 /// Of a URL with a host, a port and a database.
-fn port(url: &str) -> u16 {
+fn port_of(url: &str) -> u16 {
     let address = url.rsplit('@').next().unwrap().split('/').next().unwrap();
     address.rsplit(':').next().unwrap().parse().unwrap()
 }

@@ -4,11 +4,19 @@
 
 #[path = "../store/admission.rs"]
 mod admission;
+#[path = "../store/cost.rs"]
+mod cost;
+#[path = "../store/dropped.rs"]
+mod dropped;
+#[path = "../store/failover.rs"]
+mod failover;
 mod ground;
 #[path = "../store/guards.rs"]
 mod guards;
 #[path = "../store/limits.rs"]
 mod limits;
+#[path = "../store/lost_answers.rs"]
+mod lost_answers;
 #[path = "../store/pipelines.rs"]
 mod pipelines;
 mod pooler;
@@ -18,3 +26,5 @@ mod rig;
 mod trail;
 #[path = "../store/trouble.rs"]
 mod trouble;
+#[path = "../store/wire.rs"]
+mod wire;
