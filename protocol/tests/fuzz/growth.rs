@@ -1,6 +1,6 @@
 //! Time in proportion to size: 16 times the input takes nowhere near 256 times as long.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lockstep_protocol::{
     digest::Digest,
@@ -9,19 +9,34 @@ use lockstep_protocol::{
 
 use crate::{sample, targets};
 
-/// The fastest of a few tries: whatever else the machine does only makes it slower.
-fn fastest(mut run: impl FnMut()) -> Duration {
-    let tries = (0..7).map(|_| {
-        let began = Instant::now();
-        run();
-        began.elapsed()
+/// What this thread has had of a processor: on a busy machine a long run is interrupted and a short one is not.
+fn spent() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
+}
+
+/// The kernel counts by the tick: what is shorter is repeated until it is not.
+const ENOUGH: Duration = Duration::from_millis(40);
+
+/// The cheapest of a few tries: whatever else the machine does only makes it dearer.
+fn cheapest(mut run: impl FnMut()) -> Duration {
+    let tries = (0..3).map(|_| {
+        let (began, mut runs) = (spent(), 0);
+        loop {
+            run();
+            runs += 1;
+            let spent = spent().saturating_sub(began);
+            if spent >= ENOUGH {
+                return spent / runs;
+            }
+        }
     });
     tries.min().unwrap()
 }
 
 fn grows_with_its_size(what: &str, input: impl Fn(usize) -> Vec<u8>, read: impl Fn(&[u8])) {
     let (small, large) = (input(1), input(16));
-    let (small_took, large_took) = (fastest(|| read(&small)), fastest(|| read(&large)));
+    let (small_took, large_took) = (cheapest(|| read(&small)), cheapest(|| read(&large)));
     println!("{what}: {} bytes in {small_took:?}, {} bytes in {large_took:?}", small.len(), large.len());
     assert!(
         large_took < 100 * small_took.max(Duration::from_micros(50)),
