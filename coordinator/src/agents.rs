@@ -3,13 +3,7 @@
 //! An agent is asked at the address that the round froze for its slot. What it says it is gets compared with that slot ([`check_identity`]); it is
 //! never used to find another host, since two pods that started swapped would then both be believed (scenario 17).
 
-use std::{
-    collections::HashMap,
-    fmt,
-    future::Future,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use lockstep_proto::v1::{self, agent_client::AgentClient};
@@ -19,18 +13,22 @@ use lockstep_protocol::{
     order::OrderHeader,
     problem::{Problem, Reason},
 };
-use lockstep_rpc::{ChannelOptions, MAX_MESSAGE_BYTES, TracedChannel, connect_lazy, with_deadline};
+use lockstep_rpc::{MAX_MESSAGE_BYTES, TracedChannel, with_deadline};
 use tokio::sync::Semaphore;
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 
 use crate::convert::agent as convert;
 
+mod channels;
 mod message;
+mod recent;
 
+use channels::{Channels, InUse};
 pub use message::{
     Counters, Described, Host, InstallWhat, Listing, PullDone, PullOrder, PushDone, PushOrder, Reach, TransferState,
     TransferStatus,
 };
+use recent::Recent;
 
 /// What became of a call to an agent.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -66,6 +64,14 @@ pub trait AgentReads: fmt::Debug + Send + Sync {
 
     /// What has it on its disk?
     async fn list_checkpoints(&self, host: &Host) -> AgentAnswer<Listing>;
+
+    /// Keeps both answers for whoever asks next.
+    fn leave(&self, _host: &Host, _described: Described, _listing: Listing) {}
+
+    /// Both answers, if somebody has left them just now.
+    fn take(&self, _host: &Host) -> Option<(Described, Listing)> {
+        None
+    }
 }
 
 /// Limits of all calls together.
@@ -84,6 +90,15 @@ pub struct AgentPoolOptions {
     pub max_calls: usize,
     /// Long polls at once: one a host that transfers. 4096.
     pub max_polls: usize,
+    /// A connection that was not used for so long is closed. 30 s, above a long poll.
+    pub idle_after: Duration,
+    /// Connections that nothing is under way on; of more, those that were used least lately are closed. 1024.
+    pub max_idle: usize,
+    /// While calls are under way, a ping goes out after this much silence. 15 s.
+    pub keepalive_interval: Duration,
+    /// A connection that does not answer a ping for so long is closed, and its calls may or may not have arrived. 10 s; together with the interval
+    /// less than after what an agent counts as unreachable, so that a connection that went silent costs no attempt.
+    pub keepalive_timeout: Duration,
 }
 
 impl Default for AgentPoolOptions {
@@ -95,6 +110,10 @@ impl Default for AgentPoolOptions {
             poll_grace: Duration::from_secs(10),
             max_calls: 256,
             max_polls: 4096,
+            idle_after: Duration::from_secs(30),
+            max_idle: 1024,
+            keepalive_interval: Duration::from_secs(15),
+            keepalive_timeout: Duration::from_secs(10),
         }
     }
 }
@@ -107,7 +126,8 @@ pub struct AgentPool {
 
 struct Shared {
     options: AgentPoolOptions,
-    channels: Mutex<HashMap<String, TracedChannel>>,
+    channels: Channels,
+    recent: Recent,
     calls: Semaphore,
     polls: Semaphore,
 }
@@ -120,41 +140,37 @@ impl fmt::Debug for AgentPool {
 
 type Client = AgentClient<TracedChannel>;
 
-/// Addresses kept connected; beyond it idle ones are forgotten, and a forgotten one only costs a new connection.
-const MAX_CHANNELS: usize = 8192;
-
 impl AgentPool {
     /// No connection is made yet.
     pub fn new(options: AgentPoolOptions) -> Self {
         let (calls, polls) = (Semaphore::new(options.max_calls.max(1)), Semaphore::new(options.max_polls.max(1)));
-        Self { shared: Arc::new(Shared { options, channels: Mutex::default(), calls, polls }) }
+        Self {
+            shared: Arc::new(Shared {
+                options,
+                channels: Channels::new(options),
+                recent: Recent::default(),
+                calls,
+                polls,
+            }),
+        }
     }
 
-    fn client(&self, host: &Host) -> Result<Client, Problem> {
-        let mut channels = self.shared.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        let channel = match channels.get(&host.address) {
-            Some(channel) => channel.clone(),
-            None => {
-                let options = ChannelOptions {
-                    connect_timeout: self.shared.options.connect_timeout,
-                    ..ChannelOptions::default()
-                };
-                let channel = connect_lazy(&host.address, &options).map_err(|error| {
-                    Problem::new(Reason::SpecInvalid, format!("{}: {}", host.slot, error.message))
-                        .with("field", "agents")
-                        .with("host_idx", host.slot.idx())
-                        .with("address", &host.address)
-                })?;
-                if channels.len() >= MAX_CHANNELS {
-                    channels.clear();
-                }
-                channels.insert(host.address.clone(), channel.clone());
-                channel
-            }
-        };
-        Ok(AgentClient::new(channel)
+    /// Agents that are connected to, or were lately.
+    pub fn connected(&self) -> usize {
+        self.shared.channels.count()
+    }
+
+    fn client(&self, host: &Host) -> Result<(Client, InUse), Problem> {
+        let (channel, in_use) = self.shared.channels.get(&host.address).map_err(|error| {
+            Problem::new(Reason::SpecInvalid, format!("{}: {}", host.slot, error.message))
+                .with("field", "agents")
+                .with("host_idx", host.slot.idx())
+                .with("address", &host.address)
+        })?;
+        let client = AgentClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES))
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        Ok((client, in_use))
     }
 
     /// One call: a permit, a client, the call, its outcome.
@@ -169,14 +185,18 @@ impl AgentPool {
         F: Future<Output = Result<Response<M>, Status>> + Send,
         M: Send,
     {
-        let client = match self.client(host) {
+        // Closed it never is; and without a permit the call would merely be unbounded.
+        let _permit = permits.acquire().await.ok();
+        let (client, in_use) = match self.client(host) {
             Ok(client) => client,
             Err(problem) => return AgentAnswer::Refused(problem),
         };
-        // Closed it never is; and without a permit the call would merely be unbounded.
-        let _permit = permits.acquire().await.ok();
         // Boxed: the generated client's future is big, and each host of each round has one.
         let outcome = Box::pin(call(client)).await.map(Response::into_inner);
+        if outcome.as_ref().is_err_and(|status| status.code() == Code::DeadlineExceeded) {
+            // The agent hangs, or only this connection does: the next call finds out over another one.
+            in_use.give_up();
+        }
         convert::answer_of(host, outcome, convert)
     }
 
@@ -255,6 +275,14 @@ impl AgentReads for AgentPool {
         let request = with_deadline(v1::ListLocalCheckpointsRequest {}, self.shared.options.slow_call_timeout);
         let call = async |mut client: Client| client.list_checkpoints(request).await;
         self.call(host, &self.shared.calls, call, convert::listing_of).await
+    }
+
+    fn leave(&self, host: &Host, described: Described, listing: Listing) {
+        self.shared.recent.leave(host, described, listing);
+    }
+
+    fn take(&self, host: &Host) -> Option<(Described, Listing)> {
+        self.shared.recent.take(host)
     }
 }
 

@@ -8,8 +8,10 @@
 //! - `work`: its effects that are under way, `effects`: what each of them does, with `transfer`, `hosts`, `parts` and `settle`
 //! - `orders`: what agents are told, as it follows from the row
 //! - `drive`: what effects and driver of one round share; `progress` of its hosts
-//! - `leases`: which rounds this replica holds; `clock`: by whose clock
+//! - `leases`: which rounds this replica holds; `clock`: by whose clock; `cancels`: which of them somebody asked to stop
+//! - `unsaved`: which reports may wait before they are stored
 //! - `claim`: locations of new pipelines; `schedule`: pushes that nobody asks for
+//! - `compare`: every location with the database, once at start
 //! - `farewell`: what is told to agents and bucket after the end
 //! - `milestone`: failpoints around what is stored
 
@@ -18,7 +20,10 @@ use std::{sync::Arc, time::Duration};
 use lockstep_bucket::Connector;
 use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::round::RetryPolicy;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
@@ -28,8 +33,10 @@ use crate::{
     store::{Caller, Change, Changes, RoundRecord, Store},
 };
 
+mod cancels;
 mod claim;
 mod clock;
+mod compare;
 mod drive;
 mod driver;
 mod effects;
@@ -43,6 +50,7 @@ mod progress;
 mod schedule;
 mod settle;
 mod transfer;
+mod unsaved;
 mod work;
 
 use clock::DatabaseClock;
@@ -59,7 +67,8 @@ pub struct DispatchOptions {
     pub lease: Duration,
     /// 3 s.
     pub renew_every: Duration,
-    /// How often to look for rounds that nobody drives; hints make it sooner. 1 s.
+    /// How often to look for rounds that nobody drives; hints make it sooner. 750 ms: the rounds of a killed replica are driven again within its lease
+    /// and a second.
     pub poll_every: Duration,
     /// How long an agent may hold a status call. 20 s.
     pub long_poll: Duration,
@@ -85,7 +94,7 @@ impl Default for DispatchOptions {
             replica: "coordinator".to_owned(),
             lease: Duration::from_secs(10),
             renew_every: Duration::from_secs(3),
-            poll_every: Duration::from_secs(1),
+            poll_every: Duration::from_millis(750),
             long_poll: Duration::from_secs(20),
             unreachable_after: Duration::from_secs(30),
             stall_after: Duration::from_secs(60),
@@ -166,6 +175,8 @@ impl Dispatcher {
         let renewing = CancellationToken::new();
         let renewal = tokio::spawn(leases::keep(Arc::clone(&services), renewing.clone()));
         tasks.spawn(claim::run(Arc::clone(&services), shutdown.clone()));
+        tasks.spawn(compare::at_start(Arc::clone(&services), shutdown.clone()));
+        tasks.spawn(cancels::watch(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(schedule::run(Arc::clone(&services), shutdown.clone()));
         claim_rounds(&services, &tasks, &shutdown).await;
         tasks.close();
@@ -191,6 +202,9 @@ async fn first_reading(store: &Store, shutdown: &CancellationToken) -> Option<Da
     }
 }
 
+/// Rounds that are claimed in one transaction.
+const BATCH: usize = 64;
+
 /// Claims rounds that nobody drives and drives each in a task of its own.
 async fn claim_rounds(services: &Arc<Services>, tasks: &TaskTracker, shutdown: &CancellationToken) {
     let options = &services.options;
@@ -198,20 +212,27 @@ async fn claim_rounds(services: &Arc<Services>, tasks: &TaskTracker, shutdown: &
     let mut changes = services.store.changes();
     let mut back_off = BackOff::of_calls();
     while !shutdown.is_cancelled() {
-        let Some(Ok(place)) = shutdown.run_until_cancelled(Arc::clone(&places).acquire_owned()).await else { return };
+        let Some(Some(mut free)) = shutdown.run_until_cancelled(free_places(&places)).await else { return };
+        let at_most = free.num_permits();
         let looked = Instant::now();
-        match services.store.claim_round(&options.replica, options.lease).await {
-            Ok(Some(record)) => {
+        let batch = u32::try_from(at_most).unwrap_or(u32::MAX);
+        match services.store.claim_rounds(&options.replica, options.lease, batch).await {
+            Ok(records) => {
                 back_off = BackOff::of_calls();
-                let (services, shutdown) = (Arc::clone(services), shutdown.clone());
-                tasks.spawn(async move {
-                    drive_round(services, record, &shutdown).await;
-                    drop(place);
-                });
-            }
-            Ok(None) => {
-                back_off = BackOff::of_calls();
-                shutdown.run_until_cancelled(next_look(services, &mut changes, looked)).await;
+                let all_due = records.len() < at_most;
+                for record in records {
+                    let place = free.split(1);
+                    let (services, shutdown) = (Arc::clone(services), shutdown.clone());
+                    tasks.spawn(async move {
+                        drive_round(services, record, &shutdown).await;
+                        drop(place);
+                    });
+                }
+                drop(free);
+                if all_due {
+                    let look = next_look(services, &mut changes, Change::RoundWaits, looked);
+                    shutdown.run_until_cancelled(look).await;
+                }
             }
             Err(error) => {
                 tracing::warn!(reason = %error.problem().reason, "no round could be claimed: {}", error.problem().message);
@@ -221,15 +242,25 @@ async fn claim_rounds(services: &Arc<Services>, tasks: &TaskTracker, shutdown: &
     }
 }
 
-/// Until a hint or the next poll. Rounds of our own change all the time; those of others may have been handed back. Hints come in bursts: the
-/// first is followed at once, and one look serves all that come shortly after it.
-async fn next_look(services: &Services, changes: &mut Changes, last: Instant) {
+/// At least one place for a round, and as many more as are free. None never comes: the semaphore is not closed.
+async fn free_places(places: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    let mut free = Arc::clone(places).acquire_owned().await.ok()?;
+    let more = u32::try_from(places.available_permits().min(BATCH - 1)).unwrap_or(0);
+    if let Ok(more) = Arc::clone(places).try_acquire_many_owned(more) {
+        free.merge(more);
+    }
+    Some(free)
+}
+
+/// Until a hint says that something waits, or the next poll. Hints come in bursts: the first is followed at once, and one look serves all that
+/// come shortly after it.
+async fn next_look(services: &Services, changes: &mut Changes, waits: Change, last: Instant) {
     const BURST: Duration = Duration::from_millis(20);
     let hinted = async {
         loop {
-            match changes.next().await {
-                Change::Round(round) if services.leases.holds(round) => {}
-                Change::Round(_) | Change::Pipeline(_) | Change::Anything => return,
+            let change = changes.next().await;
+            if change == waits || change == Change::Anything {
+                return;
             }
         }
     };
@@ -257,11 +288,11 @@ async fn drive_round(services: Arc<Services>, record: RoundRecord, shutdown: &Ca
     async {
         let (round, term) = (record.round.id, record.round.term);
         reached(Point::RoundClaimed);
-        let lost = services.leases.hold(round, term);
+        let mut hold = services.leases.hold(round, term, record.cancel_requested.clone());
         let drive = Arc::new(Drive::new(Arc::clone(&services), &record));
         tracing::info!(phase = %record.round.phase, "round claimed");
         let active = drive::Active::begin();
-        let ended = Box::pin(driver::drive(&drive, record.round, shutdown, &lost)).await;
+        let ended = Box::pin(driver::drive(&drive, record.round, shutdown, &mut hold)).await;
         drop(active);
         services.leases.let_go(round, term);
         match ended {

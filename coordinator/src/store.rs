@@ -137,7 +137,7 @@ impl Store {
         let admission = settle_twice(|| self.database.admit(operation, request.clone())).await?;
         if let Admission::New(record) = &admission {
             self.hints.tell(Change::Pipeline(record.round.pipeline), Reach::Here);
-            self.hints.tell(Change::Round(record.round.id), Reach::Everywhere);
+            self.hints.tell(Change::RoundWaits, Reach::Everywhere);
         }
         Ok(admission)
     }
@@ -177,11 +177,8 @@ impl Store {
 
     /// Hands rounds back in one transaction.
     pub async fn release_all(&self, held: Vec<(RoundId, Term)>, caller: &Caller) -> Result<(), StoreError> {
-        let rounds: Vec<RoundId> = held.iter().map(|(round, _)| *round).collect();
         self.database.release(held, caller.clone()).await?;
-        for round in rounds {
-            self.hints.tell(Change::Round(round), Reach::Everywhere);
-        }
+        self.hints.tell(Change::RoundWaits, Reach::Everywhere);
         Ok(())
     }
 
@@ -202,10 +199,11 @@ impl Store {
             applied => applied?,
         };
         if let Applied::Stored(round) = &applied {
-            let ended = round.phase.is_terminal();
-            self.hints.tell(Change::Round(round.id), if ended { Reach::Everywhere } else { Reach::Here });
-            if ended {
+            if round.phase.is_terminal() {
+                self.hints.tell(Change::Ended(round.id), Reach::Everywhere);
                 self.hints.tell(Change::Pipeline(round.pipeline), Reach::Here);
+            } else {
+                self.hints.tell(Change::Round(round.id), Reach::Here);
             }
         }
         Ok(applied)
@@ -220,13 +218,13 @@ impl Store {
     ) -> Result<RoundRecord, StoreError> {
         let cancel = Cancel { round, request, caller: caller.clone() };
         let record = settle_twice(|| self.database.request_cancel(cancel.clone())).await?;
-        self.hints.tell(Change::Round(round), Reach::Everywhere);
+        self.hints.tell(Change::Cancel(round), Reach::Everywhere);
         Ok(record)
     }
 
-    /// Whether somebody has asked to stop the round.
-    pub async fn pending_cancel(&self, round: RoundId) -> Result<Option<CancelRequest>, StoreError> {
-        self.database.pending_cancel(round).await
+    /// Which of these rounds somebody has asked to stop.
+    pub async fn pending_cancels(&self, rounds: Vec<RoundId>) -> Result<Vec<(RoundId, CancelRequest)>, StoreError> {
+        self.database.pending_cancels(rounds).await
     }
 
     /// For people who watch. False: the term is not current or the round has ended; nothing was written.

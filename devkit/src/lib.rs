@@ -13,11 +13,14 @@
 //!   checked, and a write into a missing bucket creates it. Here publishing is atomic, and faults
 //!   ([`Faults`]), denials ([`Denials`]) and a request log ([`RequestLog`]) come with it.
 //!
+//! [`line`] is a connection that can go dead without being closed.
+//!
 //! [`dbsp`] generates storage directories as the `dbsp` engine leaves them, of any size, for tests and measurements.
 //!
 //! Database and S3 server keep running while their handle lives, stop when it is dropped, and keep their data if they were given a directory.
 
 pub mod dbsp;
+pub mod line;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod s3;

@@ -120,7 +120,7 @@ fn boxed_pull<'a>(
 }
 
 fn boxed_ask<'a>(context: &'a PlanContext, round: &'a Round) -> BoxFuture<'a, Result<Vec<hosts::FoundAgent>, Problem>> {
-    Box::pin(hosts::ask_all(context, round))
+    Box::pin(hosts::ask_ahead(context, round))
 }
 
 fn shown(mut round: Round, hosts: &[FoundHost]) -> v1::Round {

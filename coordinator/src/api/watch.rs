@@ -23,25 +23,29 @@ const POLL: Duration = Duration::from_secs(1);
 /// How often a watch looks for progress, of which there are no hints.
 const PROGRESS: Duration = Duration::from_millis(500);
 
-/// Hints that come closer together than this share one look.
-const GAP: Duration = Duration::from_millis(25);
+/// Changes on the way that come closer together than this share one look; the end is told at once.
+const GAP: Duration = Duration::from_millis(250);
 
 /// Messages of a watch that wait for a slow reader; beyond it, states are left out.
 const BUFFER: usize = 4;
 
-/// Looks again when something said to have changed concerns `wanted`, at the latest after `poll`.
-async fn woken(changes: &mut Changes, wanted: impl Fn(Change) -> bool, poll: Duration) {
+/// Looks again when something said to have changed concerns `wanted`, which is returned, at the latest after `poll`.
+async fn woken(changes: &mut Changes, wanted: impl Fn(Change) -> bool, poll: Duration) -> Option<Change> {
     let until = Instant::now() + poll;
     loop {
         match tokio::time::timeout_at(until, changes.next()).await {
             Ok(change) if !wanted(change) => {}
-            _ => return,
+            woke => return woke.ok(),
         }
     }
 }
 
 fn concerns_round(id: RoundId) -> impl Fn(Change) -> bool {
-    move |change| change == Change::Round(id) || change == Change::Anything
+    move |change| [Change::Round(id), Change::Ended(id), Change::Cancel(id), Change::Anything].contains(&change)
+}
+
+fn ends(id: RoundId) -> impl Fn(Change) -> bool {
+    move |change| change == Change::Ended(id)
 }
 
 /// What a waiting call is told when its replica stops.
@@ -129,8 +133,11 @@ impl Api {
             }
             loop {
                 let next = async {
-                    woken(&mut changes, concerns_round(id), PROGRESS).await;
-                    tokio::time::sleep_until(looked + GAP).await;
+                    let woke = woken(&mut changes, concerns_round(id), PROGRESS).await;
+                    if woke != Some(Change::Ended(id)) {
+                        let gap = (looked + GAP).saturating_duration_since(Instant::now());
+                        woken(&mut changes, ends(id), gap).await;
+                    }
                 };
                 // Only waiting is given up here; what asks the database is never dropped half way.
                 tokio::select! {

@@ -18,7 +18,7 @@ use super::{Services, next_look};
 use crate::{
     chance,
     plan::BackOff,
-    store::{ClaimOutcome, ClaimSettled, PipelineRow, StoreError},
+    store::{Change, ClaimOutcome, ClaimSettled, PipelineRow, StoreError},
 };
 
 /// Claims what nobody claims, until it is told to stop.
@@ -37,7 +37,7 @@ pub(super) async fn run(services: Arc<Services>, shutdown: CancellationToken) {
                     let claim = claim_location(Arc::clone(&services), row, shutdown.clone());
                     tasks.spawn(claim.instrument(span));
                 }
-                shutdown.run_until_cancelled(next_look(&services, &mut changes, looked)).await;
+                shutdown.run_until_cancelled(next_look(&services, &mut changes, Change::ClaimWaits, looked)).await;
             }
             Err(error) => {
                 let problem = error.problem();

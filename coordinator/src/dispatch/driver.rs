@@ -1,16 +1,21 @@
-//! One round, driven: effects of the stored round, their events, [`decide`], one guarded write, and again.
+//! One round, driven: effects of the stored round, their events, [`decide`](lockstep_protocol::round::decide), one guarded write, and again.
 
 use std::{sync::Arc, time::Duration};
 
-use chrono::{DateTime, Utc};
-use lockstep_protocol::round::{Decision, Event, Round, check_cancellable, decide, effects, next_wake};
+use lockstep_protocol::round::{Decision, Effect, Event, Round, effects, next_wake};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{drive::Drive, milestone, work::Work};
+use super::{
+    drive::Drive,
+    leases::Hold,
+    milestone,
+    unsaved::{Unsaved, decide_all},
+    work::Work,
+};
 use crate::{
     plan::BackOff,
-    store::{Applied, Change, StoreError},
+    store::{Applied, StoreError},
 };
 
 /// How driving a round ended.
@@ -27,53 +32,45 @@ pub(super) enum Ended {
 /// How often deadline, retries and progress are looked after when nothing else happens.
 const BEAT: Duration = Duration::from_secs(1);
 
-/// Hints about this round come with each write, our own included; requests to cancel are looked for at most this often because of them.
-const CANCEL_LOOK: Duration = Duration::from_millis(300);
-
 /// Drives a round until it is over, claimed by somebody else, or this replica stops.
 pub(super) async fn drive(
     drive: &Arc<Drive>,
     mut round: Round,
     shutdown: &CancellationToken,
-    lost: &CancellationToken,
+    hold: &mut Hold,
 ) -> Ended {
     let services = &drive.services;
+    let lost = hold.lost.clone();
     let mut work = Work::new(Arc::clone(drive));
-    let mut changes = services.store.changes();
+    let mut unsaved = Unsaved::new();
     let mut beat = interval(BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut cancel_look = Instant::now();
     while !round.phase.is_terminal() {
         let now = services.clock.now();
-        work.align(&round, effects(&round, now));
+        let seen = unsaved.seen(&round);
+        work.align(seen, effects(seen, now));
         // What is due by now has been started or stands in `decide`; only what is still to come wakes.
-        let due = next_wake(&round).filter(|at| *at > now).map(|at| services.clock.instant_of(at));
-        let wake = due.into_iter().chain(work.rested_at()).chain([cancel_look]).min().unwrap_or(cancel_look);
+        let due = next_wake(seen).filter(|at| *at > now).map(|at| services.clock.instant_of(at));
+        let wake = due.into_iter().chain(work.rested_at()).chain(unsaved.until()).min();
         let event = tokio::select! {
             biased;
             () = lost.cancelled() => return Ended::Lost,
             () = shutdown.cancelled() => return Ended::Shutdown,
+            request = hold.cancel_requested() => Event::CancelRequested(request),
             event = work.next() => event,
-            change = changes.next() => {
-                if matches!(change, Change::Round(id) if id == round.id) || change == Change::Anything {
-                    cancel_look = cancel_look.min(Instant::now() + CANCEL_LOOK);
-                }
-                continue;
-            }
             _ = beat.tick() => Event::Tick,
-            () = sleep_until(wake) => Event::Tick,
+            () = woken(wake) => Event::Tick,
         };
         if event == Event::Tick {
             drive.save_progress(&round).await;
         }
-        let mut events = vec![event];
-        events.extend(work.ready());
-        if cancel_look <= Instant::now() {
-            cancel_look = Instant::now() + services.options.renew_every;
-            events.splice(0..0, requested_cancel(drive, &round).await);
-        }
+        let now = services.clock.now();
+        unsaved.add(&round, [event].into_iter().chain(work.ready()), now);
+        let Some((decision, events)) = unsaved.take(&round, now) else { continue };
+        // What only looks need not wait until the reason for it is stored.
+        work.begin(&decision.next, effects(&decision.next, now).into_iter().filter(only_looks).collect());
         let version = round.version;
-        match settle(drive, round, &events, lost, shutdown).await {
+        match settle(drive, round, decision, &events, &lost, shutdown).await {
             Ok(next) => round = next,
             Err(ended) => return ended,
         }
@@ -85,11 +82,24 @@ pub(super) async fn drive(
     Ended::Terminal(Box::new(round))
 }
 
-/// Decides events in their order and stores what they change in one write. A write that finds the round moved, or whose outcome is unknown, is followed by a look: whatever
+async fn woken(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// An effect that reads and changes nothing anywhere.
+const fn only_looks(effect: &Effect) -> bool {
+    matches!(effect, Effect::CheckParts | Effect::Confirm)
+}
+
+/// Stores what some events have come to, in one write. A write that finds the round moved, or whose outcome is unknown, is followed by a look: whatever
 /// stands there is what the event is decided on next, and one that fits it no more changes nothing.
 async fn settle(
     drive: &Drive,
     mut round: Round,
+    mut decision: Decision,
     events: &[Event],
     lost: &CancellationToken,
     shutdown: &CancellationToken,
@@ -97,7 +107,6 @@ async fn settle(
     let services = &drive.services;
     let mut back_off = BackOff::of_calls();
     loop {
-        let decision = decide_all(&round, events, services.clock.now());
         if !decision.changes(&round) {
             return Ok(round);
         }
@@ -134,19 +143,8 @@ async fn settle(
             }
         }
         round = reload(drive, &round, &mut back_off, lost, shutdown).await?;
+        decision = decide_all(&round, events, services.clock.now());
     }
-}
-
-fn decide_all(round: &Round, events: &[Event], now: DateTime<Utc>) -> Decision {
-    let unchanged = Decision { next: round.clone(), transitions: Vec::new(), fence_pipeline: false };
-    events.iter().fold(unchanged, |so_far, event| {
-        let decision = decide(&so_far.next, event, now);
-        Decision {
-            next: decision.next,
-            transitions: [so_far.transitions, decision.transitions].concat(),
-            fence_pipeline: so_far.fence_pipeline || decision.fence_pipeline,
-        }
-    })
 }
 
 /// The round as it stands, if it is still ours. A terminal one is ours to say good-bye to, whoever ended it.
@@ -177,19 +175,5 @@ async fn pause(back_off: &mut BackOff, lost: &CancellationToken, shutdown: &Canc
         () = lost.cancelled() => Err(Ended::Lost),
         () = shutdown.cancelled() => Err(Ended::Shutdown),
         () = back_off.pause() => Ok(()),
-    }
-}
-
-async fn requested_cancel(drive: &Drive, round: &Round) -> Option<Event> {
-    if round.cancel.is_some() || check_cancellable(round).is_err() {
-        return None;
-    }
-    match drive.services.store.pending_cancel(round.id).await {
-        Ok(request) => request.map(Event::CancelRequested),
-        Err(error) => {
-            let problem = error.problem();
-            tracing::debug!(reason = %problem.reason, "whether to cancel is not known: {}", problem.message);
-            None
-        }
     }
 }

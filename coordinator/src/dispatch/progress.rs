@@ -41,6 +41,11 @@ impl ProgressBoard {
         }
     }
 
+    /// What a host was on the way to is known to be reached.
+    pub(super) fn forget(&self, host_idx: u32) {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner).unsaved.remove(&host_idx);
+    }
+
     /// What to write, if anything changed since this was last asked.
     pub(super) fn take_unsaved(&self) -> Option<Vec<HostProgress>> {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -67,6 +72,8 @@ mod tests {
         board.report(1, Attempt::FIRST, &counters);
         assert_eq!(board.take_unsaved(), None);
         board.report(1, Attempt::FIRST.next(), &counters);
+        board.report(0, Attempt::FIRST.next(), &counters);
+        board.forget(0);
         let moved = board.take_unsaved().unwrap();
         assert_eq!(moved.iter().map(|host| (host.host_idx, host.attempt.get())).collect::<Vec<_>>(), [(1, 2)]);
     }

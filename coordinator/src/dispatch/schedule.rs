@@ -63,7 +63,7 @@ pub(super) async fn run(services: Arc<Services>, shutdown: CancellationToken) {
 /// A pipeline may have been given an interval, or its location, or its push has ended.
 async fn until_pipelines_change(changes: &mut Changes, at_most: Duration) {
     const BURST: Duration = Duration::from_secs(1);
-    let changed = async { while matches!(changes.next().await, Change::Round(_)) {} };
+    let changed = async { while !matches!(changes.next().await, Change::Pipeline(_) | Change::Anything) {} };
     if tokio::time::timeout(at_most, changed).await.is_ok() {
         tokio::time::sleep(BURST.min(at_most)).await;
     }
@@ -156,7 +156,7 @@ async fn held_in_common(services: &Services, row: &PipelineRow) -> Held {
     let options = &services.options;
     let kind = draft::push(row, WantedCut::Newest, false);
     let round = draft::round(row, kind, services.clock.now(), options.push_deadline, options.retry);
-    match hosts::ask_all(&context, &round).await {
+    match hosts::ask_ahead(&context, &round).await {
         Ok(agents) if agents.iter().all(|agent| agent.checkpoints.is_empty()) => Held::Nothing,
         Ok(agents) => hosts::common(&agents, WantedCut::Newest).map_or(Held::Unknown, |cut| Held::Cut(cut.into())),
         Err(problem) => {

@@ -70,16 +70,8 @@ async fn push(
         }
         Err(problem) => return Err(problem),
     };
-    let counters = Counters {
-        bytes_done: done.part.bytes,
-        bytes_total: done.part.bytes,
-        files_done: done.part.files,
-        files_total: done.part.files,
-        bytes_transferred: done.part.bytes_uploaded,
-        bytes_per_second: 0,
-        throttled: 0,
-    };
-    drive.progress.report(host_idx, attempt, &counters);
+    // The part says it all.
+    drive.progress.forget(host_idx);
     let report = HostReport::Part { part: done.part, step: done.step, fingerprint: done.fingerprint };
     Ok((order.header.incarnation, report))
 }

@@ -44,6 +44,11 @@ impl Work {
             keep
         });
         self.rests.retain(|effect, until| *until > now && wanted.contains(effect));
+        self.begin(round, wanted);
+    }
+
+    /// Starts what is wanted and neither runs nor rests.
+    pub(super) fn begin(&mut self, round: &Round, wanted: Vec<Effect>) {
         let new: Vec<Effect> = wanted
             .into_iter()
             .filter(|effect| !self.running.contains_key(effect) && !self.rests.contains_key(effect))

@@ -10,7 +10,7 @@ use lockstep_protocol::{
 use tokio::time::Instant;
 
 use super::{BackOff, PlanContext};
-use crate::agents::{AgentAnswer, AgentReads, Described, Host, check_identity};
+use crate::agents::{AgentAnswer, AgentReads, Described, Host, Listing, check_identity};
 
 /// One host as its agent describes it, with its local checkpoints.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -61,6 +61,16 @@ pub async fn ask_all(context: &PlanContext, round: &Round) -> Result<Vec<FoundAg
     Ok(found)
 }
 
+/// Asks every host for admission, and spares the planning that may follow the same questions.
+pub async fn ask_ahead(context: &PlanContext, round: &Round) -> Result<Vec<FoundAgent>, Problem> {
+    let found = ask_all(context, round).await?;
+    for agent in &found {
+        let listing = Listing { incarnation: agent.incarnation(), checkpoints: agent.checkpoints.clone() };
+        context.agents.leave(&agent.host, agent.described.clone(), listing);
+    }
+    Ok(found)
+}
+
 async fn ask(context: &PlanContext, round: &Round, host: Host) -> Result<FoundAgent, Problem> {
     let until = Instant::now() + context.options.unreachable_after;
     let mut back_off = BackOff::of_calls();
@@ -83,8 +93,11 @@ async fn ask(context: &PlanContext, round: &Round, host: Host) -> Result<FoundAg
 }
 
 async fn ask_once(agents: &dyn AgentReads, round: &Round, host: &Host) -> AgentAnswer<Option<FoundAgent>> {
-    // Both at once: the listing counts only if it is of the very process that described itself as ours.
-    let (described, listing) = futures::join!(agents.describe(host), agents.list_checkpoints(host));
+    let (described, listing) = match agents.take(host) {
+        Some((described, listing)) => (AgentAnswer::Answer(described), AgentAnswer::Answer(listing)),
+        // Both at once: the listing counts only if it is of the very process that described itself as ours.
+        None => futures::join!(agents.describe(host), agents.list_checkpoints(host)),
+    };
     let checked = described.and_then(|described| {
         check_identity(host, round.pipeline, &round.pipeline_name, &described)?;
         Ok(described)

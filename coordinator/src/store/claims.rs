@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use lockstep_protocol::id::{Generation, PipelineId, Term};
+use lockstep_protocol::{
+    id::{Generation, PipelineId, Term},
+    problem::Problem,
+};
 
 use super::{
     Caller, ClaimOutcome, ClaimSettled, PipelineRow, PipelineSelector,
@@ -112,6 +115,39 @@ pub(super) fn settled_because(outcome: &ClaimOutcome, row: &PipelineRow) -> Stri
         ClaimOutcome::Owned(generation) => format!("fence {generation} stands at {}", row.spec.location),
         ClaimOutcome::Refused(problem) | ClaimOutcome::Again { problem, .. } => problem.to_string(),
     }
+}
+
+/// A newer generation has taken a location over.
+#[derive(Clone, Debug)]
+pub(super) struct FenceOut {
+    pub(super) id: PipelineId,
+    pub(super) generation: Generation,
+    pub(super) problem: Problem,
+    pub(super) caller: Caller,
+}
+
+/// False: it is fenced already, gone, or in another generation.
+pub(super) async fn fence_out(connection: &mut Session, fence: &FenceOut) -> Result<bool, Fail> {
+    let done = sqlx::query(
+        "WITH fenced AS (
+             UPDATE pipelines SET fenced_at = clock_timestamp(), fenced_problem = $3, version = version + 1,
+                                  updated_at = clock_timestamp()
+             WHERE id = $1 AND generation = $2 AND fenced_at IS NULL AND deleted_at IS NULL
+             RETURNING id
+         )
+         INSERT INTO audit_events (pipeline_id, event, cause, actor, trace_id)
+         SELECT id, 'pipeline_fenced', $4, $5, $6 FROM fenced",
+    )
+    .bind(fence.id.uuid())
+    .bind(fence.generation.as_i64())
+    .bind(json(&fence.problem)?)
+    .bind(text(&fence.problem.message))
+    .bind(text(&fence.caller.actor))
+    .bind(&fence.caller.trace_id)
+    .execute(connection)
+    .await
+    .settling()?;
+    Ok(done.rows_affected() == 1)
 }
 
 /// After a lost answer of a settle: the row as it stands.

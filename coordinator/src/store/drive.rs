@@ -7,7 +7,7 @@ use lockstep_protocol::{
     problem::{Problem, Reason},
     round::{CancelRequest, check_cancellable},
 };
-use sqlx::Row;
+use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
@@ -216,11 +216,18 @@ pub(super) async fn request_cancel(connection: &mut Session, cancel: &Cancel) ->
     Ok(after)
 }
 
-pub(super) async fn pending_cancel(connection: &mut Session, round: &RoundId) -> Result<Option<CancelRequest>, Fail> {
-    let row = sqlx::query("SELECT requested_by, cause FROM cancel_requests WHERE round_id = $1")
-        .bind(round.uuid())
-        .fetch_optional(connection)
+pub(super) async fn pending_cancels(
+    connection: &mut Session,
+    rounds: &[RoundId],
+) -> Result<Vec<(RoundId, CancelRequest)>, Fail> {
+    let ids: Vec<Uuid> = rounds.iter().map(|round| round.uuid()).collect();
+    let rows = sqlx::query("SELECT round_id, requested_by, cause FROM cancel_requests WHERE round_id = ANY($1)")
+        .bind(ids)
+        .fetch_all(connection)
         .await?;
-    let Some(row) = row else { return Ok(None) };
-    Ok(Some(CancelRequest { by: row.try_get("requested_by")?, cause: row.try_get("cause")? }))
+    let request = |row: &PgRow| {
+        let request = CancelRequest { by: row.try_get("requested_by")?, cause: row.try_get("cause")? };
+        Ok((RoundId::new(row.try_get("round_id")?), request))
+    };
+    rows.iter().map(request).collect()
 }

@@ -33,10 +33,10 @@ use uuid::Uuid;
 pub use faults::StoreFault;
 
 use super::{
-    Admission, Applied, AuditFilter, AuditRow, Caller, Change, ClaimSettled, Created, DatabaseIdentity, DuePushes,
-    Listed, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, Store, StoreError, apply,
+    Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, Created, DatabaseIdentity, DuePushes, Listed,
+    NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, Store, StoreError, apply,
     ask::Request,
-    claims::Settle,
+    claims::{FenceOut, Settle},
     drive::{Cancel, Claim, Progress},
     ownership::{Delete, Update},
     pool::Access,
@@ -377,9 +377,10 @@ impl Transactions for Link {
         self.run("request_cancel", Access::Write, move |tables, now| tables.request_cancel(&cancel, now)).await
     }
 
-    async fn pending_cancel(&self, round: RoundId) -> Result<Option<CancelRequest>, StoreError> {
-        self.run("pending_cancel", Access::Read, move |tables, _| {
-            Ok(tables.rounds.get(&round).and_then(|stored| stored.record.cancel_requested.clone()))
+    async fn pending_cancels(&self, rounds: Vec<RoundId>) -> Result<Vec<(RoundId, CancelRequest)>, StoreError> {
+        self.run("pending_cancels", Access::Read, move |tables, _| {
+            let request = |id: &RoundId| Some((*id, tables.rounds.get(id)?.record.cancel_requested.clone()?));
+            Ok(rounds.iter().filter_map(request).collect())
         })
         .await
     }
@@ -456,6 +457,10 @@ impl Transactions for Link {
         self.run("push_schedule", Access::Read, move |tables, _| Ok(tables.push_schedule(id))).await
     }
 
+    async fn fence_out(&self, fence: FenceOut) -> Result<bool, StoreError> {
+        self.run("fence_out", Access::Write, move |tables, now| Ok(tables.fence_out(&fence, now))).await
+    }
+
     async fn notify(&self, payloads: Vec<String>) -> Result<(), StoreError> {
         let told = self.database.0.told.clone();
         self.run("notify", Access::Read, move |_, _| {
@@ -468,16 +473,13 @@ impl Transactions for Link {
         .await
     }
 
-    async fn follow(&self, heard: broadcast::Sender<Change>) -> Result<(), StoreError> {
+    async fn follow(&self, heard: broadcast::Sender<String>) -> Result<(), StoreError> {
         let mut told = self.database.0.told.subscribe();
-        let _ = heard.send(Change::Anything);
+        let _ = heard.send(String::new());
         loop {
-            let change = match told.recv().await {
-                Ok(payload) => Change::parse(&payload),
-                Err(_) => Change::Anything,
-            };
+            let payload = told.recv().await.unwrap_or_default();
             self.gate.pass().await;
-            let _ = heard.send(change);
+            let _ = heard.send(payload);
         }
     }
 }

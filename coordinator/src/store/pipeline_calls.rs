@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use lockstep_protocol::{
-    id::{PipelineId, Term},
+    id::{Generation, PipelineId, Term},
+    problem::Problem,
     spec::PipelineSpec,
 };
 
@@ -19,6 +20,7 @@ impl Store {
         let id = new.id;
         let made = settle_twice(|| self.database.create_pipeline(new.clone(), caller.clone())).await?;
         self.hints.tell(Change::Pipeline(id), Reach::Everywhere);
+        self.hints.tell(Change::ClaimWaits, Reach::Everywhere);
         Ok(made)
     }
 
@@ -64,6 +66,21 @@ impl Store {
         let id = self.database.delete_pipeline(delete).await?;
         self.hints.tell(Change::Pipeline(id), Reach::Everywhere);
         Ok(())
+    }
+
+    /// A newer generation was found to have taken the location over (F4): nothing is admitted in this one any more. False: that was known, or the pipeline is not in this
+    /// generation any more.
+    pub async fn fence_out(
+        &self,
+        id: PipelineId,
+        generation: Generation,
+        problem: Problem,
+        caller: &Caller,
+    ) -> Result<bool, StoreError> {
+        let fence = claims::FenceOut { id, generation, problem, caller: caller.clone() };
+        let fenced = settle_twice(|| self.database.fence_out(fence.clone())).await?;
+        self.hints.tell(Change::Pipeline(id), Reach::Everywhere);
+        Ok(fenced)
     }
 
     /// Takes over claims of locations that nobody drives. Each row comes with a new term.

@@ -14,8 +14,8 @@ use sqlx::postgres::PgListener;
 use tokio::sync::broadcast;
 
 use super::{
-    Admission, Applied, AuditFilter, AuditRow, Caller, Change, ClaimSettled, Created, DatabaseIdentity, DuePushes,
-    Listed, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, admit, apply,
+    Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, Created, DatabaseIdentity, DuePushes, Listed,
+    NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, admit, apply,
     ask::Request,
     audit,
     changes::CHANNEL,
@@ -102,9 +102,9 @@ impl Transactions for Database {
         .await
     }
 
-    async fn pending_cancel(&self, round: RoundId) -> Result<Option<CancelRequest>, StoreError> {
-        self.run("pending_cancel", Access::Read, round, |connection, round| {
-            Box::pin(drive::pending_cancel(connection, round))
+    async fn pending_cancels(&self, rounds: Vec<RoundId>) -> Result<Vec<(RoundId, CancelRequest)>, StoreError> {
+        self.run("pending_cancels", Access::Read, rounds, |connection, rounds| {
+            Box::pin(drive::pending_cancels(connection, rounds))
         })
         .await
     }
@@ -222,6 +222,11 @@ impl Transactions for Database {
         self.run("push_schedule", Access::Read, id, |connection, id| Box::pin(schedules::read(connection, *id))).await
     }
 
+    async fn fence_out(&self, fence: claims::FenceOut) -> Result<bool, StoreError> {
+        self.run("fence_out", Access::Write, fence, |connection, fence| Box::pin(claims::fence_out(connection, fence)))
+            .await
+    }
+
     async fn notify(&self, payloads: Vec<String>) -> Result<(), StoreError> {
         self.run("notify", Access::Read, payloads, |connection, payloads| {
             Box::pin(async move {
@@ -236,20 +241,17 @@ impl Transactions for Database {
         .await
     }
 
-    async fn follow(&self, heard: broadcast::Sender<Change>) -> Result<(), StoreError> {
+    async fn follow(&self, heard: broadcast::Sender<String>) -> Result<(), StoreError> {
         // Of one connection, and held as long as it works.
         let Some(pool) = self.listener_pool() else { return std::future::pending().await };
         let followed = async {
             let mut listener = PgListener::connect_with(&pool).await?;
             listener.listen(CHANNEL).await?;
             // What happened before LISTEN stood was not heard.
-            let _ = heard.send(Change::Anything);
+            let _ = heard.send(String::new());
             loop {
-                let change = match listener.try_recv().await? {
-                    Some(notification) => Change::parse(notification.payload()),
-                    None => Change::Anything,
-                };
-                let _ = heard.send(change);
+                let notification = listener.try_recv().await?;
+                let _ = heard.send(notification.map(|told| told.payload().to_owned()).unwrap_or_default());
             }
         };
         let ended: Result<(), sqlx::Error> = followed.await;

@@ -16,10 +16,10 @@ use lockstep_protocol::{
 use tokio::sync::broadcast;
 
 use super::{
-    Admission, Applied, AuditFilter, AuditRow, Caller, Change, ClaimSettled, Created, DatabaseIdentity, DuePushes,
-    Listed, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, apply,
+    Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, Created, DatabaseIdentity, DuePushes, Listed,
+    NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, apply,
     ask::Request,
-    claims::Settle,
+    claims::{FenceOut, Settle},
     drive::{Cancel, Claim, Progress},
     ownership::{Delete, Update},
     schedules::SaveSchedule,
@@ -51,7 +51,7 @@ pub(super) trait Transactions: fmt::Debug + Send + Sync + 'static {
     /// What became of an `apply` whose answer was lost; none: not written.
     async fn look(&self, change: Arc<apply::Change>) -> Result<Option<Applied>, StoreError>;
     async fn request_cancel(&self, cancel: Cancel) -> Result<RoundRecord, StoreError>;
-    async fn pending_cancel(&self, round: RoundId) -> Result<Option<CancelRequest>, StoreError>;
+    async fn pending_cancels(&self, rounds: Vec<RoundId>) -> Result<Vec<(RoundId, CancelRequest)>, StoreError>;
     async fn save_progress(&self, progress: Progress) -> Result<bool, StoreError>;
     async fn get_round(&self, round: RoundId) -> Result<RoundRecord, StoreError>;
     async fn list_rounds(&self, filter: RoundFilter, page: Page) -> Result<Listed<RoundRecord>, StoreError>;
@@ -69,12 +69,14 @@ pub(super) trait Transactions: fmt::Debug + Send + Sync + 'static {
     /// The row after a `settle_claim` whose answer was lost.
     async fn look_at_claim(&self, id: PipelineId) -> Result<PipelineRow, StoreError>;
 
+    async fn fence_out(&self, fence: FenceOut) -> Result<bool, StoreError>;
+
     async fn due_pushes(&self, lease: Duration, at_most: u32) -> Result<DuePushes, StoreError>;
     async fn save_push_schedule(&self, save: SaveSchedule) -> Result<bool, StoreError>;
     async fn push_schedule(&self, id: PipelineId) -> Result<Option<PushSchedule>, StoreError>;
 
     /// Tells other replicas, best effort.
     async fn notify(&self, payloads: Vec<String>) -> Result<(), StoreError>;
-    /// Passes on what other replicas tell, until that is not possible any more.
-    async fn follow(&self, heard: broadcast::Sender<Change>) -> Result<(), StoreError>;
+    /// Passes on all payloads that are told, also by this replica itself, until that is not possible any more. An empty one: some may be missing.
+    async fn follow(&self, heard: broadcast::Sender<String>) -> Result<(), StoreError>;
 }

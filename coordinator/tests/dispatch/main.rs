@@ -9,3 +9,4 @@ mod push;
 mod replicas;
 mod requests;
 mod rig;
+mod silence;

@@ -1,8 +1,19 @@
 //! More than one replica, and replicas that die.
 
-use lockstep_protocol::round::Phase;
+use std::time::Duration;
 
-use crate::{agent::Play, rig::Rig};
+use lockstep_protocol::{
+    fence::{Fence, FenceBase, Writer},
+    id::Generation,
+    key::Key,
+    problem::Reason,
+    round::Phase,
+};
+
+use crate::{
+    agent::Play,
+    rig::{Rig, uuid},
+};
 
 const EVEN: [&[u64]; 3] = [&[4], &[4], &[4]];
 
@@ -76,4 +87,42 @@ async fn a_round_outlives_a_database_that_drops_every_connection() {
     cut().await;
     let record = rig.ended(round).await;
     assert_eq!(record.round.phase, Phase::Committed, "{:?}", record.round.problem);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_starts_finds_out_whose_location_was_taken_over_meanwhile() {
+    let rig = Rig::new(EVEN).await;
+    let first = rig.replica("first");
+    let pipeline = rig.pipeline("orders").await;
+    let record = rig.ended(rig.start_push(&pipeline).await).await;
+    assert_eq!(record.round.phase, Phase::Committed, "{:?}", record.round.problem);
+    first.stop().await;
+    // While nobody looks, somebody else takes the location over, after that commit.
+    let last = rig.store.get_pipeline(&pipeline.id.into()).await.unwrap().last_commit.unwrap();
+    let taken = Generation::FIRST.next();
+    let fence = Fence {
+        generation: taken,
+        pipeline: uuid().parse().unwrap(),
+        pipeline_name: pipeline.spec.name.clone(),
+        writer: Writer::Direct,
+        take_over: uuid().parse().unwrap(),
+        created_at: chrono::Utc::now(),
+        released: false,
+    };
+    let base = FenceBase { generation: taken, newest: Some(last.commit), tombstones: Vec::new() };
+    for (key, bytes) in [(Key::Fence(taken), fence.encode()), (Key::FenceBase(taken), base.encode())] {
+        rig.buckets.tamper("acme", &Rig::location().full_key(&key.to_string()), Some(bytes.into()));
+    }
+    let mut changes = rig.store.changes();
+    let _second = rig.replica("second");
+    let fenced = async {
+        loop {
+            if let Some(problem) = rig.store.get_pipeline(&pipeline.id.into()).await.unwrap().fenced {
+                return problem;
+            }
+            let _ = tokio::time::timeout(Duration::from_millis(200), changes.next()).await;
+        }
+    };
+    let problem = tokio::time::timeout(Duration::from_secs(60), fenced).await.expect("it is found out");
+    assert_eq!((problem.reason, problem.metadata["newer_generation"].as_str()), (Reason::Fenced, "2"));
 }

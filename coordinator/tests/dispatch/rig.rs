@@ -69,7 +69,12 @@ impl Replica {
         let (stop, options) = (shutdown.clone(), Rig::options(name));
         let running = runtime.spawn(async move {
             let store = Store::connect(&url, StoreOptions::default()).await.unwrap();
-            let agents = AgentPool::new(AgentPoolOptions { poll_grace: Duration::from_secs(1), ..Default::default() });
+            let agents = AgentPool::new(AgentPoolOptions {
+                poll_grace: Duration::from_secs(1),
+                keepalive_interval: Duration::from_secs(1),
+                keepalive_timeout: Duration::from_secs(1),
+                ..Default::default()
+            });
             Dispatcher::new(store, connector, agents, options).run(stop).await;
         });
         Self { shutdown, running: Some(running), runtime: Some(runtime) }

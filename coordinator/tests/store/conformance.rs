@@ -146,7 +146,7 @@ async fn run(store: &Store, operation: &Operation, known: Option<&Round>, now: D
         Operation::RequestCancel(id, request) => {
             said(store.request_cancel(*id, request.clone(), &alice()).await, Vec::new())
         }
-        Operation::PendingCancel(id) => said(store.pending_cancel(*id).await, Vec::new()),
+        Operation::PendingCancel(id) => said(store.pending_cancels(vec![*id]).await, Vec::new()),
         Operation::Progress(id, term, hosts) => said(store.save_progress(*id, *term, hosts).await, Vec::new()),
         Operation::DuePushes(lease) => {
             let mut found = store.due_pushes(*lease, 1000).await.unwrap();

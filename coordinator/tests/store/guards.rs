@@ -184,13 +184,13 @@ async fn a_cancel_stands_beside_the_round_and_the_first_one_counts() {
     let rig = Rig::new().await;
     let pipeline = rig.pipeline("orders").await;
     let round = admitted(rig.store.admit_push(push(&pipeline), &alice()).await.unwrap()).round;
-    assert_eq!(rig.store.pending_cancel(round.id).await.unwrap(), None);
+    assert_eq!(rig.store.pending_cancels(vec![round.id]).await.unwrap(), []);
     let request = |by: &str| CancelRequest { by: by.to_owned(), cause: "wrong step".to_owned() };
     let record = rig.store.request_cancel(round.id, request("alice"), &alice()).await.unwrap();
     assert_eq!(record.cancel_requested, Some(request("alice")));
     assert_eq!(record.round, round, "only who drives a round changes it");
     rig.store.request_cancel(round.id, request("bob"), &alice()).await.unwrap();
-    assert_eq!(rig.store.pending_cancel(round.id).await.unwrap(), Some(request("alice")));
+    assert_eq!(rig.store.pending_cancels(vec![round.id]).await.unwrap(), [(round.id, request("alice"))]);
 
     let driven = rig.claim().await;
     let ended = rig.step(driven, Event::CancelRequested(request("alice"))).await;
@@ -206,7 +206,7 @@ async fn what_can_not_be_cancelled_is_refused_and_leaves_no_request() {
     let request = CancelRequest { by: "alice".to_owned(), cause: "late".to_owned() };
     let error = rig.store.request_cancel(committed.id, request.clone(), &alice()).await.unwrap_err();
     refused(error, Reason::RoundNotCancellable);
-    assert_eq!(rig.store.pending_cancel(committed.id).await.unwrap(), None);
+    assert_eq!(rig.store.pending_cancels(vec![committed.id]).await.unwrap(), []);
     let nobody = lockstep_protocol::id::RoundId::new(uuid::Uuid::from_u128(1));
     let error = rig.store.request_cancel(nobody, request, &alice()).await.unwrap_err();
     refused(error, Reason::RoundNotFound);
@@ -262,7 +262,7 @@ async fn another_replica_hears_of_an_admission() {
             let request = CancelRequest { by: "alice".to_owned(), cause: "again".to_owned() };
             rig.store.request_cancel(round.id, request, &alice()).await.unwrap();
             let next = tokio::time::timeout(Duration::from_millis(100), changes.next()).await;
-            if next == Ok(Change::Round(round.id)) {
+            if next == Ok(Change::Cancel(round.id)) {
                 return;
             }
         }

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod coordinator;
+mod database_faults;
 mod feldera;
 mod files;
 mod identity;
@@ -11,7 +12,9 @@ mod increments;
 mod limits;
 mod no_space;
 mod ownership;
+mod paused;
 mod push_and_restore;
+mod replicas;
 mod schedule;
 mod store_errors;
 mod store_faults;

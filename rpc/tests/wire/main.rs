@@ -11,4 +11,5 @@ mod errors;
 mod limits;
 mod probe;
 mod service;
+mod silence;
 mod tracing;

@@ -13,7 +13,7 @@ use crate::store::{
     Caller, ClaimOutcome, ClaimSettled, ClaimState, Created, Listed, NewPipeline, Page, PipelineRow, PipelineSelector,
     RoundKind,
     audit::{bad_token, event},
-    claims::{Settle, settled_because},
+    claims::{FenceOut, Settle, settled_because},
     ownership::{
         Delete, FROZEN, Neighbour, Update, changed_fields, check_etag, check_neighbour, check_update, create_digest,
         created_another, exists_already, first_claim, name_taken, round_in_progress,
@@ -241,6 +241,17 @@ impl Tables {
 
     pub(super) fn renew_claim(&mut self, id: PipelineId, term: Term, lease: Duration, now: DateTime<Utc>) -> bool {
         self.claimed(id, term).map(|stored| stored.lease_until = Some(later(now, lease))).is_some()
+    }
+
+    pub(super) fn fence_out(&mut self, fence: &FenceOut, now: DateTime<Utc>) -> bool {
+        let open =
+            |row: &PipelineRow| row.generation == fence.generation && row.fenced.is_none() && row.deleted_at.is_none();
+        if !self.pipelines.get(&fence.id).is_some_and(|stored| open(&stored.row)) {
+            return false;
+        }
+        self.change_pipeline(fence.id, now, |row| row.fenced = Some(fence.problem.clone()));
+        self.write_about(fence.id, ("pipeline_fenced", None, None), &fence.problem.message, &fence.caller, now);
+        true
     }
 
     pub(super) fn settle_claim(&mut self, settle: &Settle, now: DateTime<Utc>) -> Result<ClaimSettled, Fail> {

@@ -1,0 +1,115 @@
+//! The look at every location when a replica starts: does the bucket agree with the database? (protocol.md, "Coordinators")
+//!
+//! A pipeline whose location was taken over is fenced in the database at once (F4), and a database that was restored from a backup, or lost rows when a replica
+//! was promoted, is told of before anybody pushes into it. Nothing is written to the bucket and nothing rests on the look: each round's planning looks
+//! again. A few locations at a time, so that neither the store nor the database notices a replica of a thousand pipelines that starts.
+
+use std::sync::Arc;
+
+use futures::{StreamExt, stream};
+use lockstep_protocol::{
+    fence::Successor,
+    problem::{Problem, Reason},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::Services;
+use crate::{
+    plan::{PlanContext, Right, place::Place},
+    store::{ClaimState, Page, PipelineRow},
+};
+
+/// Locations at a time.
+const PARALLEL: usize = 4;
+
+/// Pipelines read at a time.
+const PAGE: u32 = 100;
+
+/// Looks at each location once, or until it is told to stop.
+pub(super) async fn at_start(services: Arc<Services>, stop: CancellationToken) {
+    stop.run_until_cancelled(compare_all(&services)).await;
+}
+
+/// Dropped at worst between two looks or within one: reads of the bucket, and a call of the store, which comes to its end by itself.
+async fn compare_all(services: &Services) {
+    let mut token = None;
+    let (mut looked, mut strange) = (0_u64, 0_u64);
+    loop {
+        let listed = match services.store.list_pipelines(Page { size: PAGE, token }).await {
+            Ok(listed) => listed,
+            Err(error) => {
+                let problem = error.problem();
+                tracing::warn!(reason = %problem.reason, "locations are not compared with the database: {}", problem.message);
+                return;
+            }
+        };
+        let owned = listed.items.into_iter().filter(|row| row.claim == ClaimState::Owned && row.fenced.is_none());
+        let looks: Vec<_> = owned.map(|row| look(services, row)).collect();
+        let mut looks = stream::iter(looks).buffer_unordered(PARALLEL);
+        while let Some(as_expected) = looks.next().await {
+            looked += 1;
+            strange += u64::from(!as_expected);
+        }
+        token = listed.next;
+        if token.is_none() {
+            tracing::info!(looked, strange, "locations compared with the database");
+            return;
+        }
+    }
+}
+
+/// False: there is something to be said, and it was said.
+async fn look(services: &Services, row: PipelineRow) -> bool {
+    let context = PlanContext { right: Right::Read, ..services.plan_context() };
+    let outcome = compare(&context, &row).await;
+    let label = outcome.as_ref().map_or_else(|problem| problem.reason.as_str(), |()| "as expected");
+    metrics::counter!("lockstep_locations_compared_total", "outcome" => label).increment(1);
+    let Err(problem) = outcome else { return true };
+    if problem.reason == Reason::Fenced
+        && let Err(error) = services.store.fence_out(row.id, row.generation, problem.clone(), &services.caller()).await
+    {
+        let reason = error.problem().reason;
+        tracing::warn!(%reason, "a fenced pipeline was not marked, its next round will be: {}", error.problem().message);
+    }
+    tracing::warn!(
+        pipeline.id = %row.id, pipeline.name = %row.spec.name, reason = %problem.reason,
+        "the bucket and the database differ, or that could not be found out: {}", problem.message
+    );
+    false
+}
+
+async fn compare(context: &PlanContext, row: &PipelineRow) -> Result<(), Problem> {
+    let (location, generation) = (&row.spec.location, row.generation);
+    let place = Place::open(context, location, Right::Read).await?.impatient();
+    let about = |reason, what: String| {
+        Problem::new(reason, format!("{location} of pipeline {}: {what}", row.spec.name))
+            .with("pipeline", &row.spec.name)
+            .with("location", location)
+            .with("generation", generation)
+    };
+    match place.successor(generation).await? {
+        Successor::Absent => {}
+        Successor::FenceOnly => {
+            let what =
+                format!("generation {} has a fence but no base yet: a take-over is under way", generation.next());
+            return Err(about(Reason::TakeOverInProgress, what));
+        }
+        Successor::Base(base) => {
+            let newer = base.generation;
+            let what =
+                format!("generation {newer} took it over from generation {generation}: nothing more will be admitted");
+            return Err(about(Reason::Fenced, what).with("newer_generation", newer));
+        }
+    }
+    let newest = place.newest().await?.map(|newest| newest.commit);
+    match newest {
+        Some(newest) if newest.generation == generation && newest.seq >= row.next_seq => {
+            let what = format!(
+                "{generation}-{} of round {} stands, the database expects none from {} on: it is behind; resync the pipeline",
+                newest.seq, newest.round, row.next_seq
+            );
+            Err(about(Reason::DatabaseBehind, what).with("seq", newest.seq).with("next_seq", row.next_seq))
+        }
+        _ => Ok(()),
+    }
+}
