@@ -17,7 +17,7 @@ mod taker;
 use lockstep_protocol::tombstone::Tombstone;
 
 use self::{
-    collector::Collector,
+    collector::{Collector, Driver},
     objects::{Commits, Objects},
     pulls::{Foreign, Own},
     pushes::Push,
@@ -47,6 +47,8 @@ pub struct Bounds {
     pub retire: bool,
     /// Orphans are collected.
     pub orphans: bool,
+    /// The owner has a second driver, on another replica: no lease keeps them apart (G4).
+    pub twin: bool,
     /// Drivers lose what they remember and go on from their rows.
     pub crashes: bool,
 }
@@ -62,6 +64,7 @@ impl Bounds {
         damage: false,
         retire: false,
         orphans: false,
+        twin: false,
         crashes: false,
     };
 }
@@ -89,6 +92,8 @@ pub struct Garbage {
     foreign: Foreign,
     /// Of the owner and of the taker.
     collectors: [Collector; 2],
+    /// Of the owner, of the taker, and the owner's second one.
+    drivers: [Driver; 3],
     taker: Taker,
     /// The owner knows that it is fenced.
     fenced: bool,
@@ -166,6 +171,7 @@ impl Garbage {
             own: Own::Idle,
             foreign: Foreign::Idle,
             collectors: [Collector::default(), Collector::default()],
+            drivers: [Driver::Idle, Driver::Idle, Driver::Idle],
             taker: Taker::Idle,
             fenced: false,
             wrong: None,
@@ -293,7 +299,7 @@ impl World for Garbage {
             Action::PinsDenied(who) => next.sweep(who, true),
             Action::Orphans(who) => next.orphans(who),
             Action::Delete(who) => next.delete(who),
-            Action::CollectorDies(who) => next.collectors[usize::from(who)].forget(),
+            Action::CollectorDies(who) => next.forget(who),
             Action::Take => next.take(),
         }
         next
@@ -334,7 +340,7 @@ impl World for Garbage {
         let damaged = if self.damaged { ", 2 damaged" } else { "" };
         let pinned = if self.pinned { ", 1 pinned" } else { "" };
         format!(
-            "commits {:?}{damaged}{pinned}, tombstones {:?}, objects {:?}; pushes {:?}; pulls {:?}, {:?}; collectors {}, {}; taker {:?}{fenced}",
+            "commits {:?}{damaged}{pinned}, tombstones {:?}, objects {:?}; pushes {:?}; pulls {:?}, {:?}; collectors {}, {}, {:?}; taker {:?}{fenced}",
             self.commits,
             self.tombstones,
             self.present,
@@ -343,6 +349,7 @@ impl World for Garbage {
             self.foreign,
             self.collectors[0].describe(),
             self.collectors[1].describe(),
+            self.drivers.iter().map(Driver::describe).collect::<Vec<_>>(),
             self.taker
         )
     }

@@ -30,12 +30,11 @@ pub(super) struct Collector {
     stopped: bool,
     /// A careless version goes by pins that it listed when it marked.
     old_pins: bool,
-    driver: Driver,
 }
 
-/// What the driver remembers.
+/// What a driver remembers.
 #[derive(Clone, Hash, Default, Debug)]
-enum Driver {
+pub(super) enum Driver {
     #[default]
     Idle,
     /// What may be retired, as it was listed.
@@ -51,10 +50,6 @@ impl Collector {
         self.marked
     }
 
-    pub(super) fn forget(&mut self) {
-        self.driver = Driver::Idle;
-    }
-
     /// A taker knows the tombstones that its base lists.
     pub(super) fn adopt(&mut self, listed: Commits) {
         self.marked = listed;
@@ -63,23 +58,40 @@ impl Collector {
 
     pub(super) fn describe(&self) -> String {
         let stopped = if self.stopped { " stopped" } else { "" };
-        let driver = match &self.driver {
-            Driver::Idle => "idle".to_owned(),
-            Driver::Retain(retire) => format!("would retire {retire:?}"),
-            Driver::Sweep(_) => "sweeps".to_owned(),
-            Driver::Orphans(_) => "collects orphans".to_owned(),
-            Driver::Delete(stages, commits) => format!("deletes {stages:?} {commits:?}"),
-        };
-        format!("marked {:?} landed {:?}{stopped} {driver}", self.marked, self.landed)
+        format!("marked {:?} landed {:?}{stopped}", self.marked, self.landed)
     }
 }
 
+impl Driver {
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Self::Idle => "idle".to_owned(),
+            Self::Retain(retire) => format!("would retire {retire:?}"),
+            Self::Sweep(_) => "sweeps".to_owned(),
+            Self::Orphans(_) => "collects orphans".to_owned(),
+            Self::Delete(stages, commits) => format!("deletes {stages:?} {commits:?}"),
+        }
+    }
+}
+
+/// The database of a driver: the owner has two, the taker one.
+const fn rows(who: u8) -> usize {
+    if who == TAKER { 1 } else { 0 }
+}
+
+/// That its database holds.
+const fn generation_of(who: u8) -> u8 {
+    if who == TAKER { 2 } else { 1 }
+}
+
+const TAKER: u8 = 1;
+
 impl Garbage {
     pub(super) fn collector_actions(&self, actions: &mut Vec<Action>) {
-        for who in [0, 1] {
-            let collector = &self.collectors[usize::from(who)];
-            let owns = if who == 0 { !self.fenced } else { self.taker.has_adopted() };
-            match &collector.driver {
+        for who in if self.bounds.twin { 0..3 } else { 0..2 } {
+            let collector = &self.collectors[rows(who)];
+            let owns = if who == TAKER { self.taker.has_adopted() } else { !self.fenced };
+            match &self.drivers[usize::from(who)] {
                 Driver::Idle if owns && !collector.stopped => {
                     if self.bounds.retire && self.may_retire(who).minus(collector.marked).any() {
                         actions.push(Action::Retain(who));
@@ -102,16 +114,19 @@ impl Garbage {
                 Driver::Orphans(_) => actions.push(Action::Orphans(who)),
                 Driver::Delete(..) => actions.push(Action::Delete(who)),
             }
-            if self.bounds.crashes && !matches!(collector.driver, Driver::Idle) {
+            if self.bounds.crashes && !matches!(self.drivers[usize::from(who)], Driver::Idle) {
                 actions.push(Action::CollectorDies(who));
+            }
+            if who > TAKER {
+                continue;
             }
             for slot in collector.marked.minus(collector.landed).iter() {
                 let there = self.tombstones[usize::from(slot) - 1] > 0;
                 if there || planted::is(Bug::SweepBeforeTombstoneLanded) {
                     actions.push(Action::Judge(who, slot));
                 }
-                if !there && self.sent_tombstones[usize::from(who)].has(slot) {
-                    actions.push(Action::TombstoneLands(slot, who + 1));
+                if !there && self.sent_tombstones[rows(who)].has(slot) {
+                    actions.push(Action::TombstoneLands(slot, generation_of(who)));
                 }
             }
         }
@@ -119,8 +134,8 @@ impl Garbage {
 
     /// What production would retire, as far as listings tell.
     fn may_retire(&self, who: u8) -> Commits {
-        let generation = who + 1;
-        let collector = &self.collectors[usize::from(who)];
+        let generation = generation_of(who);
+        let collector = &self.collectors[rows(who)];
         let known: Vec<Known> = self
             .counted(generation)
             .into_iter()
@@ -146,40 +161,40 @@ impl Garbage {
     }
 
     pub(super) fn retain(&mut self, who: u8) {
-        let retire = self.may_retire(who).minus(self.collectors[usize::from(who)].marked);
-        self.collectors[usize::from(who)].driver = Driver::Retain(retire);
+        let retire = self.may_retire(who).minus(self.collectors[rows(who)].marked);
+        self.drivers[usize::from(who)] = Driver::Retain(retire);
     }
 
     /// In one transaction, under the pipeline's row lock.
     pub(super) fn mark(&mut self, who: u8) {
-        let Driver::Retain(retire) = self.collectors[usize::from(who)].driver else { return };
-        self.collectors[usize::from(who)].forget();
-        if who == 0 && self.fenced {
+        let Driver::Retain(retire) = self.drivers[usize::from(who)] else { return };
+        self.forget(who);
+        if who != TAKER && self.fenced {
             return;
         }
-        let newest = (1..=4).rev().find(|slot| self.is_committed(*slot) && self.is_taken(*slot) == (who == 1));
+        let newest = (1..=4).rev().find(|slot| self.is_committed(*slot) && self.is_taken(*slot) == (who == TAKER));
         let last = newest.map(|slot| self.facts().commit(slot));
         let free = Candidates { retire: self.refs(retire.iter()), kept: Vec::new() };
         let marked: Vec<CommitRef> = free
-            .mark(&facts::locked(who + 1, last, self.in_use(who + 1)))
+            .mark(&facts::locked(generation_of(who), last, self.in_use(generation_of(who))))
             .iter()
             .map(|retiring| retiring.tombstone().commit)
             .collect();
         let marked = self.slots(&marked);
-        let collector = &mut self.collectors[usize::from(who)];
+        let collector = &mut self.collectors[rows(who)];
         collector.marked = collector.marked.and(marked);
         collector.old_pins = planted::is(Bug::PinsListedBeforeTombstone);
-        let sent = &mut self.sent_tombstones[usize::from(who)];
+        let sent = &mut self.sent_tombstones[rows(who)];
         *sent = sent.and(marked);
     }
 
     pub(super) fn judge(&mut self, who: u8, slot: Slot) {
         let by = self.tombstones[usize::from(slot) - 1];
         let commit = self.facts().commit(slot);
-        let Some(retiring) = facts::retiring(commit, who + 1) else { return };
+        let Some(retiring) = facts::retiring(commit, generation_of(who)) else { return };
         let found = (by > 0).then(|| facts::tombstone(commit, by));
-        let known = retiring.judge(PutAnswer::Unknown, found.as_ref(), self.base_of(who + 1).as_ref());
-        let collector = &mut self.collectors[usize::from(who)];
+        let known = retiring.judge(PutAnswer::Unknown, found.as_ref(), self.base_of(generation_of(who)).as_ref());
+        let collector = &mut self.collectors[rows(who)];
         match known {
             TombstoneKnown::Landed(_) => collector.landed = collector.landed.with(slot),
             TombstoneKnown::Occupied => {
@@ -190,10 +205,15 @@ impl Garbage {
         }
     }
 
+    pub(super) fn forget(&mut self, who: u8) {
+        self.drivers[usize::from(who)] = Driver::Idle;
+    }
+
     fn stop(&mut self, who: u8, stop: &Stop) {
-        let collector = &mut self.collectors[usize::from(who)];
-        collector.forget();
-        collector.stopped = true;
+        // Anything else means later: what another replica did meanwhile.
+        let for_good = matches!(stop.problem.reason, Reason::Fenced | Reason::DatabaseBehind);
+        self.collectors[rows(who)].stopped |= for_good;
+        self.forget(who);
         if stop.problem.reason == Reason::DatabaseBehind {
             self.wrong = Some("G3: the database was said to be behind the bucket, and it is not");
         }
@@ -224,8 +244,8 @@ impl Garbage {
     }
 
     pub(super) fn sweep(&mut self, who: u8, denied: bool) {
-        let (generation, collector) = (who + 1, self.collectors[usize::from(who)].clone());
-        let step = match collector.driver {
+        let (generation, collector) = (generation_of(who), self.collectors[rows(who)].clone());
+        let step = match self.drivers[usize::from(who)].clone() {
             Driver::Sweep(step) => (*step).clone(),
             _ => {
                 let landed: Vec<LandedTombstone> = collector
@@ -238,7 +258,7 @@ impl Garbage {
                     })
                     .collect();
                 let begun = Sweep::begin(facts::generation(generation), &landed, Duration::ZERO, facts::now());
-                self.collectors[usize::from(who)].driver = Driver::Sweep(Interned::new(begun));
+                self.drivers[usize::from(who)] = Driver::Sweep(Interned::new(begun));
                 return;
             }
         };
@@ -261,7 +281,7 @@ impl Garbage {
                     self.read_reach(&live, also_retired),
                     self.read_reach(&gone.both(self.commits).iter().collect::<Vec<_>>(), gone),
                 ) else {
-                    return self.collectors[usize::from(who)].forget();
+                    return self.forget(who);
                 };
                 let there = self.commits;
                 let facts = self.facts();
@@ -272,9 +292,9 @@ impl Garbage {
                 }
             }
             Sweep::Delete(plan) => return self.carry_out(who, &plan),
-            Sweep::Nothing => return self.collectors[usize::from(who)].forget(),
+            Sweep::Nothing => return self.forget(who),
         };
-        self.collectors[usize::from(who)].driver = match next {
+        self.drivers[usize::from(who)] = match next {
             Sweep::Nothing => Driver::Idle,
             Sweep::Delete(plan) => return self.carry_out(who, &plan),
             next => Driver::Sweep(Interned::new(next)),
@@ -302,8 +322,8 @@ impl Garbage {
     }
 
     pub(super) fn orphans(&mut self, who: u8) {
-        let (generation, collector) = (who + 1, self.collectors[usize::from(who)].clone());
-        let step = match collector.driver {
+        let generation = generation_of(who);
+        let step = match self.drivers[usize::from(who)].clone() {
             Driver::Orphans(step) => (*step).clone(),
             _ => Orphans::begin(facts::generation(generation)),
         };
@@ -317,7 +337,7 @@ impl Garbage {
                 let counted = self.counted(generation);
                 let retired = Commits::of(counted.iter().copied().filter(|slot| self.seen_retired(*slot, generation)));
                 let Some(reach) = self.read_reach(&counted, retired) else {
-                    return self.collectors[usize::from(who)].forget();
+                    return self.forget(who);
                 };
                 read.answer(&self.refs(counted), &reach)
             }
@@ -326,7 +346,7 @@ impl Garbage {
         };
         match next {
             Ok(Orphans::Delete(plan)) => self.carry_out(who, &plan),
-            Ok(next) => self.collectors[usize::from(who)].driver = Driver::Orphans(Interned::new(next)),
+            Ok(next) => self.drivers[usize::from(who)] = Driver::Orphans(Interned::new(next)),
             Err(stop) => self.stop(who, &stop),
         }
     }
@@ -345,12 +365,12 @@ impl Garbage {
         let mut stages = vec![keys(inherited), keys(manifests), keys(data)];
         stages.retain(|stage| stage.any());
         let nothing = stages.is_empty() && !commits.any();
-        self.collectors[usize::from(who)].driver = if nothing { Driver::Idle } else { Driver::Delete(stages, commits) };
+        self.drivers[usize::from(who)] = if nothing { Driver::Idle } else { Driver::Delete(stages, commits) };
     }
 
     /// The next stage; its deletes may land again at any time.
     pub(super) fn delete(&mut self, who: u8) {
-        let Driver::Delete(mut stages, commits) = self.collectors[usize::from(who)].driver.clone() else { return };
+        let Driver::Delete(mut stages, commits) = self.drivers[usize::from(who)].clone() else { return };
         match stages.pop() {
             Some(stage) => {
                 self.present = self.present.minus(stage);
@@ -359,11 +379,11 @@ impl Garbage {
             None => {
                 self.commits = self.commits.minus(commits);
                 self.delete_commits = self.delete_commits.and(commits);
-                self.collectors[usize::from(who)].driver = Driver::Idle;
+                self.drivers[usize::from(who)] = Driver::Idle;
                 return;
             }
         }
         let done = stages.is_empty() && !commits.any();
-        self.collectors[usize::from(who)].driver = if done { Driver::Idle } else { Driver::Delete(stages, commits) };
+        self.drivers[usize::from(who)] = if done { Driver::Idle } else { Driver::Delete(stages, commits) };
     }
 }

@@ -33,6 +33,11 @@ fn pulls_of_the_own_and_of_another_database() {
 }
 
 #[test]
+fn two_replicas_collect_at_once() {
+    closes("two collectors", Bounds { pushes: 1, orphans: true, twin: true, ..RETIRE });
+}
+
+#[test]
 fn late_agents_of_dead_rounds() {
     closes("orphans", Bounds { pushes: 2, retire: true, crashes: true, ..ORPHANS });
 }
