@@ -2,11 +2,13 @@
 //! and a seeded simulation of whole pipelines.
 //!
 //! - [`explore`]: every reachable state of a bounded world, the shortest trace to a violation, and whether the goal stays reachable
+//! - [`garbage`]: retention, sweep and orphans against pushes, pulls and a take-over
 //! - [`rounds`]: push and pull rounds
 //! - [`simulate`]: seeded runs of whole pipelines with faults of every class, in virtual time
 //! - [`takeover`]: fences, their bases, take-overs and readers
 
 pub mod explore;
+pub mod garbage;
 mod interned;
 pub mod rounds;
 pub mod simulate;

@@ -2,8 +2,9 @@
 //!
 //! - [`retain`]: which commits may be retired (G1), in two steps: candidates from what was listed, then the mark under the pipeline's row lock
 //! - [`retire`]: the tombstone: put until it is known to stand; only a [`LandedTombstone`] leads on
-//! - [`sweep`]: objects that only retired commits reach (G2), request by request: pins, fence g+1, what live commits reach
-//! - [`orphan`]: objects that nothing reaches (G3), request by request: keys, *then* the database, *then* what commits reach
+//! - [`sweep`]: objects that only retired commits reach (G2), request by request: pins, what live commits reach, fence g+1
+//! - [`orphan`]: objects that nothing reaches (G3), request by request: keys, *then* the database, *then* what commits reach,
+//!   fence g+1
 //! - [`reach`]: what a commit reaches: objects, part manifests, and what these inherit (ADR 8)
 //!
 //! Nothing here needs a lease or a clock to be safe; the grace period is a kindness to readers who can't pin.

@@ -85,6 +85,10 @@ pub enum Bug {
     PinsListedBeforeTombstone,
     /// A sweep doesn't look whether it is fenced.
     SweepWithoutReadingTheNextFence,
+    /// A sweep looks whether it is fenced before it reads what live commits reach, and not after.
+    SweepReadsTheNextFenceTooEarly,
+    /// A collection of orphans doesn't look whether it is fenced.
+    OrphansWithoutReadingTheNextFence,
     /// Orphans are told by what the database knew before keys were listed.
     OrphansByDatabaseBeforeListing,
     /// A refused listing is taken for an empty one.
@@ -135,6 +139,8 @@ impl Bug {
         Self::SweepBeforeTombstoneLanded,
         Self::PinsListedBeforeTombstone,
         Self::SweepWithoutReadingTheNextFence,
+        Self::SweepReadsTheNextFenceTooEarly,
+        Self::OrphansWithoutReadingTheNextFence,
         Self::OrphansByDatabaseBeforeListing,
         Self::EmptyListingOnDenied,
         Self::InheritedManifestsNotFollowed,

@@ -1,6 +1,7 @@
 //! The explorer itself, on worlds whose answers are known. Worlds of the protocol stand beside it.
 
 mod explorer;
+mod garbage;
 mod planted_pull;
 mod planted_push;
 mod report;

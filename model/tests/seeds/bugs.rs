@@ -24,6 +24,8 @@ const ELSEWHERE: &[(Bug, &str)] = &[
     (Bug::SweepBeforeTombstoneLanded, GARBAGE),
     (Bug::PinsListedBeforeTombstone, GARBAGE),
     (Bug::SweepWithoutReadingTheNextFence, GARBAGE),
+    (Bug::SweepReadsTheNextFenceTooEarly, GARBAGE),
+    (Bug::OrphansWithoutReadingTheNextFence, GARBAGE),
     (Bug::OrphansByDatabaseBeforeListing, GARBAGE),
     (Bug::InheritedManifestsNotFollowed, GARBAGE),
 ];

@@ -1,5 +1,6 @@
 //! G3: objects that nothing reaches: what dead attempts, failed rounds and vanished hosts left. Each state of [`Orphans`] names one request, its answer gives the next: keys
-//! are listed, *then* the database is read, *then* what commits reach. No clock: what was not listed is not touched.
+//! are listed, *then* the database is read, *then* what commits reach, and *then* fence g+1 read absent: a new owner may have swept commits of which its own still use objects
+//! (ADR 12). No clock: what was not listed is not touched.
 //!
 //! Commits that are retired but not swept yet keep what they reach: what they had goes by the sweep's rules, after pins and the next fence were looked at, not past them (ADR 12).
 
@@ -27,6 +28,10 @@ pub enum Orphans {
     ReadDatabase(ReadDatabase),
     /// List the commits that count, retired ones included, and read what they reach.
     ReadCommits(ReadCommits),
+    /// GET fence g+1.
+    ReadSuccessor(ReadSuccessor),
+    /// This goes.
+    Delete(Plan),
 }
 
 /// A key as it was listed.
@@ -85,9 +90,17 @@ pub struct ReadDatabase {
     uploads: Vec<(AttemptPath, OpenUpload)>,
 }
 
+/// See [`Orphans::ReadSuccessor`].
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct ReadSuccessor {
+    mine: Generation,
+    plan: Plan,
+}
+
 /// See [`Orphans::ReadCommits`].
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ReadCommits {
+    mine: Generation,
     dead: Vec<Doomed>,
     uploads: Vec<OpenUpload>,
     in_use: Vec<CommitRef>,
@@ -168,7 +181,7 @@ impl ReadDatabase {
                 uploads.push(upload);
             }
         }
-        Ok(Orphans::ReadCommits(ReadCommits { dead: keys, uploads, in_use: view.in_use.into_iter().collect() }))
+        Ok(Orphans::ReadCommits(ReadCommits { mine, dead: keys, uploads, in_use: view.in_use.into_iter().collect() }))
     }
 }
 
@@ -187,7 +200,7 @@ fn behind(path: &AttemptPath) -> Stop {
 
 impl ReadCommits {
     /// What goes. `counted`: every commit that counts, retired or not. `reach`: what each of them reaches; of a retired one by [`CommitReach::of_retired`].
-    pub fn answer(self, counted: &[CommitRef], reach: &[CommitReach]) -> Result<Plan, Stop> {
+    pub fn answer(self, counted: &[CommitRef], reach: &[CommitReach]) -> Result<Orphans, Stop> {
         check_all_read(counted, reach)?;
         check_all_read(&self.in_use, reach)?;
         let keep = reached(reach);
@@ -199,6 +212,21 @@ impl ReadCommits {
             let is_data = matches!(Key::parse(&doomed.key), Some(Key::Data(..)));
             if is_data { plan.data.push(doomed) } else { plan.manifests.push(doomed) }
         }
-        Ok(plan)
+        if planted::is(Bug::OrphansWithoutReadingTheNextFence) {
+            return Ok(Orphans::Delete(plan));
+        }
+        Ok(Orphans::ReadSuccessor(ReadSuccessor { mine: self.mine, plan }))
+    }
+}
+
+impl ReadSuccessor {
+    /// Whose fence.
+    pub const fn generation(&self) -> Generation {
+        self.mine.next()
+    }
+
+    /// Whether it stands.
+    pub fn answer(self, stands: bool) -> Result<Orphans, Stop> {
+        if stands { Err(fenced(self.mine, self.mine.next())) } else { Ok(Orphans::Delete(self.plan)) }
     }
 }

@@ -1,8 +1,8 @@
 //! G2: the objects that only retired commits reach. Each state of [`Sweep`] names one request, its answer gives the next: tombstones known to have landed, *then* pins,
-//! *then* fence g+1 read absent, *then* what live commits reach.
+//! *then* what live commits reach, and *then* fence g+1 read absent (ADR 12: read before the commits it proves nothing about what a new owner has swept since).
 //!
-//! Why the result stays true however late it is carried out: a tombstone that landed before fence g+1 existed is in every base to come, so no later owner uses what is
-//! swept; and what a push reuses its base reaches, which was live when live commits were read or is made of such.
+//! Why the result stays true however late it is carried out: when fence g+1 was read absent, nobody else had written or deleted anything, so what was read is the whole truth; a
+//! tombstone that landed before is in every base to come, so no later owner uses what is swept; and what a push reuses its base reaches, which was live then or is made of such.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -26,10 +26,12 @@ use crate::{
 pub enum Sweep {
     /// List and read `pins/`.
     ListPins(ListPins),
-    /// GET fence g+1.
-    ReadSuccessor(ReadSuccessor),
     /// List the commits that count, retired ones included, and read what they reach.
     ReadCommits(ReadCommits),
+    /// GET fence g+1.
+    ReadSuccessor(ReadSuccessor),
+    /// This goes.
+    Delete(Plan),
     /// Nothing is ripe, or all that is is pinned.
     Nothing,
 }
@@ -41,17 +43,20 @@ pub struct ListPins {
     retired: BTreeSet<CommitRef>,
 }
 
+/// See [`Sweep::ReadCommits`].
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct ReadCommits {
+    mine: Generation,
+    retired: BTreeSet<CommitRef>,
+    /// A careless version has looked at the fence already.
+    looked: bool,
+}
+
 /// See [`Sweep::ReadSuccessor`].
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ReadSuccessor {
     mine: Generation,
-    retired: BTreeSet<CommitRef>,
-}
-
-/// See [`Sweep::ReadCommits`].
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct ReadCommits {
-    retired: BTreeSet<CommitRef>,
+    next: Box<Sweep>,
 }
 
 impl Sweep {
@@ -70,11 +75,12 @@ impl ListPins {
         for pin in pins {
             retired.remove(&pin.commit);
         }
-        match retired.is_empty() {
-            true => Sweep::Nothing,
-            false if planted::is(Bug::SweepWithoutReadingTheNextFence) => Sweep::ReadCommits(ReadCommits { retired }),
-            false => Sweep::ReadSuccessor(ReadSuccessor { mine, retired }),
+        if retired.is_empty() {
+            return Sweep::Nothing;
         }
+        let looked = planted::is(Bug::SweepReadsTheNextFenceTooEarly);
+        let next = Sweep::ReadCommits(ReadCommits { mine, retired, looked });
+        if looked { Sweep::ReadSuccessor(ReadSuccessor { mine, next: Box::new(next) }) } else { next }
     }
 }
 
@@ -84,10 +90,10 @@ impl ReadSuccessor {
         self.mine.next()
     }
 
-    /// Whether it stands. If so its base may not list the tombstones, so the commits may count there.
+    /// Whether it stands. If so its base may not list the tombstones, so the commits may count there; and what was read may lack what its owner deleted.
     pub fn answer(self, stands: bool) -> Result<Sweep, Stop> {
-        if !stands {
-            return Ok(Sweep::ReadCommits(ReadCommits { retired: self.retired }));
+        if !stands || planted::is(Bug::SweepWithoutReadingTheNextFence) {
+            return Ok(*self.next);
         }
         Err(fenced(self.mine, self.mine.next()))
     }
@@ -110,7 +116,7 @@ impl ReadCommits {
         &self.retired
     }
 
-    /// Of all commits that count, retired or not, those whose reach must be read by [`CommitReach::of`].
+    /// Of all commits that count, retired or not, those whose reach must be read by [`CommitReach::of`]: one that can't be read whole stops the sweep.
     pub fn live(&self, counted: &[CommitRef]) -> Vec<CommitRef> {
         counted.iter().filter(|commit| !self.retired.contains(commit)).copied().collect()
     }
@@ -122,7 +128,7 @@ impl ReadCommits {
         live: &[CommitReach],
         retired: &[CommitReach],
         commit_bytes: impl Fn(CommitRef) -> Option<u64>,
-    ) -> Result<Plan, Stop> {
+    ) -> Result<Sweep, Stop> {
         check_all_read(&self.live(counted), live)?;
         let keep = reached(live);
         let inherited: BTreeSet<&str> =
@@ -149,6 +155,10 @@ impl ReadCommits {
                 plan.commits.push(Doomed { key: reach.commit.key().to_string(), bytes });
             }
         }
-        Ok(plan)
+        let delete = Sweep::Delete(plan);
+        if self.looked {
+            return Ok(delete);
+        }
+        Ok(Sweep::ReadSuccessor(ReadSuccessor { mine: self.mine, next: Box::new(delete) }))
     }
 }

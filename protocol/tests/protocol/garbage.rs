@@ -214,16 +214,19 @@ fn sweep_to_commits(landed: &[LandedTombstone], pins: &[Pin]) -> Sweep {
     let Sweep::ListPins(list) = Sweep::begin(generation(1), landed, DAY, time(20 * 86_400)) else {
         panic!("a sweep begins with pins")
     };
-    match list.answer(pins) {
-        Sweep::ReadSuccessor(read) => read.answer(false).unwrap(),
-        other => other,
-    }
+    list.answer(pins)
 }
 
 fn swept(landed: &[LandedTombstone], live: &[CommitReach], retired: &[CommitReach]) -> Plan {
     let Sweep::ReadCommits(read) = sweep_to_commits(landed, &[]) else { panic!("nothing stops it") };
     let counted: Vec<CommitRef> = live.iter().chain(retired).map(|reach| reach.commit).collect();
-    read.answer(&counted, live, retired, |_| Some(700)).unwrap()
+    let Sweep::ReadSuccessor(read) = read.answer(&counted, live, retired, |_| Some(700)).unwrap() else {
+        panic!("the fence is read last")
+    };
+    assert_eq!(read.generation(), generation(2));
+    assert_eq!(read.clone().answer(true).unwrap_err().problem.reason, Reason::Fenced, "a fenced owner sweeps nothing");
+    let Sweep::Delete(plan) = read.answer(false).unwrap() else { panic!("nothing stops it") };
+    plan
 }
 
 #[test]
@@ -244,16 +247,6 @@ fn nothing_is_swept_in_the_grace_period_or_while_it_is_pinned() {
     let Sweep::ReadCommits(read) = sweep_to_commits(&[landed(2), landed(3)], &[pin(2)]) else { panic!("3 goes") };
     assert_eq!(*read.retired(), BTreeSet::from([commit(3)]));
     assert_eq!(read.live(&[commit(2), commit(3), commit(4)]), [commit(2), commit(4)], "a pinned one must stay whole");
-}
-
-#[test]
-fn a_fenced_owner_sweeps_nothing() {
-    let Sweep::ListPins(list) = Sweep::begin(generation(1), &[landed(2)], DAY, time(20 * 86_400)) else {
-        panic!("a sweep begins with pins")
-    };
-    let Sweep::ReadSuccessor(read) = list.answer(&[]) else { panic!("then the fence") };
-    assert_eq!(read.generation(), generation(2));
-    assert_eq!(read.answer(true).unwrap_err().problem.reason, Reason::Fenced);
 }
 
 #[test]
@@ -350,7 +343,13 @@ fn collect(keys: &[String], view: DatabaseView, reach: &[CommitReach]) -> Result
     };
     let Orphans::ReadCommits(read) = read.answer(view).map_err(reason)? else { panic!("then what commits reach") };
     let counted: Vec<CommitRef> = reach.iter().map(|reach| reach.commit).collect();
-    read.answer(&counted, reach).map_err(reason)
+    let Orphans::ReadSuccessor(read) = read.answer(&counted, reach).map_err(reason)? else {
+        panic!("the fence is read last")
+    };
+    assert_eq!(read.generation(), generation(3));
+    assert_eq!(read.clone().answer(true).map_err(reason), Err(Reason::Fenced));
+    let Orphans::Delete(plan) = read.answer(false).map_err(reason)? else { panic!("nothing stops it") };
+    Ok(plan)
 }
 
 #[test]
