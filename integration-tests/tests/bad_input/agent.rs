@@ -9,7 +9,7 @@ use lockstep_integration_tests::{
 };
 use prost::Message;
 
-use crate::{answer::Kind, call::connect, cases::methods, coordinator::try_method};
+use crate::{answer::Kind, call::connect, cases::methods, fields::try_method};
 
 /// A good request for each method.
 fn good(
