@@ -254,7 +254,7 @@ impl Garbage {
 
     /// The newest that counts, is not retired and not damaged.
     fn latest(&self, generation: u8) -> Option<Slot> {
-        let good = |slot: &Slot| !self.seen_retired(*slot, generation) && !(self.damaged && *slot == 2);
+        let good = |slot: &Slot| !(self.seen_retired(*slot, generation) || self.damaged && *slot == 2);
         self.counted(generation).into_iter().find(good)
     }
 }
