@@ -32,7 +32,7 @@ fn seconds(duration: Option<&Duration>) -> Value {
 }
 
 /// An empty text is an absent one.
-fn optional(text: &str) -> Value {
+pub(crate) fn optional(text: &str) -> Value {
     if text.is_empty() { Value::Null } else { json!(text) }
 }
 
@@ -68,7 +68,7 @@ fn location(location: &v1::Location) -> Value {
     })
 }
 
-fn commit(commit: &v1::CommitRef) -> Value {
+pub(crate) fn commit(commit: &v1::CommitRef) -> Value {
     json!({"generation": commit.generation, "seq": commit.seq, "round": commit.round, "digest": commit.digest})
 }
 

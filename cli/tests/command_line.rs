@@ -125,6 +125,8 @@ fn help_of_every_command_teaches_with_examples() {
         &["pull", "--help"],
         &["pipeline", "apply", "--help"],
         &["probe", "--help"],
+        &["take-over", "--help"],
+        &["pipeline", "import", "--help"],
     ] {
         let output = lockstep(args);
         assert_eq!(output.status.code(), Some(0));

@@ -2,7 +2,7 @@
 
 use lockstep_proto::v1::{
     CreatePipelineRequest, DeletePipelineRequest, GetPipelineRequest, ListPipelinesRequest, Pipeline, PipelineSpec,
-    UpdatePipelineRequest,
+    TakeOverRequest, TakeOverResponse, UpdatePipelineRequest,
 };
 
 use crate::client::{LockstepClient, collect_pages, fill_request_id};
@@ -36,6 +36,17 @@ impl LockstepClient {
     pub async fn get_pipeline(&self, pipeline: impl Into<String>) -> Result<Pipeline, ClientError> {
         let request = GetPipelineRequest { pipeline: pipeline.into() };
         self.call(request, |mut c, r| async move { c.get_pipeline(r).await }).await
+    }
+
+    /// Makes the pipeline the writer of its location, whoever is now. An empty `request_id` is drawn.
+    ///
+    /// # Errors
+    ///
+    /// `TAKE_OVER_IN_PROGRESS` while it takes longer than the call: it goes on, and the same call tells how it ends. `LOCATION_OWNED` if another take-over was
+    /// faster, what the store says, among others.
+    pub async fn take_over(&self, mut request: TakeOverRequest) -> Result<TakeOverResponse, ClientError> {
+        fill_request_id(&mut request.request_id);
+        self.call(request, |mut c, r| async move { c.take_over(r).await }).await
     }
 
     /// At most `limit` pipelines.

@@ -26,6 +26,7 @@ mod pipelines;
 mod preview;
 mod request;
 mod rounds;
+mod take_over;
 mod watch;
 
 pub use caller::ACTOR_HEADER;
@@ -146,6 +147,11 @@ impl Coordinator for Api {
     ) -> Result<Response<v1::DeletePipelineResponse>, Status> {
         let caller = caller::caller(&request).map_err(status)?;
         answer(self.do_delete_pipeline(caller, request.into_inner()).await)
+    }
+
+    async fn take_over(&self, request: Request<v1::TakeOverRequest>) -> Result<Response<v1::TakeOverResponse>, Status> {
+        let caller = caller::caller(&request).map_err(status)?;
+        answer(Box::pin(self.do_take_over(caller, request.into_inner())).await)
     }
 
     async fn start_push(&self, request: Request<v1::StartPushRequest>) -> Result<Response<v1::Round>, Status> {

@@ -10,7 +10,7 @@
 //! - `drive`: what effects and driver of one round share; `progress` of its hosts
 //! - `leases`: which rounds this replica holds; `clock`: by whose clock; `cancels`: which of them somebody asked to stop
 //! - `unsaved`: which reports may wait before they are stored
-//! - `claim`: locations of new pipelines; `schedule`: pushes that nobody asks for
+//! - `claim`: locations of new pipelines; `schedule`: pushes that nobody asks for; `take_over`: locations that somebody owned
 //! - `compare`: every location with the database, once at start
 //! - `farewell`: what is told to agents and bucket after the end
 //! - `milestone`: failpoints around what is stored
@@ -49,6 +49,7 @@ mod parts;
 mod progress;
 mod schedule;
 mod settle;
+mod take_over;
 mod transfer;
 mod unsaved;
 mod work;
@@ -178,6 +179,7 @@ impl Dispatcher {
         tasks.spawn(compare::at_start(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(cancels::watch(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(schedule::run(Arc::clone(&services), shutdown.clone()));
+        tasks.spawn(take_over::run(Arc::clone(&services), shutdown.clone()));
         claim_rounds(&services, &tasks, &shutdown).await;
         tasks.close();
         tasks.wait().await;

@@ -4,6 +4,7 @@
 //! - `timeline`: virtual time and tasks; `world`: what there is; `fault`: what goes wrong
 //! - `bucket`, `database`, `agent`: the fakes, which lose, delay and repeat
 //! - `replica`, `effect`, `plan`, `parts`, `settle`, `reader`, `transfer`: what coordinators and agents do between two decisions
+//! - `taker`: rivals who take the location over, dead takers, readers
 //! - `life`: callers, engines, misfortune; `audit`: the invariants S1 to S15 after every change
 
 mod agent;
@@ -19,6 +20,7 @@ mod plan;
 mod reader;
 mod replica;
 mod settle;
+mod taker;
 mod timeline;
 mod transfer;
 mod world;
@@ -26,18 +28,18 @@ mod world;
 use std::{collections::BTreeMap, rc::Rc};
 
 use lockstep_protocol::{
-    fence::{Fence, Writer},
+    fence::{Fence, Successor, Writer},
     id::{DatabaseId, Generation, RequestId, Step},
     key::Key,
     problem::Problem,
-    round::{Kind, Phase, PullRequest, Round, Source, WantedCut},
+    round::{Kind, Phase, PullRequest, WantedCut},
     spec::PullSelector,
 };
 
 use self::{
     database::Ask,
     timeline::{OUTSIDE, SECOND},
-    world::{Sim, Site, World},
+    world::{Sim, World},
 };
 
 pub use self::fault::Fault;
@@ -116,6 +118,7 @@ fn live(sim: &Sim, site: usize) {
     }
     sim.timeline.spawn(OUTSIDE, life::caller(Rc::clone(sim), site));
     sim.timeline.spawn(OUTSIDE, life::misfortune(Rc::clone(sim), site));
+    sim.timeline.spawn(OUTSIDE, taker::rivals(Rc::clone(sim)));
 }
 
 fn run_until(sim: &Sim, until: u64) {
@@ -124,25 +127,16 @@ fn run_until(sim: &Sim, until: u64) {
 
 /// L1: every round is terminal.
 fn recovered(sim: &Sim) {
+    let takers = sim.audit.borrow().takers;
+    if takers > 0 {
+        audit::broken(sim, "L1", || format!("{takers} take-overs are still under way"));
+    }
     for site in &sim.sites {
         let stuck = site.database.borrow().active().map(|row| row.round.clone());
-        if let Some(round) = stuck.filter(|round| !waits_for_what_is_gone(site, round)) {
+        if let Some(round) = stuck {
             audit::broken(sim, "L1", || format!("round {} is still {}", round.round_no, round.phase));
         }
     }
-}
-
-/// A pull of local checkpoints that were never pushed, one of which was lost with its disk after all hosts had been found to have theirs: from `Installing`
-/// only forward, and there is no way forward. It remains until a newer pull supersedes it.
-fn waits_for_what_is_gone(site: &Site, round: &Round) -> bool {
-    let Kind::Pull(pull) = &round.kind else { return false };
-    let only_local =
-        pull.resolved.as_ref().is_some_and(|resolved| resolved.source == Source::Local && resolved.commit.is_none());
-    round.phase == Phase::Installing
-        && only_local
-        && round.participants.iter().zip(&site.agents).any(|(participant, agent)| {
-            participant.local_checkpoint.is_some_and(|checkpoint| !agent.borrow().holds(checkpoint))
-        })
 }
 
 /// L2: a new push succeeds at the first try, and what it pushed can be pulled.
@@ -161,14 +155,9 @@ fn succeed(sim: &Sim) {
                 allow_fingerprint: false,
                 discard_local: false,
             };
-            if world.site(site).is_some_and(|here| here.database.borrow().active().is_some()) {
-                let id = RequestId::new(world.uuid());
-                if let Ok(round) = life::ask(&world, site, Ask::Pull(pull), id, 60 * SECOND).await {
-                    life::over(&world, site, round.id, 60 * SECOND).await;
-                }
-                if let Ok(step) = Step::new(STEP + 1) {
-                    life::checkpoint(&world, site, step);
-                }
+            // Whoever was taken over admits nothing more in that generation.
+            if reader::successor(&world, Generation::FIRST).await != Ok(Successor::Absent) {
+                return;
             }
             for (ask, good) in [(Ask::Push(WantedCut::Newest), Phase::Committed), (Ask::Pull(pull), Phase::Installed)] {
                 let id = RequestId::new(world.uuid());

@@ -187,6 +187,9 @@ impl Coordinator for Scripted {
     async fn update_pipeline(&self, _: Request<v1::UpdatePipelineRequest>) -> Result<Response<v1::Pipeline>, Status> {
         unscripted()
     }
+    async fn take_over(&self, _: Request<v1::TakeOverRequest>) -> Result<Response<v1::TakeOverResponse>, Status> {
+        unscripted()
+    }
     async fn start_pull(&self, _: Request<v1::StartPullRequest>) -> Result<Response<v1::Round>, Status> {
         unscripted()
     }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{
     Api,
-    request::{self, refuse, required},
+    request::{self, required},
 };
 use crate::{
     chance, convert,
@@ -34,7 +34,6 @@ impl Api {
     ) -> Result<v1::Pipeline, Problem> {
         let request_id = request::request_id(&message.request_id)?;
         let spec = convert::pipeline::spec_of(message.spec.as_ref())?;
-        check_initial(&spec)?;
         if message.validate_only {
             return self.plan_pipeline(spec).await;
         }
@@ -56,7 +55,9 @@ impl Api {
         let fence_bytes = String::from_utf8(fence.encode()).map_err(|error| {
             Problem::new(Reason::SpecInvalid, format!("the fence of pipeline {} is no UTF-8: {error}", spec.name))
         })?;
-        let new = NewPipeline { id, spec, fence_bytes: Some(fence_bytes), request_id };
+        // A standby owns nothing until it is told to: it writes no fence.
+        let fence_bytes = (spec.initial == Initial::Running).then_some(fence_bytes);
+        let new = NewPipeline { id, spec, fence_bytes, request_id };
         let row = self.store.create_pipeline(new, &caller).await?.into_row();
         // From here on dispatch drives the claim whether or not anybody waits for it.
         let row = self.pipeline_when(row.id, self.options.create_wait, |row| row.claim != ClaimState::Claiming).await?;
@@ -85,6 +86,7 @@ impl Api {
         let id = PipelineId::new(Uuid::nil());
         match lockstep_bucket::owner(store.as_ref()).await {
             Lookup::Absent => {}
+            Lookup::Found(_) if spec.initial == Initial::Standby => {}
             Lookup::Found(fence) => {
                 return Err(lockstep_bucket::location_owned(&spec.location, id, &spec.name, &fence));
             }
@@ -126,7 +128,6 @@ impl Api {
         loop {
             let row = self.pipeline(&message.pipeline).await?;
             let spec = convert::update::masked(&row.spec, message.spec.as_ref(), message.update_mask.as_ref())?;
-            check_initial(&spec)?;
             if message.validate_only {
                 return self.plan_update(row, spec, given).await;
             }
@@ -194,7 +195,7 @@ impl Api {
     }
 
     /// The row with its rounds.
-    async fn shown(&self, row: &PipelineRow) -> Result<v1::Pipeline, Problem> {
+    pub(super) async fn shown(&self, row: &PipelineRow) -> Result<v1::Pipeline, Problem> {
         let (active, push, pull, push_schedule) = tokio::try_join!(
             self.newest_round(row.id, true, None),
             self.newest_round(row.id, false, Some(RoundKind::Push)),
@@ -239,18 +240,6 @@ impl Api {
         let filter = RoundFilter { pipeline: Some(pipeline), active_only, kind };
         let listed = self.store.list_rounds(filter, Page { size: 1, token: None }).await?;
         Ok(listed.items.first().map(convert::round::round))
-    }
-}
-
-fn check_initial(spec: &PipelineSpec) -> Result<(), Problem> {
-    match spec.initial {
-        Initial::Running => Ok(()),
-        Initial::Standby => Err(refuse(
-            "initial",
-            "standby",
-            "this version has no standby yet: create the pipeline as running with a location of its own, and pull from the \
-             primary's location by read_location",
-        )),
     }
 }
 

@@ -95,6 +95,16 @@ impl Api {
         }
     }
 
+    /// Dropped at worst while it waits for a hint.
+    pub(super) async fn sleep_until_change(
+        &self,
+        changes: &mut Changes,
+        concerns: impl Fn(Change) -> bool,
+        at_most: Duration,
+    ) {
+        self.stopping.run_until_cancelled(woken(changes, concerns, at_most.min(POLL))).await;
+    }
+
     pub(super) async fn do_watch_round(&self, request: &v1::WatchRoundRequest) -> Result<Messages<v1::Round>, Problem> {
         let id: RoundId = required("round", &request.round)?;
         // Before the first look, so that nothing is missed in between.

@@ -9,6 +9,7 @@ mod faults;
 mod pipelines;
 mod rounds;
 mod schedules;
+mod take_overs;
 
 use std::{
     collections::BTreeMap,
@@ -26,6 +27,7 @@ use lockstep_protocol::{
     problem::Problem,
     round::CancelRequest,
     schedule::PushSchedule,
+    takeover::TakeOver,
 };
 use tokio::sync::broadcast;
 use uuid::Uuid;
@@ -34,7 +36,8 @@ pub use faults::StoreFault;
 
 use super::{
     Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, Created, DatabaseIdentity, DuePushes, Listed,
-    NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, Store, StoreError, apply,
+    NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, Store, StoreError, TakeOverApplied,
+    apply,
     ask::Request,
     claims::{FenceOut, Settle},
     drive::{Cancel, Claim, Progress},
@@ -43,12 +46,14 @@ use super::{
     schedules::SaveSchedule,
     schema::Schema,
     sqlstate::{Fail, Place},
+    take_overs as take_overs_of,
     transactions::Transactions,
 };
 use faults::Faults;
 use pipelines::StoredPipeline;
 use rounds::StoredRound;
 use schedules::StoredSchedule;
+use take_overs::StoredTakeOver;
 
 /// Stands between one replica and everything outside of it. A gate that never opens again is a replica that was killed; one that opens late is a
 /// replica that was stopped, or whose machine slept.
@@ -85,6 +90,7 @@ struct Tables {
     /// Digest of the parameters, and the round that answered.
     requests: BTreeMap<(PipelineId, RequestId), (String, RoundId)>,
     schedules: BTreeMap<PipelineId, StoredSchedule>,
+    take_overs: BTreeMap<Uuid, StoredTakeOver>,
     audit: Vec<AuditRow>,
 }
 
@@ -162,6 +168,7 @@ impl MemoryDatabase {
             rounds: BTreeMap::new(),
             requests: BTreeMap::new(),
             schedules: BTreeMap::new(),
+            take_overs: BTreeMap::new(),
             audit: Vec::new(),
         };
         Self(Arc::new(Shared {
@@ -455,6 +462,27 @@ impl Transactions for Link {
 
     async fn push_schedule(&self, id: PipelineId) -> Result<Option<PushSchedule>, StoreError> {
         self.run("push_schedule", Access::Read, move |tables, _| Ok(tables.push_schedule(id))).await
+    }
+
+    async fn admit_take_over(&self, request: take_overs_of::Request) -> Result<TakeOver, StoreError> {
+        self.run("admit_take_over", Access::Write, move |tables, now| tables.admit_take_over(&request, now)).await
+    }
+
+    async fn claim_take_overs(&self, _: String, lease: Duration) -> Result<Vec<TakeOver>, StoreError> {
+        self.run("claim_take_overs", Access::Write, move |tables, now| Ok(tables.claim_take_overs(lease, now))).await
+    }
+
+    async fn renew_take_over(&self, id: Uuid, term: Term, lease: Duration) -> Result<bool, StoreError> {
+        self.run("renew_take_over", Access::Write, move |tables, now| Ok(tables.renew_take_over(id, term, lease, now)))
+            .await
+    }
+
+    async fn apply_take_over(&self, change: Arc<take_overs_of::Move>) -> Result<TakeOverApplied, StoreError> {
+        self.run("apply_take_over", Access::Write, move |tables, now| tables.apply_take_over(&change, now)).await
+    }
+
+    async fn get_take_over(&self, id: Uuid) -> Result<TakeOver, StoreError> {
+        self.run("get_take_over", Access::Read, move |tables, _| tables.get_take_over(id)).await
     }
 
     async fn fence_out(&self, fence: FenceOut) -> Result<bool, StoreError> {

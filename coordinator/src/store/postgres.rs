@@ -9,13 +9,16 @@ use lockstep_protocol::{
     problem::Problem,
     round::CancelRequest,
     schedule::PushSchedule,
+    takeover::TakeOver,
 };
 use sqlx::postgres::PgListener;
 use tokio::sync::broadcast;
+use uuid::Uuid;
 
 use super::{
     Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, Created, DatabaseIdentity, DuePushes, Listed,
-    NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, admit, apply,
+    NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, TakeOverApplied, admit,
+    apply,
     ask::Request,
     audit,
     changes::CHANNEL,
@@ -27,6 +30,7 @@ use super::{
     schedules::{self, SaveSchedule},
     schema::{self, Schema},
     sqlstate::Fail,
+    take_overs,
     transactions::Transactions,
 };
 
@@ -220,6 +224,38 @@ impl Transactions for Database {
 
     async fn push_schedule(&self, id: PipelineId) -> Result<Option<PushSchedule>, StoreError> {
         self.run("push_schedule", Access::Read, id, |connection, id| Box::pin(schedules::read(connection, *id))).await
+    }
+
+    async fn admit_take_over(&self, request: take_overs::Request) -> Result<TakeOver, StoreError> {
+        self.run("admit_take_over", Access::Write, request, |connection, request| {
+            Box::pin(take_overs::admit(connection, request))
+        })
+        .await
+    }
+
+    async fn claim_take_overs(&self, replica: String, lease: Duration) -> Result<Vec<TakeOver>, StoreError> {
+        self.run("claim_take_overs", Access::Write, (replica, lease), |connection, arguments| {
+            Box::pin(take_overs::claim(connection, arguments))
+        })
+        .await
+    }
+
+    async fn renew_take_over(&self, id: Uuid, term: Term, lease: Duration) -> Result<bool, StoreError> {
+        self.run("renew_take_over", Access::Write, (id, term, lease), |connection, arguments| {
+            Box::pin(take_overs::renew(connection, arguments))
+        })
+        .await
+    }
+
+    async fn apply_take_over(&self, change: Arc<take_overs::Move>) -> Result<TakeOverApplied, StoreError> {
+        self.run("apply_take_over", Access::Write, change, |connection, change| {
+            Box::pin(take_overs::apply(connection, change))
+        })
+        .await
+    }
+
+    async fn get_take_over(&self, id: Uuid) -> Result<TakeOver, StoreError> {
+        self.run("get_take_over", Access::Read, id, |connection, id| Box::pin(take_overs::get(connection, *id))).await
     }
 
     async fn fence_out(&self, fence: claims::FenceOut) -> Result<bool, StoreError> {

@@ -12,18 +12,21 @@ use lockstep_protocol::{
     problem::Problem,
     round::CancelRequest,
     schedule::PushSchedule,
+    takeover::TakeOver,
 };
 use tokio::sync::broadcast;
+use uuid::Uuid;
 
 use super::{
     Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, Created, DatabaseIdentity, DuePushes, Listed,
-    NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, apply,
+    NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, TakeOverApplied, apply,
     ask::Request,
     claims::{FenceOut, Settle},
     drive::{Cancel, Claim, Progress},
     ownership::{Delete, Update},
     schedules::SaveSchedule,
     schema::Schema,
+    take_overs,
 };
 
 /// See the module's documentation. The methods of [`Store`](super::Store) say what each does.
@@ -74,6 +77,12 @@ pub(super) trait Transactions: fmt::Debug + Send + Sync + 'static {
     async fn due_pushes(&self, lease: Duration, at_most: u32) -> Result<DuePushes, StoreError>;
     async fn save_push_schedule(&self, save: SaveSchedule) -> Result<bool, StoreError>;
     async fn push_schedule(&self, id: PipelineId) -> Result<Option<PushSchedule>, StoreError>;
+
+    async fn admit_take_over(&self, request: take_overs::Request) -> Result<TakeOver, StoreError>;
+    async fn claim_take_overs(&self, replica: String, lease: Duration) -> Result<Vec<TakeOver>, StoreError>;
+    async fn renew_take_over(&self, id: Uuid, term: Term, lease: Duration) -> Result<bool, StoreError>;
+    async fn apply_take_over(&self, change: Arc<take_overs::Move>) -> Result<TakeOverApplied, StoreError>;
+    async fn get_take_over(&self, id: Uuid) -> Result<TakeOver, StoreError>;
 
     /// Tells other replicas, best effort.
     async fn notify(&self, payloads: Vec<String>) -> Result<(), StoreError>;

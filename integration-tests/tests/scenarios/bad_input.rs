@@ -78,8 +78,10 @@ async fn calls_about_what_does_not_exist_or_was_said_wrong_are_refused() {
     let moved = v1::PipelineSpec { location: Some(cluster.location("elsewhere")), ..cluster.spec(PIPELINE) };
     let moved = v1::UpdatePipelineRequest { pipeline: PIPELINE.to_owned(), spec: Some(moved), ..Default::default() };
     assert_eq!(client.update_pipeline(moved).await.unwrap_err().reason(), "SPEC_INVALID");
-    let standby = v1::PipelineSpec { initial: v1::Initial::Standby as i32, ..cluster.spec("standby") };
-    assert_eq!(client.create_pipeline(standby).await.unwrap_err().reason(), "SPEC_INVALID");
+    let standby = v1::PipelineSpec { initial: v1::Initial::Standby as i32, ..cluster.spec(PIPELINE) };
+    let standby =
+        v1::UpdatePipelineRequest { pipeline: PIPELINE.to_owned(), spec: Some(standby), ..Default::default() };
+    assert_eq!(client.update_pipeline(standby).await.unwrap_err().reason(), "SPEC_INVALID");
 }
 
 /// A pull order of a part that lies in the bucket as `bytes`.

@@ -12,6 +12,7 @@ use lockstep_protocol::{
     manifest::PartManifest,
     problem::Reason,
     round::{Kind, Phase, PushState, Round, Source},
+    takeover::FenceKnown,
 };
 
 use super::{
@@ -40,6 +41,10 @@ pub(super) struct Audit {
     newest_installed: Option<RoundNo>,
     newest_read: Option<Place>,
     pub(super) resolved_from_unknown: u32,
+    /// Take-overs under way.
+    pub(super) takers: u32,
+    /// Take-overs that were begun.
+    pub(super) rivals: u32,
 }
 
 /// Records a violation of a numbered rule.
@@ -197,8 +202,9 @@ pub(super) fn changed(sim: &Sim, database: &Database, (writer, seen): (Term, &Ro
             audit.newest_installed = audit.newest_installed.max(Some(next.round_no));
         }
         (Kind::Pull(_), phase) if replaced.phase == Phase::Installing && phase != Phase::Installing => {
-            let superseded = next.problem.as_ref().is_some_and(|problem| problem.reason == Reason::Superseded);
-            if phase != Phase::Failed || !superseded {
+            let because = |reason| next.problem.as_ref().is_some_and(|problem| problem.reason == reason);
+            let gone = only_local(next) && because(Reason::CheckpointNotFound);
+            if phase != Phase::Failed || !(because(Reason::Superseded) || gone) {
                 broken(sim, "S12", || format!("round {} went from installing to {phase}", next.round_no));
             }
         }
@@ -302,9 +308,23 @@ fn everywhere(sim: &Sim, round: &Round) {
     }
 }
 
+/// Whether a pull has no source but the hosts' own disks: what one of them loses is gone.
+fn only_local(round: &Round) -> bool {
+    matches!(&round.kind, Kind::Pull(pull)
+        if pull.resolved.as_ref().is_some_and(|r| r.source == Source::Local && r.commit.is_none()))
+}
+
 /// Whether a pull was resolved to nothing at all.
 fn is_fresh(round: &Round) -> bool {
     matches!(&round.kind, Kind::Pull(pull) if pull.resolved.as_ref().is_some_and(|r| r.source == Source::Fresh))
+}
+
+/// A taker believes that its fence stands, or that it never will.
+pub(super) fn fence_judged(sim: &Sim, key: &Key, mine: &Bytes, known: &FenceKnown) {
+    let stands = sim.bucket.borrow().objects.get(&key.to_string()).is_some_and(|bytes| bytes == mine);
+    if stands != (*known == FenceKnown::Mine) {
+        broken(sim, "S3", || format!("{key}: its taker believes {known:?}, and its bytes stand: {stands}"));
+    }
 }
 
 /// A fresh start was decided on; no push of this pipeline can be under way.

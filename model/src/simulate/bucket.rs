@@ -75,6 +75,8 @@ pub(super) async fn create(sim: &Sim, key: &Key, bytes: &Bytes) -> Created {
 fn overwrites(key: &str) -> bool {
     match Key::parse(key) {
         Some(Key::Commit(..)) => planted::is(Bug::UnconditionalCommitPut),
+        Some(Key::Fence(_)) => planted::is(Bug::UnconditionalFence),
+        Some(Key::FenceBase(_)) => planted::is(Bug::UnconditionalBase),
         _ => false,
     }
 }

@@ -74,6 +74,12 @@ faults! {
     ReplicaPaused = "replica paused", 10..120;
     /// A replica hands its rounds back.
     ReplicaReleases = "replica hands back", 5..60;
+    /// Somebody else takes the location over.
+    TakeOver = "take-over", 5..60;
+    /// A taker dies, and somebody goes on with what it had stored.
+    TakerDies = "taker dies", 100..600;
+    /// Somebody who may only read looks for the newest commit.
+    Reader = "reader", 50..600;
     /// Somebody cancels a round.
     Cancel = "cancel", 50..400;
     /// A newer pull comes while one installs.

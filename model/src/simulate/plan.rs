@@ -22,7 +22,7 @@ pub(super) async fn push(sim: &Sim, drive: &Drive, round: &Round, push: &PushSta
         Some(fence) if fence.pipeline == round.pipeline => {}
         _ => return Err(Problem::new(Reason::NotOwner, format!("generation {generation} is not ours"))),
     }
-    match reader::successor(sim, generation).await? {
+    match reader::settled_successor(sim, generation).await? {
         Successor::Absent => {}
         Successor::FenceOnly => return Err(Problem::new(Reason::TakeOverInProgress, "a fence without its base")),
         Successor::Base(base) => {

@@ -3,15 +3,18 @@
 use lockstep_protocol::{
     commit::{CommitDocument, CommitRef, DecisionObject},
     digest::Digest,
-    fence::{Fence, FenceBase, Successor, newest_of},
+    fence::{Fence, FenceBase, Successor},
+    finish::Finish,
     id::{Generation, Seq},
     key::Key,
+    latest::Access,
+    planted::{self, Bug},
     problem::{Problem, Reason},
 };
 
 use super::{
-    audit,
     bucket::{self, NotKnown, Read},
+    taker,
     world::Sim,
 };
 
@@ -25,7 +28,7 @@ impl From<NotKnown> for Problem {
     }
 }
 
-async fn document<T>(
+pub(super) async fn document<T>(
     sim: &Sim,
     key: &Key,
     parse: impl Fn(&str, &[u8]) -> Result<T, Problem>,
@@ -42,7 +45,7 @@ pub(super) async fn fence(sim: &Sim, generation: Generation) -> Result<Option<Fe
     document(sim, &Key::Fence(generation), Fence::parse).await
 }
 
-async fn base(sim: &Sim, generation: Generation) -> Result<Option<FenceBase>, Problem> {
+pub(super) async fn base(sim: &Sim, generation: Generation) -> Result<Option<FenceBase>, Problem> {
     document(sim, &Key::FenceBase(generation), FenceBase::parse).await
 }
 
@@ -66,44 +69,25 @@ pub(super) async fn successor(sim: &Sim, generation: Generation) -> Result<Succe
     Ok(base(sim, next).await?.map_or(Successor::FenceOnly, Successor::Base))
 }
 
-/// A checkpoint of the location.
-pub(super) type Found = (CommitRef, Box<CommitDocument>);
-
-/// The newest commit that counts (F2).
-pub(super) async fn newest(sim: &Sim) -> Result<Option<Found>, Problem> {
-    let began = audit::reading(sim);
-    loop {
-        let highest = highest(sim).await?;
-        let Some(highest) = highest else { return Ok(None) };
-        let base = base(sim, highest).await?;
-        if highest > Generation::FIRST && base.is_none() {
-            return Err(Problem::new(Reason::TakeOverInProgress, format!("fence {highest} has no base")));
+/// As [`successor`], with a base that was left out finished on the way (F3).
+pub(super) async fn settled_successor(sim: &Sim, generation: Generation) -> Result<Successor, Problem> {
+    match successor(sim, generation).await? {
+        Successor::FenceOnly if !planted::is(Bug::FencedWithoutReadingTheBase) => {
+            taker::finish(sim, Finish::begin(generation.next())?).await.map(Successor::Base)
         }
-        let mut usable = None;
-        for key in bucket::list(sim, &Key::commits_of(highest)).await?.iter().rev() {
-            let Some(Key::Commit(generation, seq)) = Key::parse(key) else { continue };
-            if let Some((DecisionObject::Commit(document), digest)) = decision(sim, generation, seq).await? {
-                usable = Some(CommitRef { generation, seq, round: document.round, digest });
-                break;
-            }
-        }
-        let newest = newest_of(highest, base.as_ref(), usable);
-        if fence(sim, highest.next()).await?.is_some() {
-            continue;
-        }
-        audit::read_latest(sim, began, newest);
-        let Some(newest) = newest else { return Ok(None) };
-        return commit(sim, &newest).await;
+        known => Ok(known),
     }
 }
 
-async fn highest(sim: &Sim) -> Result<Option<Generation>, Problem> {
-    let keys = bucket::list(sim, Key::FENCES).await?;
-    let fences = keys.iter().filter_map(|key| match Key::parse(key) {
-        Some(Key::Fence(generation)) => Some(generation),
-        _ => None,
-    });
-    Ok(fences.max())
+/// A checkpoint of the location.
+pub(super) type Found = (CommitRef, Box<CommitDocument>);
+
+/// The newest commit that counts (F2), for the owner.
+pub(super) async fn newest(sim: &Sim) -> Result<Option<Found>, Problem> {
+    match taker::newest(sim, Access::Own).await? {
+        Some(newest) => commit(sim, &newest).await,
+        None => Ok(None),
+    }
 }
 
 /// The document of a commit that counts.

@@ -29,7 +29,7 @@ pub(super) async fn run(sim: &Sim, round: &Round, which: Which) -> Option<Event>
         Which::Abort => push.abort_bytes.as_ref()?,
     };
     let early = match planted::is(Bug::FenceCheckBeforeCommit) {
-        true => Some(reader::successor(sim, round.generation).await),
+        true => Some(reader::settled_successor(sim, round.generation).await),
         false => None,
     };
     let key = Key::Commit(round.generation, push.seq);
@@ -37,7 +37,7 @@ pub(super) async fn run(sim: &Sim, round: &Round, which: Which) -> Option<Event>
     // After the decision, never before: a fence that comes in between must be seen.
     let successor = match early {
         Some(early) => early,
-        None => reader::successor(sim, round.generation).await,
+        None => reader::settled_successor(sim, round.generation).await,
     };
     Some(Event::Settled { decision, successor: successor.ok(), jitter: sim.jitter() })
 }

@@ -1,0 +1,104 @@
+//! Taking a location over. The call admits a row that dispatch drives and waits for its end; what it asked for happens whether or not anybody waits.
+
+use lockstep_bucket::Lookup;
+use lockstep_proto::v1;
+use lockstep_protocol::{
+    fence::Fence,
+    id::Generation,
+    problem::{Problem, Reason},
+    takeover::{Phase, TakeOver, exact_base},
+};
+use tokio::time::Instant;
+
+use super::{Api, request};
+use crate::{
+    convert,
+    store::{AdmitTakeOver, Caller, Change, PipelineRow},
+};
+
+impl Api {
+    pub(super) async fn do_take_over(
+        &self,
+        caller: Caller,
+        message: v1::TakeOverRequest,
+    ) -> Result<v1::TakeOverResponse, Problem> {
+        let row = self.pipeline(&message.pipeline).await?;
+        let request_id = request::request_id(&message.request_id)?;
+        // Who can't be asked can't be fenced either: said at once, before anything is written.
+        let before = self.owner_of(&row).await?;
+        if message.validate_only {
+            let generation = before.as_ref().map_or(Generation::FIRST, |fence| fence.generation.next());
+            return self.taken_over(&row, before, None, generation).await;
+        }
+        let ask = AdmitTakeOver { pipeline: row.id.into(), request_id, retry: self.options.retry };
+        let admitted = self.store.admit_take_over(ask, &caller).await?;
+        let now = self.take_over_ended(admitted).await?;
+        match (now.phase, &now.problem) {
+            (Phase::Done, _) => {
+                let generation = now.generation().unwrap_or(Generation::FIRST);
+                let row = self.store.get_pipeline(&row.id.into()).await?;
+                self.taken_over(&row, before, Some(&now), generation).await
+            }
+            (Phase::Failed | Phase::Cancelled, Some(problem)) => Err(problem.clone()),
+            _ => Err(still_under_way(&row, &now)),
+        }
+    }
+
+    async fn owner_of(&self, row: &PipelineRow) -> Result<Option<Fence>, Problem> {
+        let store = self.connector.connect(&row.spec.location).await?;
+        match lockstep_bucket::owner(store.as_ref()).await {
+            Lookup::Found(fence) => Ok(Some(fence)),
+            Lookup::Absent => Ok(None),
+            Lookup::Unknown(problem) => Err(problem),
+        }
+    }
+
+    /// As it is when it has ended, or after the longest wait.
+    async fn take_over_ended(&self, mut now: TakeOver) -> Result<TakeOver, Problem> {
+        let until = Instant::now() + self.options.create_wait;
+        let mut changes = self.store.changes();
+        let pipeline = now.pipeline;
+        let concerns = move |change| change == Change::Pipeline(pipeline) || change == Change::Anything;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if now.phase.is_terminal() || left.is_zero() || self.stopping.is_cancelled() {
+                return Ok(now);
+            }
+            self.sleep_until_change(&mut changes, concerns, left).await;
+            now = self.store.get_take_over(now.id).await?;
+        }
+    }
+
+    async fn taken_over(
+        &self,
+        row: &PipelineRow,
+        before: Option<Fence>,
+        now: Option<&TakeOver>,
+        generation: Generation,
+    ) -> Result<v1::TakeOverResponse, Problem> {
+        Ok(v1::TakeOverResponse {
+            pipeline: Some(self.shown(row).await?),
+            take_over: now.map(|now| now.id.to_string()).unwrap_or_default(),
+            generation: generation.get(),
+            previous_generation: before.as_ref().map_or(0, |fence| fence.generation.get()),
+            previous_owner: before.as_ref().map(|fence| fence.pipeline.to_string()).unwrap_or_default(),
+            previous_owner_name: before.as_ref().map(|fence| fence.pipeline_name.to_string()).unwrap_or_default(),
+            newest: now.and_then(exact_base).as_ref().map(convert::round::commit_ref),
+        })
+    }
+}
+
+fn still_under_way(row: &PipelineRow, now: &TakeOver) -> Problem {
+    let name = &row.spec.name;
+    let last = now.problem.as_ref().map_or_else(String::new, |problem| format!(" ({problem})"));
+    Problem::new(
+        Reason::TakeOverInProgress,
+        format!(
+            "pipeline {name} does not own {} yet: take-over {} is {}{last}; it goes on, the same call with the same request_id tells how it ends",
+            row.spec.location, now.id, now.phase
+        ),
+    )
+    .with("pipeline", name)
+    .with("take_over", now.id)
+    .with("phase", now.phase)
+}

@@ -1,0 +1,278 @@
+//! Take-overs of locations: each a row that one replica at a time drives, effect by effect, as `protocol` decides. What was put may stand whatever is known, so
+//! nothing is given up half way: whoever claims the row next puts the same bytes.
+
+use std::sync::Arc;
+
+use lockstep_bucket::{DecisionFound, FenceOutcome, Lookup, ObjectStore, decide as decisions, fences, probe};
+use lockstep_protocol::{
+    commit::{CommitRef, DecisionObject},
+    fence::{Fence, FenceBase},
+    finish::AtKey,
+    id::Generation,
+    key::Key,
+    problem::{Problem, Reason, Retryable},
+    round::{KeyRead, Round},
+    takeover::{Decision, Effect, Event, FenceKnown, Settlement, TakeOver, decide, effects, next_wake, settle},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
+
+use super::{Services, drive::jitter, next_look};
+use crate::{
+    plan::BackOff,
+    store::{Adoption, Change, LastCommit, Page, RoundFilter, StoreError, TakeOverApplied},
+};
+
+/// Claims take-overs that nobody drives, until it is told to stop.
+pub(super) async fn run(services: Arc<Services>, shutdown: CancellationToken) {
+    let tasks = TaskTracker::new();
+    let options = &services.options;
+    let mut changes = services.store.changes();
+    let mut back_off = BackOff::of_calls();
+    while !shutdown.is_cancelled() {
+        let looked = tokio::time::Instant::now();
+        match services.store.claim_take_overs(&options.replica, options.lease).await {
+            Ok(claimed) => {
+                back_off = BackOff::of_calls();
+                for take_over in claimed {
+                    let span = tracing::info_span!("take-over", take_over.id = %take_over.id, pipeline.name = %take_over.pipeline_name);
+                    tasks.spawn(drive(Arc::clone(&services), take_over, shutdown.clone()).instrument(span));
+                }
+                shutdown.run_until_cancelled(next_look(&services, &mut changes, Change::ClaimWaits, looked)).await;
+            }
+            Err(error) => {
+                let problem = error.problem();
+                tracing::warn!(reason = %problem.reason, "no take-over could be claimed: {}", problem.message);
+                shutdown.run_until_cancelled(back_off.pause()).await;
+            }
+        }
+    }
+    tasks.close();
+    tasks.wait().await;
+}
+
+/// One take-over, until it ends, is somebody else's, or the process stops; then its lease runs out, and another replica goes on.
+async fn drive(services: Arc<Services>, take_over: TakeOver, shutdown: CancellationToken) {
+    let lost = CancellationToken::new();
+    let renewal = tokio::spawn(renew(Arc::clone(&services), take_over.clone(), lost.clone()));
+    let stop = async {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = lost.cancelled() => {}
+        }
+    };
+    let mut back_off = BackOff::of_calls();
+    let mut now = take_over;
+    let steps = async {
+        while !now.phase.is_terminal() {
+            match step(&services, &now).await {
+                Ok(Some(next)) => {
+                    back_off = BackOff::of_calls();
+                    now = next;
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    let problem = error.problem();
+                    tracing::warn!(reason = %problem.reason, "a step of the take-over was not stored: {}", problem.message);
+                    back_off.pause().await;
+                    match services.store.get_take_over(now.id).await {
+                        Ok(found) if found.term == now.term => now = found,
+                        Ok(_) => return,
+                        Err(_) => {}
+                    }
+                }
+            }
+        }
+        match &now.problem {
+            None => tracing::info!(phase = %now.phase, "take-over ended"),
+            Some(problem) => {
+                tracing::warn!(phase = %now.phase, reason = %problem.reason, "take-over ended: {}", problem.message)
+            }
+        }
+    };
+    // Database calls run in tasks of their own; an S3 request that is dropped here counts as unknown, as any other.
+    tokio::select! {
+        () = steps => {}
+        () = stop => {}
+    }
+    lost.cancel();
+    if let Err(error) = renewal.await {
+        tracing::error!(%error, "renewing a take-over ended early");
+    }
+}
+
+async fn renew(services: Arc<Services>, take_over: TakeOver, lost: CancellationToken) {
+    let options = &services.options;
+    while lost.run_until_cancelled(tokio::time::sleep(options.renew_every)).await.is_some() {
+        match services.store.renew_take_over(take_over.id, take_over.term, options.lease).await {
+            Ok(true) => {}
+            Ok(false) => return lost.cancel(),
+            Err(error) => {
+                let problem = error.problem();
+                tracing::debug!(reason = %problem.reason, "a take-over was not renewed: {}", problem.message);
+            }
+        }
+    }
+}
+
+/// The stored take-over's effect, and the guarded write of what comes of it. None: it is somebody else's now.
+async fn step(services: &Services, take_over: &TakeOver) -> Result<Option<TakeOver>, StoreError> {
+    let Some(effect) = effects(take_over, services.clock.now()).into_iter().next() else {
+        let at = next_wake(take_over).unwrap_or_else(|| services.clock.now());
+        tokio::time::sleep_until(services.clock.instant_of(at)).await;
+        return Ok(Some(take_over.clone()));
+    };
+    let done = carry_out(services, take_over, effect).await;
+    let (event, adoption) = done.unwrap_or_else(|problem| (unknown(problem), None));
+    let decision: Decision = decide(take_over, &event, services.clock.now());
+    if !decision.changes(take_over) {
+        return Ok(Some(take_over.clone()));
+    }
+    match services.store.apply_take_over(take_over, &decision, adoption, &services.caller()).await? {
+        TakeOverApplied::Stored(next) => Ok(Some(next)),
+        TakeOverApplied::Moved => match services.store.get_take_over(take_over.id).await? {
+            found if found.term == take_over.term => Ok(Some(found)),
+            _ => Ok(None),
+        },
+    }
+}
+
+fn unknown(problem: Problem) -> Event {
+    tracing::info!(reason = %problem.reason, "the take-over waits: {}", problem.message);
+    Event::Unknown { problem, jitter: jitter() }
+}
+
+async fn carry_out(
+    services: &Services,
+    take_over: &TakeOver,
+    effect: Effect,
+) -> Result<(Event, Option<Adoption>), Problem> {
+    let bucket = services.connector.connect(&take_over.location).await?;
+    let bucket = bucket.as_ref();
+    Ok(match effect {
+        Effect::Survey => (survey(bucket).await?, None),
+        Effect::PutFence(generation) => (put_fence(bucket, take_over, generation).await?, None),
+        Effect::FinishBase(generation) => (Event::BaseStands(fences::finish_base(bucket, generation).await?), None),
+        Effect::Adopt => (Event::Adopted, Some(adoption(services, bucket, take_over).await?)),
+        Effect::WarmPull | Effect::Pull(_) => {
+            return Err(Problem::new(
+                Reason::DatabaseBehind,
+                format!(
+                    "take-over {} is an activation, which this version can't drive: upgrade lockstep",
+                    take_over.id
+                ),
+            )
+            .with("take_over", take_over.id));
+        }
+    })
+}
+
+/// Nothing has been put yet: what can't pass by itself ends the take-over.
+async fn survey(bucket: &dyn ObjectStore) -> Result<Event, Problem> {
+    let found = async {
+        let report = probe(bucket).await?;
+        if !report.left.is_empty() {
+            tracing::info!(left = report.left.len(), "the probe's objects could not be removed");
+        }
+        match fences::owner(bucket).await {
+            Lookup::Found(fence) => {
+                if fence.generation > Generation::FIRST {
+                    fences::finish_base(bucket, fence.generation).await?;
+                }
+                Ok(Some(fence))
+            }
+            Lookup::Absent => Ok(None),
+            Lookup::Unknown(problem) => Err(problem),
+        }
+    };
+    match found.await {
+        Ok(highest) => Ok(Event::Surveyed { highest }),
+        Err(problem) if problem.retryable() == Retryable::Yes => Err(problem),
+        Err(problem) => Ok(Event::Refused(problem)),
+    }
+}
+
+async fn put_fence(bucket: &dyn ObjectStore, take_over: &TakeOver, generation: Generation) -> Result<Event, Problem> {
+    let missing = || {
+        Problem::new(Reason::DatabaseBehind, format!("take-over {} holds no fence", take_over.id))
+            .with("take_over", take_over.id)
+    };
+    let prepared = take_over.fence.as_ref().ok_or_else(missing)?;
+    let fence = Fence::parse(&Key::Fence(generation).to_string(), prepared.bytes.as_bytes())?;
+    if generation == Generation::FIRST {
+        fences::ensure_format(bucket).await?;
+    }
+    match fences::put_fence(bucket, &fence).await {
+        FenceOutcome::Mine => Ok(Event::Fenced(FenceKnown::Mine)),
+        FenceOutcome::Lost(other) => Ok(Event::Fenced(FenceKnown::Lost(Box::new(other)))),
+        FenceOutcome::Unknown(error) | FenceOutcome::Refused(error) => Err(error.problem()),
+        FenceOutcome::Unreadable(problem) => Err(problem),
+    }
+}
+
+/// What becomes of the pipeline's open round, and which commit its row names from now on.
+async fn adoption(services: &Services, bucket: &dyn ObjectStore, take_over: &TakeOver) -> Result<Adoption, Problem> {
+    // A location that nobody owned before starts at nothing.
+    let nothing = FenceBase { generation: Generation::FIRST, newest: None, tombstones: Vec::new() };
+    let base = take_over.base.clone().unwrap_or(nothing);
+    let filter = RoundFilter { pipeline: Some(take_over.pipeline), active_only: true, kind: None };
+    let open = services.store.list_rounds(filter, Page { size: 1, token: None }).await.map_err(Problem::from)?;
+    let round = match open.items.into_iter().next() {
+        None => None,
+        Some(record) => Some(settled(services, bucket, record.round, base.clone()).await?),
+    };
+    let last = match base.newest {
+        None => None,
+        Some(newest) => last_commit(bucket, newest).await?,
+    };
+    Ok(Adoption { round, last })
+}
+
+async fn settled(
+    services: &Services,
+    bucket: &dyn ObjectStore,
+    round: Round,
+    mut base: FenceBase,
+) -> Result<(Round, lockstep_protocol::round::Decision), Problem> {
+    let mut key = KeyRead::NotYet;
+    loop {
+        match settle(&round, &base, key, services.clock.now()) {
+            Settlement::Settled(decision) => return Ok((round, *decision)),
+            Settlement::NeedsBase(generation) => base = fences::finish_base(bucket, generation).await?,
+            Settlement::NeedsKey(generation, seq) => {
+                key = match decisions::read_decision(bucket, generation, seq).await.known()? {
+                    None => KeyRead::Absent,
+                    Some(DecisionFound::Retired) => KeyRead::Holds(AtKey::Swept),
+                    Some(DecisionFound::Decision(DecisionObject::Abort(_), _)) => KeyRead::Holds(AtKey::Abort),
+                    Some(DecisionFound::Decision(DecisionObject::Commit(document), digest)) => {
+                        KeyRead::Holds(AtKey::Commit(CommitRef { generation, seq, round: document.round, digest }))
+                    }
+                };
+            }
+            Settlement::Undecided => {
+                return Err(Problem::new(
+                    Reason::RoundInProgress,
+                    format!("round {} of pipeline {} is not decided yet", round.id, round.pipeline_name),
+                )
+                .with("round", round.id)
+                .with("pipeline", &round.pipeline_name));
+            }
+        }
+    }
+}
+
+/// None: it was retired since; its objects may go, so nothing builds on it.
+async fn last_commit(bucket: &dyn ObjectStore, newest: CommitRef) -> Result<Option<LastCommit>, Problem> {
+    match decisions::read_decision(bucket, newest.generation, newest.seq).await.known()? {
+        Some(DecisionFound::Decision(DecisionObject::Commit(document), digest)) if digest == newest.digest => {
+            Ok(Some(LastCommit {
+                commit: newest,
+                step: document.step,
+                fingerprint: document.fingerprint,
+                local_checkpoints: document.parts.iter().map(|part| part.local_checkpoint).collect(),
+                at: document.created_at,
+            }))
+        }
+        _ => Ok(None),
+    }
+}

@@ -1,0 +1,167 @@
+//! Take-overs: what `take_overs` does in SQL.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use lockstep_protocol::{
+    id::{RequestId, Seq, Term},
+    takeover::TakeOver,
+};
+use uuid::Uuid;
+
+use super::{Line, Tables, later};
+use crate::store::{
+    Applied, ClaimState, TakeOverApplied,
+    apply::Change,
+    audit::event,
+    sqlstate::Fail,
+    take_overs::{
+        Adoption, Move, Request, admitted_because, check_admits, new_take_over, not_found, stored, writer_of,
+    },
+};
+
+/// One row of `take_overs`.
+#[derive(Clone, Debug)]
+pub(super) struct StoredTakeOver {
+    value: TakeOver,
+    request_id: Option<RequestId>,
+    lease_until: Option<DateTime<Utc>>,
+}
+
+impl Tables {
+    pub(super) fn admit_take_over(&mut self, request: &Request, now: DateTime<Utc>) -> Result<TakeOver, Fail> {
+        let pipeline = self.own_pipeline(&request.ask.pipeline)?.row.clone();
+        let asked = request.ask.request_id;
+        let mut of_pipeline = self.take_overs.values().filter(|stored| stored.value.pipeline == pipeline.id);
+        let known = of_pipeline
+            .clone()
+            .find(|stored| stored.value.id == request.id || asked.is_some() && stored.request_id == asked);
+        if let Some(known) = known {
+            return Ok(known.value.clone());
+        }
+        let active = of_pipeline.find(|stored| !stored.value.phase.is_terminal()).map(|stored| stored.value.id);
+        check_admits(&pipeline, active)?;
+        let new = new_take_over(&pipeline, request, writer_of(&self.identity));
+        self.take_overs.insert(
+            new.id,
+            StoredTakeOver { value: new.clone(), request_id: request.ask.request_id, lease_until: None },
+        );
+        let cause = admitted_because(&new);
+        self.tell(&new, (event::TAKE_OVER_ADMITTED, None, new.phase.as_str()), &cause, &request.caller.actor, now);
+        Ok(new)
+    }
+
+    fn tell(
+        &mut self,
+        take_over: &TakeOver,
+        (event, from, to): (&'static str, Option<&'static str>, &'static str),
+        cause: &str,
+        actor: &str,
+        now: DateTime<Utc>,
+    ) {
+        self.write(
+            now,
+            &Line {
+                pipeline: take_over.pipeline,
+                round: None,
+                host_idx: None,
+                event,
+                from,
+                to: Some(to),
+                cause,
+                actor,
+                trace_id: None,
+                guard: None,
+            },
+        );
+    }
+
+    pub(super) fn claim_take_overs(&mut self, lease: Duration, now: DateTime<Utc>) -> Vec<TakeOver> {
+        let due = |stored: &&mut StoredTakeOver| {
+            !stored.value.phase.is_terminal() && stored.lease_until.is_none_or(|until| until < now)
+        };
+        let claim = |stored: &mut StoredTakeOver| {
+            stored.value.term = stored.value.term.next();
+            stored.value.version += 1;
+            stored.lease_until = Some(later(now, lease));
+            stored.value.clone()
+        };
+        self.take_overs.values_mut().filter(due).map(claim).collect()
+    }
+
+    pub(super) fn renew_take_over(&mut self, id: Uuid, term: Term, lease: Duration, now: DateTime<Utc>) -> bool {
+        match self.take_overs.get_mut(&id) {
+            Some(stored) if stored.value.term == term && !stored.value.phase.is_terminal() => {
+                stored.lease_until = Some(later(now, lease));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn get_take_over(&self, id: Uuid) -> Result<TakeOver, Fail> {
+        self.take_overs.get(&id).map(|stored| stored.value.clone()).ok_or_else(|| not_found(id).into())
+    }
+
+    pub(super) fn apply_take_over(&mut self, change: &Move, now: DateTime<Utc>) -> Result<TakeOverApplied, Fail> {
+        let before = &change.before;
+        let current = self.take_overs.get(&before.id).is_some_and(|stored| {
+            let value = &stored.value;
+            value.version == before.version && value.term == before.term && !value.phase.is_terminal()
+        });
+        if !current {
+            return Ok(TakeOverApplied::Moved);
+        }
+        if let Some(adoption) = &change.adoption
+            && !self.adopt(change, adoption, now)?
+        {
+            return Ok(TakeOverApplied::Moved);
+        }
+        let next = stored(change);
+        if change.decision.fence_pipeline {
+            let (holds, problem) = (next.holds, next.problem.clone());
+            let fits = self.any_pipeline(next.pipeline)?.generation == holds;
+            self.change_pipeline(next.pipeline, now, |row| {
+                if fits && row.fenced.is_none() {
+                    row.fenced = problem;
+                }
+            });
+        }
+        for transition in &change.decision.transitions {
+            let phases = (event::TAKE_OVER_PHASE, Some(transition.from), transition.to);
+            self.tell(&next, phases, &transition.cause, &change.caller.actor, now);
+        }
+        if let Some(stored) = self.take_overs.get_mut(&next.id) {
+            stored.value = next.clone();
+        }
+        Ok(TakeOverApplied::Stored(next))
+    }
+
+    fn adopt(&mut self, change: &Move, adoption: &Adoption, now: DateTime<Utc>) -> Result<bool, Fail> {
+        let next = &change.decision.next;
+        let Some(fence) = next.fence.clone() else { return Ok(false) };
+        let pipeline = self.any_pipeline(next.pipeline)?;
+        let open = self.active_round(&pipeline).map(|record| record.round.id);
+        if open != adoption.round.as_ref().map(|(round, _)| round.id) {
+            return Ok(false);
+        }
+        if let Some((before, decision)) = &adoption.round {
+            let settled = Change { before: before.clone(), decision: decision.clone(), caller: change.caller.clone() };
+            if self.apply(&settled, now)? == Applied::Moved {
+                return Ok(false);
+            }
+        }
+        let identity = self.identity.clone();
+        self.change_pipeline(next.pipeline, now, |row| {
+            row.claim = ClaimState::Owned;
+            row.claim_problem = None;
+            row.generation = fence.generation;
+            row.fence_bytes = Some(fence.bytes);
+            row.fenced = None;
+            row.next_seq = Seq::FIRST;
+            row.last_commit.clone_from(&adoption.last);
+            row.database = identity;
+        });
+        Ok(true)
+    }
+}
