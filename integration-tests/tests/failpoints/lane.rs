@@ -10,6 +10,7 @@ use std::{
 };
 
 use futures::FutureExt as _;
+use tokio::sync::Semaphore;
 
 /// What cases run on, one at a time.
 pub(crate) trait Lane: Sized {
@@ -34,8 +35,11 @@ pub(crate) struct Outcome {
     pub(crate) recovery: Duration,
 }
 
-/// Lanes at a time: cases mostly wait for leases and processes.
+/// Lanes of a test: cases mostly wait for leases and processes.
 const LANES: usize = 6;
+
+/// Cases that run at a time, of all tests together: more would only make each other slow enough to look silent.
+static PLACES: Semaphore = Semaphore::const_new(8);
 
 /// Runs all cases, prints a line each, and fails with those that failed.
 pub(crate) async fn go_through<L: Lane>(what: &str, cases: Vec<L::Case>) {
@@ -48,7 +52,6 @@ pub(crate) async fn go_through<L: Lane>(what: &str, cases: Vec<L::Case>) {
         let mut lane: Option<L> = None;
         loop {
             let Some(case) = next(&cases, lane.as_ref()) else { return };
-            let began = Instant::now();
             let run = async {
                 let mut here = match lane.take().filter(|lane| lane.fits(&case)) {
                     Some(lane) => lane,
@@ -57,6 +60,8 @@ pub(crate) async fn go_through<L: Lane>(what: &str, cases: Vec<L::Case>) {
                 let outcome = here.run(&case).await;
                 (here, outcome)
             };
+            let _place = PLACES.acquire().await.expect("it is never closed");
+            let began = Instant::now();
             let seconds = || began.elapsed().as_secs_f64();
             match AssertUnwindSafe(run).catch_unwind().await {
                 Ok((here, outcome)) => {
