@@ -10,6 +10,7 @@ use lockstep_protocol::{
     round::WantedCut,
     schedule::{Look, PushSchedule, look},
 };
+use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
@@ -38,16 +39,29 @@ pub(super) async fn run(services: Arc<Services>, shutdown: CancellationToken) {
     let mut back_off = BackOff::of_calls();
     // Long enough that no other replica looks while hosts are being asked.
     let lease = services.options.lease + services.options.unreachable_after;
+    // When a look is stored, it is known when the next one is due.
+    let stored = Arc::new(Notify::new());
     while !shutdown.is_cancelled() {
         match services.store.due_pushes(lease, AT_ONCE).await {
             Ok(found) => {
                 back_off = BackOff::of_calls();
                 for due in found.due {
                     let span = tracing::info_span!("schedule", pipeline.id = %due.pipeline);
-                    tasks.spawn(look_at(Arc::clone(&services), due).instrument(span));
+                    let (services, stored) = (Arc::clone(&services), Arc::clone(&stored));
+                    let look = async move {
+                        look_at(services, due).await;
+                        stored.notify_one();
+                    };
+                    tasks.spawn(look.instrument(span));
                 }
                 let next = found.next.unwrap_or(IDLE).clamp(Duration::from_millis(10), IDLE);
-                shutdown.run_until_cancelled(until_pipelines_change(&mut changes, next)).await;
+                let woken = async {
+                    tokio::select! {
+                        () = until_pipelines_change(&mut changes, next) => {}
+                        () = stored.notified() => {}
+                    }
+                };
+                shutdown.run_until_cancelled(woken).await;
             }
             Err(error) => {
                 let problem = error.problem();

@@ -4,7 +4,7 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use lockstep_protocol::{
     id::{Fingerprint, Incarnation},
     problem::Problem,
-    round::{Round, WantedCut},
+    round::{Kind, Round, WantedCut},
     selection::{Cut, LocalCheckpoint, common_cut},
 };
 use tokio::time::Instant;
@@ -92,8 +92,15 @@ async fn ask(context: &PlanContext, round: &Round, host: Host) -> Result<FoundAg
     }
 }
 
+/// Only the planning of a push that was admitted takes what was asked ahead for it. A pull must not: a disk that was lost since would be chosen as its source. Nor
+/// admission (a round without an id): what it finds "committed already" is its answer.
+fn may_take_ahead(round: &Round) -> bool {
+    matches!(round.kind, Kind::Push(_)) && !round.id.uuid().is_nil()
+}
+
 async fn ask_once(agents: &dyn AgentReads, round: &Round, host: &Host) -> AgentAnswer<Option<FoundAgent>> {
-    let (described, listing) = match agents.take(host) {
+    let ahead = if may_take_ahead(round) { agents.take(host) } else { None };
+    let (described, listing) = match ahead {
         Some((described, listing)) => (AgentAnswer::Answer(described), AgentAnswer::Answer(listing)),
         // Both at once: the listing counts only if it is of the very process that described itself as ours.
         None => futures::join!(agents.describe(host), agents.list_checkpoints(host)),
@@ -111,4 +118,21 @@ async fn ask_once(agents: &dyn AgentReads, round: &Round, host: &Host) -> AgentA
         let same = listing.incarnation == described.incarnation;
         Ok(same.then(|| FoundAgent { host: host.clone(), described, checkpoints: listing.checkpoints }))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use lockstep_protocol::{id::RoundId, spec::PullSelector};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::plan::fixture;
+
+    #[test]
+    fn what_was_asked_ahead_serves_the_planning_of_an_admitted_push_and_nothing_else() {
+        let push = fixture::push(1, WantedCut::Newest, None);
+        assert!(may_take_ahead(&push));
+        assert!(!may_take_ahead(&Round { id: RoundId::new(Uuid::nil()), ..push }), "admission itself");
+        assert!(!may_take_ahead(&fixture::pull(fixture::request(PullSelector::Latest))), "its disk may be gone since");
+    }
 }
