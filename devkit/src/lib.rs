@@ -13,7 +13,7 @@
 //!   checked, and a write into a missing bucket creates it. Here publishing is atomic, and faults
 //!   ([`Faults`]), denials ([`Denials`]) and a request log ([`RequestLog`]) come with it.
 //!
-//! [`line`] is a connection that can go dead without being closed.
+//! [`mod@line`] is a connection that can go dead without being closed.
 //!
 //! [`dbsp`] generates storage directories as the `dbsp` engine leaves them, of any size, for tests and measurements.
 //!

@@ -4,8 +4,8 @@
 //! Two checkpoints stand at the start: the second shares a pack with the first and its manifest inherits the first one's. Create-only PUTs of commits and
 //! tombstones, uploads and deletes are late, lost and doubled at once: once sent they may land at any time, as often as they make a difference.
 //!
-//! - [`objects`]: sets of objects; [`facts`]: their keys and documents
-//! - [`pushes`], [`pulls`]; [`collector`]: one database's garbage collection; [`taker`]: the take-over
+//! - `objects`: sets of objects; `facts`: their keys and documents
+//! - `pushes`, `pulls`; `collector`: one database's garbage collection; `taker`: the take-over
 
 mod collector;
 mod facts;

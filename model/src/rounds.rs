@@ -1,7 +1,7 @@
 //! Worlds of rounds, around the production `round::decide`, `round::effects`, `order::{check_identity, check_mark, admit}`, `fence::counts` and the documents'
 //! bytes.
 //!
-//! - [`push`]: push rounds up to their decision; [`pull`]: pull rounds up to `Installed`
+//! - `push`: push rounds up to their decision; `pull`: pull rounds up to `Installed`
 //! - `cast`: who appears; `told`: events; `book`: distinct rounds, numbered, with what production makes of them
 //! - `row`: the guarded row and its drivers; `agent`: a host's agent
 

@@ -4,10 +4,10 @@
 //! The bucket's create-only PUTs are late, lost and doubled at once: from when its bytes are stored a PUT may land at any time as long as its key is empty, or never.
 //! Processes die by not being heard of again, or lose what they remember and go on from their rows.
 //!
-//! - [`bucket`]: what stands, and what is under way
-//! - [`writer`]: a database's open push, from stored bytes to the acknowledgement
-//! - [`taker`]: a take-over; [`reader`]: a look for the newest
-//! - [`facts`]: documents and ids
+//! - `bucket`: what stands, and what is under way
+//! - `writer`: a database's open push, from stored bytes to the acknowledgement
+//! - `taker`: a take-over; `reader`: a look for the newest
+//! - `facts`: documents and ids
 
 mod bucket;
 mod facts;

@@ -140,7 +140,7 @@ async fn every_wrong_spec_is_refused_by_field() {
         ("SPEC_INVALID", "prefix", |s| s.location.as_mut().unwrap().prefix = "../up".to_owned()),
         ("SPEC_INVALID", "read_location", |s| s.read_location.clone_from(&s.location)),
         ("SPEC_INVALID", "hosts", |s| s.hosts = 0),
-        ("SPEC_INVALID", "initial", |s| s.initial = v1::Initial::Standby.into()),
+        ("SPEC_INVALID", "initial", |s| s.initial = 7),
         ("STANDBY_FIELD_REMOVED", "standby", |s| s.standby = Some(true)),
         ("STANDBY_FIELD_REMOVED", "standby", |s| s.standby = Some(false)),
     ];

@@ -1,8 +1,8 @@
 //! Push rounds of one pipeline: replicas that pause, wake and lose answers, agents that restart and answer late, a store that executes PUTs late or
 //! loses their answers, a cancel, a deadline, a taker, a reader.
 //!
-//! What is not in the production `protocol` crate is played here as the coordinator and the agent do it: the guarded row ([`super::row`]), the agent's
-//! register ([`super::agent`]), the create-only PUT and the order of reads around it (`bucket/src/decide.rs`, `coordinator/src/dispatch/settle.rs`).
+//! What is not in the production `protocol` crate is played here as the coordinator and the agent do it: the guarded row (`super::row`), the agent's
+//! register (`super::agent`), the create-only PUT and the order of reads around it (`bucket/src/decide.rs`, `coordinator/src/dispatch/settle.rs`).
 
 use std::{
     hash::{Hash, Hasher},

@@ -1,5 +1,5 @@
-//! Others who take the location over: the production steps of a take-over ([`takeover`]), of finishing a base ([`Finish`]) and of looking for the newest
-//! commit ([`Look`]), each request of which may fail. Takers are killed between any two requests and go on from what they had stored.
+//! Others who take the location over: the production steps of a take-over (`takeover`), of finishing a base (`Finish`) and of looking for the newest
+//! commit (`Look`), each request of which may fail. Takers are killed between any two requests and go on from what they had stored.
 
 use std::rc::Rc;
 

@@ -66,7 +66,7 @@ pub enum Act {
     Upload(u8),
     /// A transfer has stopped.
     StopEnds(u8),
-    /// See [`PutFault::Late`].
+    /// See `PutFault::Late`.
     LatePutLands,
     /// See [`Act::OrderLate`].
     LateOrderArrives,
