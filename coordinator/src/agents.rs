@@ -19,7 +19,7 @@ use lockstep_protocol::{
     order::OrderHeader,
     problem::{Problem, Reason},
 };
-use lockstep_rpc::{ChannelOptions, MAX_MESSAGE_BYTES, TracedChannel, connect_lazy, with_deadline};
+use lockstep_rpc::{Carrier, ChannelOptions, MAX_MESSAGE_BYTES, RpcProblem, connect_lazy, with_deadline};
 use tokio::sync::Semaphore;
 use tonic::{Response, Status};
 
@@ -107,7 +107,8 @@ pub struct AgentPool {
 
 struct Shared {
     options: AgentPoolOptions,
-    channels: Mutex<HashMap<String, TracedChannel>>,
+    dial: Box<Dial>,
+    channels: Mutex<HashMap<String, Carrier>>,
     calls: Semaphore,
     polls: Semaphore,
 }
@@ -118,7 +119,10 @@ impl fmt::Debug for AgentPool {
     }
 }
 
-type Client = AgentClient<TracedChannel>;
+/// Makes the channel to an address, connecting when it is first used.
+type Dial = dyn Fn(&str, &ChannelOptions) -> Result<Carrier, RpcProblem> + Send + Sync;
+
+type Client = AgentClient<Carrier>;
 
 /// Addresses kept connected; beyond it idle ones are forgotten, and a forgotten one only costs a new connection.
 const MAX_CHANNELS: usize = 8192;
@@ -126,8 +130,16 @@ const MAX_CHANNELS: usize = 8192;
 impl AgentPool {
     /// No connection is made yet.
     pub fn new(options: AgentPoolOptions) -> Self {
+        Self::over(options, |address, options| connect_lazy(address, options).map(Carrier::new))
+    }
+
+    /// Over another network: that of a simulation.
+    pub fn over(
+        options: AgentPoolOptions,
+        dial: impl Fn(&str, &ChannelOptions) -> Result<Carrier, RpcProblem> + Send + Sync + 'static,
+    ) -> Self {
         let (calls, polls) = (Semaphore::new(options.max_calls.max(1)), Semaphore::new(options.max_polls.max(1)));
-        Self { shared: Arc::new(Shared { options, channels: Mutex::default(), calls, polls }) }
+        Self { shared: Arc::new(Shared { options, dial: Box::new(dial), channels: Mutex::default(), calls, polls }) }
     }
 
     fn client(&self, host: &Host) -> Result<Client, Problem> {
@@ -139,7 +151,7 @@ impl AgentPool {
                     connect_timeout: self.shared.options.connect_timeout,
                     ..ChannelOptions::default()
                 };
-                let channel = connect_lazy(&host.address, &options).map_err(|error| {
+                let channel = (self.shared.dial)(&host.address, &options).map_err(|error| {
                     Problem::new(Reason::SpecInvalid, format!("{}: {}", host.slot, error.message))
                         .with("field", "agents")
                         .with("host_idx", host.slot.idx())

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
-use lockstep_protocol::round::{Decision, Event, Round, check_cancellable, decide, effects, next_wake};
+use lockstep_protocol::{
+    planted::{self, Bug},
+    round::{Decision, Event, Phase, Round, check_cancellable, decide, effects, next_wake},
+};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -88,7 +91,7 @@ pub(super) async fn drive(
 /// Decides events in their order and stores what they change in one write. A write that finds the round moved, or whose outcome is unknown, is followed by a look: whatever
 /// stands there is what the event is decided on next, and one that fits it no more changes nothing.
 async fn settle(
-    drive: &Drive,
+    drive: &Arc<Drive>,
     mut round: Round,
     events: &[Event],
     lost: &CancellationToken,
@@ -104,6 +107,12 @@ async fn settle(
         if decision.next.phase != round.phase {
             // What people see of a phase afterwards is the last there was.
             drive.save_progress(&round).await;
+        }
+        if planted::is(Bug::EffectsBeforeStored) && decision.next.phase == Phase::Committing {
+            for effect in effects(&decision.next, services.clock.now()) {
+                let (drive, next) = (Arc::clone(drive), Arc::new(decision.next.clone()));
+                Box::pin(super::effects::run(drive, next, effect)).await;
+            }
         }
         let milestone = milestone::of(&round, &decision.next);
         milestone::before_stored(milestone);
