@@ -11,3 +11,4 @@ test: prerequisites
 
 prerequisites:
 	@scripts/ensure-postgres.sh
+	@scripts/ensure-pgbouncer.sh

@@ -1,32 +1,23 @@
 //! What a location holds: the commits that count, newest first (F1, F2). Reads only, except where a base has to be finished.
 
-use std::collections::BTreeSet;
-
 use chrono::{DateTime, Utc};
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
 use lockstep_protocol::{
     commit::{CommitDocument, CommitRef, DecisionObject},
     digest::Digest,
-    fence::{Fence, FenceBase},
+    fence::Fence,
     id::{Generation, RoundId, Seq, Step},
     key::Key,
+    latest::{Look, ReadCommits},
     problem::{Problem, Reason},
-    tombstone::Tombstone,
 };
+
+pub use lockstep_protocol::latest::Access;
 
 use crate::{
     document, fences,
     store::{Lookup, MAX_PAGE, ObjectStore},
 };
-
-/// Whether the reader may finish a base that a dead taker left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// A location that the caller owns or follows as its own: F3 is done on the way.
-    Own,
-    /// A foreign or read-only location is never written (G5): there an open take-over is `TAKE_OVER_IN_PROGRESS`.
-    ReadOnly,
-}
 
 /// Which checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,9 +42,6 @@ pub struct Checkpoint {
     /// It bears a mark: something of it was found broken. No base, not latest.
     pub damaged: bool,
 }
-
-/// A take-over that lands between two looks makes a reader start over (F2 step 4); this many in one call are no accident.
-const LOOKS: usize = 8;
 
 /// The newest checkpoint (F2): never of an older generation while a take-over is open, never a retired or damaged one.
 pub async fn latest(store: &dyn ObjectStore, access: Access) -> Lookup<Checkpoint, Problem> {
@@ -149,120 +137,97 @@ enum Next {
     Stop,
 }
 
-/// Visits checkpoints newest first, `batch` documents at once, and starts over where a fence came in between (F2).
+/// Visits checkpoints newest first, `batch` documents at once: the requests of [`Look`], in its order.
 async fn scan(
     store: &dyn ObjectStore,
     access: Access,
     batch: usize,
     mut visit: impl FnMut(Visit) -> Next + Send,
 ) -> Result<(), Problem> {
-    let mut highest = None;
-    for _ in 0..LOOKS {
-        highest = fences::highest(store).await.known()?;
-        let Some(highest) = highest else { return Ok(()) };
-        visit(Visit::Again);
-        let base = match fences::base(store, highest).await.known()? {
-            Some(base) => Some(base),
-            None if highest == Generation::FIRST => None,
-            None if access == Access::Own => Some(fences::finish_base(store, highest).await?),
-            None => return Err(take_over_in_progress(store, highest)),
+    let mut look = Look::begin(access);
+    let here = |problem| fences::at(store, problem);
+    loop {
+        look = match look {
+            Look::ListFences(list) => {
+                visit(Visit::Again);
+                let listed = store.list_all(Key::FENCES).await?;
+                let fences = listed.iter().filter_map(|object| match Key::parse(&object.key) {
+                    Some(Key::Fence(generation)) => Some(generation),
+                    _ => None,
+                });
+                list.answer(fences).map_err(here)?
+            }
+            Look::ReadBase(read) => {
+                let found = fences::base(store, read.generation()).await.known()?;
+                read.answer(found).map_err(here)?
+            }
+            Look::FinishBase(missing) => {
+                let stands = fences::finish(store, missing.begin()).await?;
+                missing.answer(stands)
+            }
+            Look::ListCommits(list) => {
+                let seqs = fences::commit_seqs(store, list.generation()).await?;
+                list.answer(seqs)
+            }
+            Look::ListMarks(list) => {
+                let (generation, after) = (list.generation(), list.after());
+                let retired = list_from(store, Key::RETIRED, generation, Key::Retired(generation, after)).await?;
+                let damaged = list_from(store, Key::DAMAGED, generation, Key::Damaged(generation, after)).await?;
+                list.answer(retired, damaged)
+            }
+            Look::ReadTombstones(read) => {
+                let places: Vec<_> = read.wanted().iter().map(|&seq| (read.generation(), seq)).collect();
+                let tombstones = fences::tombstones(store, &places).await?;
+                read.answer(&tombstones)
+            }
+            Look::ReadCommits(read) => match visit_each(store, &read, batch, &mut visit).await? {
+                Some(commit) => read.found(commit),
+                None => read.exhausted(),
+            },
+            Look::ReadFollowing(read) => {
+                let found = fences::base(store, read.generation()).await.known()?;
+                read.answer(found).map_err(here)?
+            }
+            Look::ReadOwnBase(read) => {
+                let found = fences::base(store, read.generation()).await.known()?;
+                read.answer(found)
+            }
+            Look::ReadSuccessor(read) => {
+                let fence = document::read(store, &Key::Fence(read.generation()), Fence::parse).await.known()?;
+                read.answer(fence.is_some())
+            }
+            Look::Done => return Ok(()),
         };
-        scan_from(store, highest, base, batch, &mut visit).await?;
-        // Only now: a fence that came before the listing would have made it incomplete.
-        if document::read(store, &Key::Fence(highest.next()), Fence::parse).await.known()?.is_none() {
-            return Ok(());
-        }
     }
-    Err(take_over_in_progress(store, highest.unwrap_or(Generation::FIRST)))
 }
 
-fn take_over_in_progress(store: &dyn ObjectStore, generation: Generation) -> Problem {
-    Problem::new(
-        Reason::TakeOverInProgress,
-        format!("{} is being taken over: generation {generation} has no base yet", store.location()),
-    )
-    .with("location", store.location())
-    .with("generation", generation)
-}
-
-async fn scan_from(
+/// Visits commits until the visitor stops: at which one.
+async fn visit_each(
     store: &dyn ObjectStore,
-    highest: Generation,
-    highest_base: Option<FenceBase>,
+    read: &ReadCommits,
     batch: usize,
     visit: &mut (impl FnMut(Visit) -> Next + Send),
-) -> Result<(), Problem> {
-    let mut generation = highest;
-    let mut own_base = highest_base.clone();
-    let mut last: Option<CommitRef> = None;
-    loop {
-        let mut seqs = fences::commit_seqs(store, generation).await?;
-        if let Some(last) = last {
-            seqs.retain(|&seq| seq <= last.seq);
-        }
-        let marks = Marks::read(store, generation, seqs.first().copied(), highest, highest_base.as_ref()).await?;
-        seqs.retain(|seq| !marks.retired.contains(seq));
-        seqs.reverse();
-        for some in seqs.chunks(batch) {
-            // Boxed, because the compiler can't prove that a stream which borrows in its closure is `Send`.
-            let reads: Vec<BoxFuture<'_, Result<Option<Checkpoint>, Problem>>> = some
-                .iter()
-                .map(|&seq| checkpoint(store, generation, seq, marks.damaged.contains(&seq)).boxed())
-                .collect();
-            let read: Vec<Option<Checkpoint>> = futures::stream::iter(reads)
-                .buffered(batch)
-                .collect::<Vec<Result<_, Problem>>>()
-                .await
-                .into_iter()
-                .collect::<Result<_, Problem>>()?;
-            for checkpoint in read.into_iter().flatten() {
-                check_last(&checkpoint, last.as_ref())?;
-                if visit(Visit::Checkpoint(Box::new(checkpoint))) == Next::Stop {
-                    return Ok(());
-                }
+) -> Result<Option<CommitRef>, Problem> {
+    let generation = read.generation();
+    for some in read.seqs().chunks(batch) {
+        // Boxed, because the compiler can't prove that a stream which borrows in its closure is `Send`.
+        let reads: Vec<BoxFuture<'_, Result<Option<Checkpoint>, Problem>>> =
+            some.iter().map(|&seq| checkpoint(store, generation, seq, read.is_damaged(seq)).boxed()).collect();
+        let found: Vec<Option<Checkpoint>> = futures::stream::iter(reads)
+            .buffered(batch)
+            .collect::<Vec<Result<_, Problem>>>()
+            .await
+            .into_iter()
+            .collect::<Result<_, Problem>>()?;
+        for checkpoint in found.into_iter().flatten() {
+            let commit = checkpoint.commit;
+            read.check(&commit).map_err(|problem| fences::at(store, problem))?;
+            if visit(Visit::Checkpoint(Box::new(checkpoint))) == Next::Stop {
+                return Ok(Some(commit));
             }
         }
-        // F1: what counts of the generation that the base names is said by the base of exactly the following generation.
-        let Some(named) = own_base.and_then(|base| base.newest) else { return Ok(()) };
-        let following = named.generation.next();
-        let deciding = if following == generation {
-            Some(named)
-        } else {
-            fences::base(store, following).await.known()?.and_then(|base| base.newest)
-        };
-        last = deciding.filter(|newest| newest.generation == named.generation);
-        if last.is_none() {
-            return Err(Problem::new(
-                Reason::ManifestInvalid,
-                format!("base {generation} names commit {}-{}, base {following} does not", named.generation, named.seq),
-            )
-            .with("generation", named.generation)
-            .with("seq", named.seq));
-        }
-        generation = named.generation;
-        own_base = fences::base(store, generation).await.known()?;
     }
-}
-
-/// The commit that a base names must be the very one.
-fn check_last(checkpoint: &Checkpoint, last: Option<&CommitRef>) -> Result<(), Problem> {
-    match last {
-        Some(last) if last.seq == checkpoint.commit.seq && last.digest != checkpoint.commit.digest => {
-            Err(Problem::new(
-                Reason::CheckpointDamaged,
-                format!(
-                    "{} has digest {}, the base of the next generation says {}",
-                    last.key(),
-                    checkpoint.commit.digest,
-                    last.digest
-                ),
-            )
-            .with("key", last.key())
-            .with("found", checkpoint.commit.digest)
-            .with("expected", last.digest))
-        }
-        _ => Ok(()),
-    }
+    Ok(None)
 }
 
 /// Reads one decision; an abort record is no checkpoint.
@@ -287,43 +252,6 @@ async fn checkpoint(
             Some(_) => Ok(None),
             None => Err(fences::vanished(store, &key)),
         },
-    }
-}
-
-/// Which commits of one generation are retired or damaged.
-struct Marks {
-    retired: BTreeSet<Seq>,
-    damaged: BTreeSet<Seq>,
-}
-
-impl Marks {
-    /// Looks from the oldest commit that is there on: tombstones are never deleted, so there may be any number of older ones.
-    async fn read(
-        store: &dyn ObjectStore,
-        generation: Generation,
-        oldest: Option<Seq>,
-        highest: Generation,
-        base: Option<&FenceBase>,
-    ) -> Result<Self, Problem> {
-        let mut marks = Self { retired: BTreeSet::new(), damaged: BTreeSet::new() };
-        let Some(oldest) = oldest else { return Ok(marks) };
-        let before = Seq::new(oldest.get().saturating_sub(1))?;
-        for seq in list_from(store, Key::RETIRED, generation, Key::Retired(generation, before)).await? {
-            // In the highest generation only its own owner can have written it.
-            let counts = seq >= oldest
-                && (generation == highest || {
-                    let key = Key::Retired(generation, seq);
-                    match document::read(store, &key, Tombstone::parse).await.known()? {
-                        Some(tombstone) => tombstone.counts(highest, base),
-                        None => return Err(fences::vanished(store, &key)),
-                    }
-                });
-            if counts {
-                marks.retired.insert(seq);
-            }
-        }
-        marks.damaged.extend(list_from(store, Key::DAMAGED, generation, Key::Damaged(generation, before)).await?);
-        Ok(marks)
     }
 }
 

@@ -7,13 +7,17 @@ use lockstep_protocol::{
     commit::{CommitRef, DecisionObject},
     digest::Digest,
     document::MAX_DOCUMENT_BYTES,
-    fence::{Fence, FenceBase, LocationFormat, TombstoneRef},
-    id::{Generation, PipelineId, PipelineName, Seq},
+    fence::{Fence, FenceBase, LocationFormat},
+    finish::{AtKey, Finish},
+    id::{Generation, Seq},
     key::Key,
-    location::Location,
+    latest,
     problem::{Problem, Reason},
+    takeover::{FenceKnown, PutAnswer, judge_fence},
     tombstone::Tombstone,
 };
+
+pub use lockstep_protocol::fence::location_owned;
 
 use crate::{
     document,
@@ -56,28 +60,17 @@ pub async fn highest(store: &dyn ObjectStore) -> Lookup<Generation, Problem> {
         Ok(listed) => listed,
         Err(error) => return Lookup::Unknown(error.problem()),
     };
-    let mut fences: Vec<Generation> = listed
-        .iter()
-        .filter_map(|object| match Key::parse(&object.key) {
-            Some(Key::Fence(generation)) => Some(generation),
-            _ => None,
-        })
-        .collect();
-    fences.sort_unstable();
-    let Some(&highest) = fences.last() else { return Lookup::Absent };
-    // Fences are contiguous and never deleted: a gap means that somebody else deletes here, or that the listing lies.
-    if fences.first() != Some(&Generation::FIRST) || u64::try_from(fences.len()) != Ok(highest.get()) {
-        return Lookup::Unknown(
-            Problem::new(
-                Reason::LocationUnsuitable,
-                format!("{} has {} fences, the highest is {highest}: one is missing", store.location(), fences.len()),
-            )
-            .with("location", store.location())
-            .with("fences", fences.len())
-            .with("highest", highest),
-        );
-    }
-    Lookup::Found(highest)
+    let fences = listed.iter().filter_map(|object| match Key::parse(&object.key) {
+        Some(Key::Fence(generation)) => Some(generation),
+        _ => None,
+    });
+    Lookup::from_known(latest::highest_fence(fences).map_err(|problem| at(store, problem)))
+}
+
+/// A problem of the pure protocol, which knows no locations.
+pub(crate) fn at(store: &dyn ObjectStore, mut problem: Problem) -> Problem {
+    problem.message = format!("{}: {}", store.location(), problem.message);
+    problem.with("location", store.location())
 }
 
 /// The highest fence: who owns the location, unless it says that the location was released.
@@ -102,43 +95,32 @@ pub(crate) fn vanished(store: &dyn ObjectStore, key: &Key) -> Problem {
     .with("key", key)
 }
 
-/// `LOCATION_OWNED`, naming both pipelines.
-pub fn location_owned(location: &Location, mine: PipelineId, my_name: &PipelineName, owner: &Fence) -> Problem {
-    Problem::new(
-        Reason::LocationOwned,
-        format!(
-            "{location} is owned by pipeline {} ({}) since generation {}; pipeline {my_name} ({mine}) must take it over or use another prefix",
-            owner.pipeline_name, owner.pipeline, owner.generation
-        ),
-    )
-    .with("location", location)
-    .with("owner", owner.pipeline)
-    .with("owner_name", &owner.pipeline_name)
-    .with("generation", owner.generation)
-    .with("pipeline", mine)
-    .with("pipeline_name", my_name)
-}
-
 /// Puts a fence, create-only, and judges "exists" by comparing bytes: two takers never write the same ones.
 pub async fn put_fence(store: &dyn ObjectStore, fence: &Fence) -> FenceOutcome {
     let key = Key::Fence(fence.generation).to_string();
     let bytes = Bytes::from(fence.encode());
-    let lost = match store.create(&key, bytes.clone()).await {
-        CreateOutcome::Done => return FenceOutcome::Mine,
-        CreateOutcome::Exists => None,
-        CreateOutcome::Refused(error) | CreateOutcome::Unknown(error) => Some(error),
+    let (answer, error) = match store.create(&key, bytes.clone()).await {
+        CreateOutcome::Done => (PutAnswer::Created, None),
+        CreateOutcome::Exists => (PutAnswer::Exists, None),
+        CreateOutcome::Refused(error) | CreateOutcome::Unknown(error) => (PutAnswer::Unknown, Some(error)),
     };
-    match (store.get(&key, MAX_DOCUMENT_BYTES).await, lost) {
-        (Lookup::Found(found), _) if found == bytes => FenceOutcome::Mine,
-        (Lookup::Found(found), _) => match Fence::parse(&key, &found) {
-            Ok(other) => FenceOutcome::Lost(other),
-            Err(problem) => FenceOutcome::Unreadable(problem),
-        },
-        (Lookup::Absent, Some(error)) if error.is_refusal() => FenceOutcome::Refused(error),
-        (Lookup::Absent | Lookup::Unknown(_), Some(error)) | (Lookup::Unknown(error), None) => {
-            FenceOutcome::Unknown(error)
-        }
-        (Lookup::Absent, None) => FenceOutcome::Unreadable(vanished(store, &Key::Fence(fence.generation))),
+    let found = match answer {
+        PutAnswer::Created => Lookup::Absent,
+        PutAnswer::Exists | PutAnswer::Unknown => store.get(&key, MAX_DOCUMENT_BYTES).await,
+    };
+    let found = match (found, &error) {
+        (Lookup::Found(found), _) => Some(found),
+        (Lookup::Absent, _) => None,
+        (Lookup::Unknown(unread), None) => return FenceOutcome::Unknown(unread),
+        (Lookup::Unknown(_), Some(error)) => return FenceOutcome::Unknown(error.clone()),
+    };
+    match (judge_fence(&key, &bytes, answer, found.as_deref()), error) {
+        (Ok(Some(FenceKnown::Mine)), _) => FenceOutcome::Mine,
+        (Ok(Some(FenceKnown::Lost(other))), _) => FenceOutcome::Lost(*other),
+        (Ok(None), Some(error)) if error.is_refusal() => FenceOutcome::Refused(error),
+        (Ok(None), Some(error)) => FenceOutcome::Unknown(error),
+        (Ok(None), None) => FenceOutcome::Unreadable(vanished(store, &Key::Fence(fence.generation))),
+        (Err(problem), _) => FenceOutcome::Unreadable(problem),
     }
 }
 
@@ -191,66 +173,90 @@ pub async fn base(store: &dyn ObjectStore, generation: Generation) -> Lookup<Fen
     document::read(store, &Key::FenceBase(generation), FenceBase::parse).await
 }
 
-/// F3: whoever meets a fence without its base in its *own* location finishes it. Everything is listed *after* the fence was seen; the base
-/// is created, and what then stands is obeyed, not the own value. For generation 2 and above.
+/// F3: whoever meets a fence without its base in its *own* location finishes it: the requests of [`Finish`], in its order. For generation 2 and above.
 pub async fn finish_base(store: &dyn ObjectStore, generation: Generation) -> Result<FenceBase, Problem> {
-    let Some(previous) = generation.get().checked_sub(1).filter(|&g| g > 0).map(Generation::new).transpose()? else {
-        return Err(Problem::new(Reason::SpecInvalid, format!("generation {generation} has no base"))
-            .with("generation", generation));
-    };
-    if document::read(store, &Key::Fence(generation), Fence::parse).await.known()?.is_none() {
-        return Err(Problem::new(
-            Reason::TakeOverInProgress,
-            format!("{} has no fence {generation} yet, so its base can't be written", store.location()),
-        )
-        .with("location", store.location())
-        .with("generation", generation));
-    }
-    if let Some(stands) = base(store, generation).await.known()? {
-        return Ok(stands);
-    }
-    let before = match base(store, previous).await.known()? {
-        Some(before) => Some(before),
-        None if previous == Generation::FIRST => None,
-        // A taker makes sure of it before its own fence; without it nothing of the generation before is decided.
-        None => Some(Box::pin(finish_base(store, previous)).await?),
-    };
-    let tombstones = tombstones_of(store, previous, before.as_ref()).await?;
-    let newest = match newest_commit(store, previous).await? {
-        Some(newest) => Some(newest),
-        None => before.as_ref().and_then(|before| before.newest),
-    };
-    let mine = FenceBase { generation, newest, tombstones };
-    let created = store.create(&Key::FenceBase(generation).to_string(), Bytes::from(mine.encode())).await;
-    match (base(store, generation).await, created) {
-        (Lookup::Found(stands), _) => Ok(stands),
-        (_, CreateOutcome::Refused(error) | CreateOutcome::Unknown(error)) => Err(error.problem()),
-        (Lookup::Unknown(problem), _) => Err(problem),
-        (Lookup::Absent, _) => Err(vanished(store, &Key::FenceBase(generation))),
+    finish(store, Finish::begin(generation).map_err(|problem| at(store, problem))?).await
+}
+
+/// As [`finish_base`], from where `step` stands.
+pub(crate) async fn finish(store: &dyn ObjectStore, mut step: Finish) -> Result<FenceBase, Problem> {
+    // What the last PUT failed with; it counts only if reading doesn't tell what stands.
+    let mut failed = None;
+    loop {
+        step = match step {
+            Finish::ReadFence(read) => {
+                let fence = document::read(store, &Key::Fence(read.generation()), Fence::parse).await.known()?;
+                read.answer(fence.is_some()).map_err(|problem| at(store, problem))?
+            }
+            Finish::ReadBase(read) => {
+                let found = base(store, read.generation()).await.known()?;
+                read.answer(found)
+            }
+            Finish::ReadBefore(read) => {
+                let found = base(store, read.generation()).await.known()?;
+                read.answer(found)
+            }
+            Finish::FinishBefore(read) => {
+                let found = Box::pin(finish_base(store, read.generation())).await?;
+                read.answer(Some(found))
+            }
+            Finish::ListRetired(list) => {
+                let listed = store.list_all(Key::RETIRED).await?;
+                list.answer(listed.iter().filter_map(|object| match Key::parse(&object.key) {
+                    Some(Key::Retired(generation, seq)) => Some((generation, seq)),
+                    _ => None,
+                }))
+            }
+            Finish::ReadTombstones(read) => {
+                let tombstones = tombstones(store, read.places()).await?;
+                read.answer(&tombstones)
+            }
+            Finish::ListCommits(list) => {
+                let seqs = commit_seqs(store, list.generation()).await?;
+                list.answer(seqs)
+            }
+            Finish::ReadDecision(read) => {
+                let (generation, seq) = read.place();
+                read.answer(at_key(store, generation, seq).await?)
+            }
+            Finish::Create(create) => {
+                let key = Key::FenceBase(create.base().generation).to_string();
+                failed = match store.create(&key, Bytes::from(create.base().encode())).await {
+                    CreateOutcome::Done | CreateOutcome::Exists => None,
+                    CreateOutcome::Refused(error) | CreateOutcome::Unknown(error) => Some(error),
+                };
+                create.sent()
+            }
+            Finish::ReadStanding(read) => {
+                let generation = read.generation();
+                match (base(store, generation).await, failed) {
+                    (Lookup::Found(stands), _) => return Ok(stands),
+                    (_, Some(error)) => return Err(error.problem()),
+                    (Lookup::Unknown(problem), None) => return Err(problem),
+                    (Lookup::Absent, None) => return Err(vanished(store, &Key::FenceBase(generation))),
+                }
+            }
+            Finish::Done(stands) => return Ok(stands),
+        };
     }
 }
 
-/// The commit with the greatest seq of one generation. Retired and damaged ones are included: F1 asks for neither.
-async fn newest_commit(store: &dyn ObjectStore, generation: Generation) -> Result<Option<CommitRef>, Problem> {
-    let mut seqs: Vec<Seq> = commit_seqs(store, generation).await?;
-    while let Some(seq) = seqs.pop() {
-        let key = Key::Commit(generation, seq);
-        let read = document::read(store, &key, |key, bytes| {
-            DecisionObject::parse(key, bytes).map(|decision| (decision, Digest::of(bytes)))
-        });
-        match read.await.known()? {
-            Some((DecisionObject::Commit(commit), digest)) => {
-                return Ok(Some(CommitRef { generation, seq, round: commit.round, digest }));
-            }
-            Some((DecisionObject::Abort(_), _)) => {}
-            None => match document::tombstone(store, generation, seq).await.or_problem().known()? {
-                // Swept after it was listed.
-                Some(_) => {}
-                None => return Err(vanished(store, &key)),
-            },
+/// What a decision key holds that was listed.
+async fn at_key(store: &dyn ObjectStore, generation: Generation, seq: Seq) -> Result<AtKey, Problem> {
+    let key = Key::Commit(generation, seq);
+    let read = document::read(store, &key, |key, bytes| {
+        DecisionObject::parse(key, bytes).map(|decision| (decision, Digest::of(bytes)))
+    });
+    match read.await.known()? {
+        Some((DecisionObject::Commit(commit), digest)) => {
+            Ok(AtKey::Commit(CommitRef { generation, seq, round: commit.round, digest }))
         }
+        Some((DecisionObject::Abort(_), _)) => Ok(AtKey::Abort),
+        None => match document::tombstone(store, generation, seq).await.or_problem().known()? {
+            Some(_) => Ok(AtKey::Swept),
+            None => Err(vanished(store, &key)),
+        },
     }
-    Ok(None)
 }
 
 /// Seqs of one generation that have a decision, rising.
@@ -265,26 +271,15 @@ pub(crate) async fn commit_seqs(store: &dyn ObjectStore, generation: Generation)
         .collect())
 }
 
-/// What base g+1 lists: the tombstones that count before it, and those that the owner of g wrote.
-async fn tombstones_of(
+/// Reads tombstones that were listed.
+pub(crate) async fn tombstones(
     store: &dyn ObjectStore,
-    owner: Generation,
-    before: Option<&FenceBase>,
-) -> Result<Vec<TombstoneRef>, Problem> {
-    let known: Vec<TombstoneRef> = before.map(|base| base.tombstones.clone()).unwrap_or_default();
-    let listed = store.list_all(Key::RETIRED).await?;
-    let fresh = listed.iter().filter_map(|object| match Key::parse(&object.key) {
-        Some(Key::Retired(g, s)) if !known.iter().any(|t| (t.generation, t.seq) == (g, s)) => Some(Key::Retired(g, s)),
-        _ => None,
-    });
+    places: &[(Generation, Seq)],
+) -> Result<Vec<Tombstone>, Problem> {
     // Boxed, because the compiler can't prove that a stream which borrows in its closure is `Send`.
     let reads: Vec<BoxFuture<'_, Result<Tombstone, Problem>>> =
-        fresh.map(|key| read_tombstone(store, key).boxed()).collect();
-    let read: Vec<Tombstone> = futures::stream::iter(reads).buffer_unordered(PARALLEL).try_collect().await?;
-    let mut tombstones = known;
-    tombstones.extend(read.iter().filter(|tombstone| tombstone.retired_in >= owner).map(Tombstone::reference));
-    tombstones.sort_unstable();
-    Ok(tombstones)
+        places.iter().map(|&(generation, seq)| read_tombstone(store, Key::Retired(generation, seq)).boxed()).collect();
+    futures::stream::iter(reads).buffer_unordered(PARALLEL).try_collect().await
 }
 
 async fn read_tombstone(store: &dyn ObjectStore, key: Key) -> Result<Tombstone, Problem> {

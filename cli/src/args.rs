@@ -98,7 +98,7 @@ pub(crate) enum Ours {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Hidden {
     #[command(name = "__coordinator", hide = true)]
-    Coordinator(lockstep_coordinator::config::CoordinatorArgs),
+    Coordinator(Box<lockstep_coordinator::config::CoordinatorArgs>),
     #[command(name = "__agent", hide = true)]
     Agent(lockstep_agent::args::AgentArgs),
     #[command(name = "__s3", hide = true)]

@@ -34,7 +34,7 @@ pub(crate) struct S3 {
 pub(crate) fn run(command: Hidden) -> ExitCode {
     rig::end_with_the_supervisor();
     match command {
-        Hidden::Coordinator(args) => lockstep_coordinator::app::run(args),
+        Hidden::Coordinator(args) => lockstep_coordinator::app::run(*args),
         Hidden::Agent(args) => lockstep_agent::args::run(args),
         Hidden::S3(args) => s3(args),
     }

@@ -20,6 +20,7 @@ mod engine;
 mod failure;
 mod follow;
 mod hidden;
+mod import;
 mod json;
 mod output;
 mod progress;

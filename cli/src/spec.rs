@@ -19,6 +19,11 @@ pub(crate) fn read(path: &Path) -> Result<v1::PipelineSpec, Failure> {
     parse(&text(path)?, &path.display().to_string())
 }
 
+/// Reads any YAML or JSON document; `-` is stdin.
+pub(crate) fn document(path: &Path) -> Result<Value, Failure> {
+    value(&text(path)?, &path.display().to_string())
+}
+
 fn text(path: &Path) -> Result<String, Failure> {
     use std::io::Read as _;
 
@@ -38,9 +43,7 @@ fn text(path: &Path) -> Result<String, Failure> {
 }
 
 fn parse(text: &str, file: &str) -> Result<v1::PipelineSpec, Failure> {
-    let value: Value = serde_saphyr::from_str(text).map_err(|error| {
-        Failure::local("SPEC_INVALID", format!("{file} is not valid YAML: {error}")).with("file", file)
-    })?;
+    let value = value(text, file)?;
     if !value.is_object() {
         return Err(
             Failure::local("SPEC_INVALID", format!("{file} holds no mapping of fields to values")).with("file", file)
@@ -48,6 +51,12 @@ fn parse(text: &str, file: &str) -> Result<v1::PipelineSpec, Failure> {
     }
     let spec = PipelineSpec::from_value(value).map_err(|problem| Failure::from(problem).with("file", file))?;
     Ok(message(&spec))
+}
+
+fn value(text: &str, file: &str) -> Result<Value, Failure> {
+    serde_saphyr::from_str(text).map_err(|error| {
+        Failure::local("SPEC_INVALID", format!("{file} is not valid YAML: {error}")).with("file", file)
+    })
 }
 
 fn message(spec: &PipelineSpec) -> v1::PipelineSpec {

@@ -132,3 +132,38 @@ fn help_of_every_command_teaches_with_examples() {
         assert!(stdout(&output).contains("Examples:") || stdout(&output).contains("Try it:"), "{args:?}");
     }
 }
+
+#[test]
+fn a_feldera_sync_block_becomes_a_spec_and_its_notes_go_to_stderr() {
+    let folder = std::env::temp_dir().join(format!("lockstep-import-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("sync.json");
+    let import = |block: &str, output: &str| {
+        std::fs::write(&file, block).unwrap();
+        let file = file.display().to_string();
+        let agent = "http://orders-{host}.orders:7402";
+        lockstep(&[
+            "--output", output, "pipeline", "import", &file, "--name", "orders", "--hosts", "3", "--agent", agent,
+        ])
+    };
+    let block = r#"{"sync": {"bucket": "acme/orders", "push_interval": 120, "transfers": 20}}"#;
+    let output = import(block, "table");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    // What is printed is a spec again.
+    for line in ["name: orders", "hosts: 3", "push_interval: 2m", "agents: http://orders-{host}.orders:7402"] {
+        assert!(stdout(&output).lines().any(|shown| shown == line), "{line} is not in\n{}", stdout(&output));
+    }
+    assert!(stderr(&output).contains("transfers: ignored"), "{}", stderr(&output));
+    let document: Value = serde_json::from_slice(&import(block, "json").stdout).unwrap();
+    assert_eq!(document["spec"]["location"]["prefix"], "orders/lockstep");
+    for (block, says) in [
+        (r#"{"bucket": "acme", "standby": false}"#, "STANDBY_FIELD_REMOVED"),
+        (r#"{"bucket": "acme", "secret_key": "hush"}"#, "standard AWS chain"),
+        ("{}", "no sync block"),
+    ] {
+        let output = import(block, "table");
+        assert_eq!((output.status.code(), stdout(&output)), (Some(1), ""), "{block}");
+        assert!(stderr(&output).contains(says) && !stderr(&output).contains("hush"), "{}", stderr(&output));
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}

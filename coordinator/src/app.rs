@@ -14,7 +14,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use crate::{
     agents::{AgentPool, AgentPoolOptions},
     api::{Api, ApiOptions, OWN_WAIT},
-    config::{CoordinatorArgs, DatabaseUrl},
+    config::{Command, CoordinatorArgs, DatabaseUrl},
     dispatch::{DispatchOptions, Dispatcher},
     store::{Store, StoreOptions},
 };
@@ -51,7 +51,11 @@ pub fn run(args: CoordinatorArgs) -> ExitCode {
         complain(why);
         ExitCode::from(USAGE)
     };
-    if let Err(why) = args.check() {
+    let checked = match args.command {
+        None => args.check(),
+        Some(Command::Migrate) => args.check_database(),
+    };
+    if let Err(why) = checked {
         return refuse(&why);
     }
     let Some(url) = args.database_url.clone() else {
@@ -76,7 +80,10 @@ pub fn run(args: CoordinatorArgs) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let outcome = runtime.block_on(Box::pin(serve(args, url, telemetry.prometheus())));
+    let outcome = match args.command {
+        None => runtime.block_on(Box::pin(serve(args, url, telemetry.prometheus()))),
+        Some(Command::Migrate) => runtime.block_on(Box::pin(migrate(args, url))),
+    };
     // What still runs only waits: everything with an effect was handed back or is somebody else's after its lease.
     runtime.shutdown_timeout(Duration::from_secs(1));
     telemetry.shutdown();
@@ -101,6 +108,7 @@ async fn serve(args: CoordinatorArgs, url: DatabaseUrl, prometheus: PrometheusHa
     tracing::warn!(replica, "running insecure: no TLS and no tokens, everybody who reaches the ports is believed");
 
     let Some(store) = connect(&args, &url, &stopping).await? else { return Ok(()) };
+    store.migrate().await?;
     let listener = lockstep_rpc::listen(args.listen).await?;
     let http = lockstep_rpc::listen(args.http_listen).await?;
     let (addr, http_addr) = (bound(&listener)?, bound(&http)?);
@@ -136,6 +144,8 @@ async fn serve(args: CoordinatorArgs, url: DatabaseUrl, prometheus: PrometheusHa
             stall_after: args.stall_after,
             store_patience: args.store_patience,
             max_rounds: args.max_rounds,
+            push_deadline: args.push_deadline,
+            retry: args.retry(),
             ..DispatchOptions::default()
         },
     );
@@ -175,7 +185,8 @@ async fn serve(args: CoordinatorArgs, url: DatabaseUrl, prometheus: PrometheusHa
     tracing::info!(replica, %addr, http.addr = %http_addr, version = env!("CARGO_PKG_VERSION"), "serving");
     let outcome = end(parts, &stopping, args.shutdown_grace).await;
     // Calls of the store that are under way end by themselves; one that hangs is not waited for.
-    let _ = tokio::time::timeout(CLOSE, store.close()).await;
+    let closing = tokio::spawn(async move { store.close().await });
+    let _ = tokio::time::timeout(CLOSE, closing).await;
     tracing::info!(replica, "stopped");
     outcome
 }
@@ -246,7 +257,7 @@ pub fn grpc_server(api: Api, shutdown_grace: Duration) -> Result<GrpcServer, loc
     Ok(OWN_WAIT.into_iter().fold(server, GrpcServer::bounds_its_own_wait))
 }
 
-/// Connects and migrates. A database that may still be starting is tried for `--database-wait`. None: told to stop meanwhile.
+/// Connects. A database that may still be starting is tried for `--database-wait`. None: told to stop meanwhile.
 async fn connect(
     args: &CoordinatorArgs,
     url: &DatabaseUrl,
@@ -254,11 +265,24 @@ async fn connect(
 ) -> Result<Option<Store>, Failure> {
     let until = Instant::now() + args.database_wait;
     let mut pause = Duration::from_millis(250);
+    let options = StoreOptions {
+        max_connections: args.db_connections,
+        statement_timeout: args.db_statement_timeout,
+        lock_timeout: args.db_lock_timeout,
+        idle_in_transaction_timeout: args.db_idle_in_transaction_timeout,
+        pooler: args.database_pooler.into(),
+        ..StoreOptions::default()
+    };
+    let direct = args.direct_database_url.as_ref().map(DatabaseUrl::expose);
     loop {
-        let options = StoreOptions { max_connections: args.db_connections, ..StoreOptions::default() };
-        let problem = match Store::connect(url.expose(), options).await {
+        let problem = match Store::connect_around(url.expose(), direct, options.clone()).await {
             Ok(store) => {
-                store.migrate().await?;
+                if store.is_pooled() {
+                    tracing::info!(
+                        direct = direct.is_some(),
+                        "a pooler stands before Postgres: each call is one transaction, and without a direct URL other replicas' changes are polled for"
+                    );
+                }
                 return Ok(Some(store));
             }
             Err(problem) => problem,
@@ -272,6 +296,25 @@ async fn connect(
         }
         pause = (pause * 2).min(Duration::from_secs(2));
     }
+}
+
+/// `lockstep-coordinator migrate`.
+async fn migrate(args: CoordinatorArgs, url: DatabaseUrl) -> Result<(), Failure> {
+    let stopping = stop_on_signal()?;
+    let Some(store) = connect(&args, &url, &stopping).await? else { return Ok(()) };
+    let before = store.schema().await.map_err(Problem::from)?;
+    let after = store.migrate().await?;
+    let said = match before.missing {
+        0 => format!("the schema is at migration {}, nothing to do", after.newest),
+        _ => format!("the schema was at migration {} and is at {}", before.newest, after.newest),
+    };
+    // Whoever closed stdout doesn't want to know.
+    let _ = writeln!(
+        std::io::stdout(),
+        "{said}; coordinators that know migration {} can work with it",
+        after.oldest_reader
+    );
+    Ok(())
 }
 
 /// Says NOT_SERVING while the database does not answer: a replica that can't write can't help anybody.

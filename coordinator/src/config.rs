@@ -2,9 +2,11 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
-use clap::Parser;
+use clap::{Parser, Subcommand, ValueEnum};
 use lockstep_protocol::round::RetryPolicy;
 use lockstep_telemetry::LogFormat;
+
+use crate::store::Pooler;
 
 /// Shortest deadline a round may be given.
 pub const MIN_DEADLINE: Duration = Duration::from_secs(1);
@@ -54,6 +56,13 @@ Examples:
   Free ports, for a supervisor that reads where it listens:
     DATABASE_URL=... lockstep-coordinator --insecure --listen 127.0.0.1:0 --http-listen 127.0.0.1:0 --addr-file addrs
 
+  Behind PgBouncer in transaction mode; LISTEN and migrations go around it:
+    DATABASE_URL=postgres://...@pgbouncer:6432/lockstep LOCKSTEP_DIRECT_DATABASE_URL=postgres://...@db:5432/lockstep \
+      lockstep-coordinator --insecure
+
+  The same without a way around it: changes of other replicas are found by polling, and each upgrade begins with
+    DATABASE_URL=postgres://...@db:5432/lockstep lockstep-coordinator migrate
+
   No Postgres at hand: `lockstep dev` starts one, an S3 server, a coordinator and three agents on this machine.
 
 Endpoints:
@@ -65,16 +74,62 @@ locations that name none. Traces are exported over OTLP if OTEL_EXPORTER_OTLP_EN
 
 Exit codes: 0 stopped by SIGTERM or SIGINT, 1 failed, 2 wrong flags.";
 
+/// What the process does instead of serving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Brings the database's schema up to this version and ends.
+    ///
+    /// A coordinator does so by itself at start wherever it reaches Postgres without a pooler, by --database-url or --direct-database-url; this is for
+    /// those that don't. Older replicas may go on running meanwhile unless it says otherwise. Run twice it finds nothing to do.
+    Migrate,
+}
+
+/// Values of --database-pooler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PoolerChoice {
+    /// Look at start.
+    Auto,
+    /// There is one.
+    Yes,
+    /// There is none that matters.
+    No,
+}
+
+impl From<PoolerChoice> for Pooler {
+    fn from(choice: PoolerChoice) -> Self {
+        match choice {
+            PoolerChoice::Auto => Self::Ask,
+            PoolerChoice::Yes => Self::Yes,
+            PoolerChoice::No => Self::No,
+        }
+    }
+}
+
 /// Keeps the push and pull rounds of pipelines as persisted state machines in Postgres and drives them.
 ///
 /// Every flag can be given by the environment variable that stands beside it.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "lockstep-coordinator", version, after_help = AFTER_HELP)]
 pub struct CoordinatorArgs {
-    /// Where Postgres is: postgres://user:password@host:port/database. Better given as DATABASE_URL: other users of the machine
-    /// can read command lines.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// Where Postgres is, or a pooler before it: postgres://user:password@host:port/database. Better given as DATABASE_URL: other
+    /// users of the machine can read command lines.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", global = true)]
     pub database_url: Option<DatabaseUrl>,
+
+    /// Where Postgres itself is, if --database-url leads to a pooler such as PgBouncer: for LISTEN and migrations, which need a
+    /// connection of their own. Without it, replicas find each other's changes by polling, and `lockstep-coordinator migrate` makes
+    /// the migrations.
+    #[arg(long, env = "LOCKSTEP_DIRECT_DATABASE_URL", hide_env_values = true, value_name = "URL", global = true)]
+    pub direct_database_url: Option<DatabaseUrl>,
+
+    /// Whether --database-url leads to a pooler that gives server connections away after each transaction. auto looks: a server
+    /// process that is older than our connection is a pooler's. Say no for a pooler in session mode that is taken for one.
+    #[arg(long, env = "LOCKSTEP_DATABASE_POOLER", default_value = "auto", value_name = "WHETHER", global = true)]
+    pub database_pooler: PoolerChoice,
 
     /// Address of gRPC.
     #[arg(long, env = "LOCKSTEP_LISTEN", default_value = "0.0.0.0:7400", value_name = "ADDR")]
@@ -100,8 +155,23 @@ pub struct CoordinatorArgs {
 
     /// How long to try for Postgres at start, which may still be starting itself.
     #[arg(long, env = "LOCKSTEP_DATABASE_WAIT", default_value = "15s", value_name = "DURATION",
-        value_parser = humantime::parse_duration)]
+        value_parser = humantime::parse_duration, global = true)]
     pub database_wait: Duration,
+
+    /// How long a statement may take before Postgres gives it up; a whole call to the database may take twice as long.
+    #[arg(long, env = "LOCKSTEP_DB_STATEMENT_TIMEOUT", default_value = "15s", value_name = "DURATION",
+        value_parser = humantime::parse_duration)]
+    pub db_statement_timeout: Duration,
+
+    /// How long a statement may wait for a lock before Postgres gives it up.
+    #[arg(long, env = "LOCKSTEP_DB_LOCK_TIMEOUT", default_value = "5s", value_name = "DURATION",
+        value_parser = humantime::parse_duration)]
+    pub db_lock_timeout: Duration,
+
+    /// How long a transaction may hear nothing from this replica before Postgres ends it and frees its locks.
+    #[arg(long, env = "LOCKSTEP_DB_IDLE_IN_TRANSACTION_TIMEOUT", default_value = "10s", value_name = "DURATION",
+        value_parser = humantime::parse_duration)]
+    pub db_idle_in_transaction_timeout: Duration,
 
     /// How long a claimed round belongs to a replica that doesn't renew it; a killed replica's rounds are driven again after this.
     #[arg(long, env = "LOCKSTEP_LEASE", default_value = "10s", value_name = "DURATION",
@@ -189,15 +259,12 @@ impl CoordinatorArgs {
                         keep its ports away from strangers"
                 .to_owned());
         }
-        if self.database_url.as_ref().is_some_and(|url| !url.is_postgres()) {
-            return Err(
-                "DATABASE_URL does not begin with postgres://, as in postgres://user:password@host:port/database \
-                        (not shown, it may hold a password)"
-                    .to_owned(),
-            );
-        }
+        self.check_database()?;
         let show = |duration: Duration| humantime::format_duration(duration).to_string();
         for (flag, value) in [
+            ("--db-statement-timeout", self.db_statement_timeout),
+            ("--db-lock-timeout", self.db_lock_timeout),
+            ("--db-idle-in-transaction-timeout", self.db_idle_in_transaction_timeout),
             ("--lease", self.lease),
             ("--renew-every", self.renew_every),
             ("--long-poll", self.long_poll),
@@ -232,6 +299,20 @@ impl CoordinatorArgs {
         }
         if self.replica.as_ref().is_some_and(|name| !is_name(name)) {
             return Err("--replica: a replica's name has 1 to 128 printable ASCII characters and no space".to_owned());
+        }
+        Ok(())
+    }
+
+    /// The part that `migrate` needs too.
+    pub fn check_database(&self) -> Result<(), String> {
+        let urls = [("DATABASE_URL", &self.database_url), ("LOCKSTEP_DIRECT_DATABASE_URL", &self.direct_database_url)];
+        for (name, url) in urls {
+            if url.as_ref().is_some_and(|url| !url.is_postgres()) {
+                return Err(format!(
+                    "{name} does not begin with postgres://, as in postgres://user:password@host:port/database (not shown, it may hold a \
+                     password)"
+                ));
+            }
         }
         Ok(())
     }

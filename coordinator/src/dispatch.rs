@@ -9,7 +9,7 @@
 //! - `orders`: what agents are told, as it follows from the row
 //! - `drive`: what effects and driver of one round share; `progress` of its hosts
 //! - `leases`: which rounds this replica holds; `clock`: by whose clock
-//! - `claim`: locations of new pipelines
+//! - `claim`: locations of new pipelines; `schedule`: pushes that nobody asks for
 //! - `farewell`: what is told to agents and bucket after the end
 //! - `milestone`: failpoints around what is stored
 
@@ -17,6 +17,7 @@ use std::{sync::Arc, time::Duration};
 
 use lockstep_bucket::Connector;
 use lockstep_failpoint::{Point, reached};
+use lockstep_protocol::round::RetryPolicy;
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
@@ -39,6 +40,7 @@ mod milestone;
 mod orders;
 mod parts;
 mod progress;
+mod schedule;
 mod settle;
 mod transfer;
 mod work;
@@ -71,6 +73,10 @@ pub struct DispatchOptions {
     pub cancel_patience: Duration,
     /// Rounds at once. 256.
     pub max_rounds: usize,
+    /// Of pushes that nobody asks for. 1 h.
+    pub push_deadline: Duration,
+    /// Of pushes that nobody asks for.
+    pub retry: RetryPolicy,
 }
 
 impl Default for DispatchOptions {
@@ -86,6 +92,8 @@ impl Default for DispatchOptions {
             store_patience: Duration::from_secs(10),
             cancel_patience: Duration::from_secs(20),
             max_rounds: 256,
+            push_deadline: Duration::from_secs(3600),
+            retry: RetryPolicy::default(),
         }
     }
 }
@@ -158,6 +166,7 @@ impl Dispatcher {
         let renewing = CancellationToken::new();
         let renewal = tokio::spawn(leases::keep(Arc::clone(&services), renewing.clone()));
         tasks.spawn(claim::run(Arc::clone(&services), shutdown.clone()));
+        tasks.spawn(schedule::run(Arc::clone(&services), shutdown.clone()));
         claim_rounds(&services, &tasks, &shutdown).await;
         tasks.close();
         tasks.wait().await;

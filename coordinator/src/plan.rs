@@ -6,6 +6,7 @@
 //!
 //! - [`hosts`]: who is there, and what is on their disks
 //! - [`place`]: one location, read with patience; [`known`]: what need not be read again
+//! - [`draft`]: a round that nobody admitted
 //! - [`push`]: the cut to push
 //! - [`pull`]: the source to restore from
 
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::{agents::AgentReads, chance};
 
+pub mod draft;
 mod expected;
 pub mod hosts;
 pub mod known;

@@ -11,7 +11,9 @@
 //!
 //! Modules: `pipeline` and `record` are the values; `ownership` creates pipelines, `claims` claims their
 //! locations, `pipelines` reads them; `admit` makes rounds from what is `ask`ed, `apply` moves them, `drive` is for the replica that drives one, `list` and `audit` for those who look;
-//! `rows` and `text` translate; `sqlstate` is the one table of database errors; `changes` are hints to look sooner.
+//! `rows` and `text` translate; `sqlstate` is the one table of database errors; `changes` are hints to look sooner;
+//! `schedules` is when pipelines are pushed by themselves; `endpoint` is what a URL leads to, `pool` and `session` are how a connection is used,
+//! `schema` is what stands in the database.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,6 +33,7 @@ mod audit;
 mod changes;
 mod claims;
 mod drive;
+mod endpoint;
 mod identity;
 mod list;
 #[cfg(debug_assertions)]
@@ -43,11 +46,15 @@ mod pool;
 mod postgres;
 mod record;
 mod rows;
+mod schedules;
+mod schema;
+mod session;
 mod sqlstate;
 mod text;
 mod transactions;
 
 pub use changes::{Change, Changes};
+pub use endpoint::Pooler;
 pub use identity::DatabaseIdentity;
 pub use pipeline::{
     ClaimOutcome, ClaimSettled, ClaimState, Created, LastCommit, NewPipeline, PipelineRow, PipelineSelector,
@@ -55,8 +62,10 @@ pub use pipeline::{
 pub use pool::StoreOptions;
 pub use record::{
     Admission, AdmitPull, AdmitPush, Applied, AuditFilter, AuditRow, Caller, FoundCut, HostProgress, Listed, Page,
-    RoundFilter, RoundKind, RoundRecord,
+    RoundFilter, RoundKind, RoundRecord, Trigger,
 };
+pub use schedules::{DuePush, DuePushes};
+pub use schema::Schema;
 pub use sqlstate::StoreError;
 
 use ask::{Ask, Request};
@@ -77,18 +86,18 @@ impl Store {
     ///
     /// Must be called inside a tokio runtime: it starts the tasks that send and receive hints.
     pub async fn connect(url: &str, options: StoreOptions) -> Result<Self, Problem> {
-        Ok(Self::over(Arc::new(Database::connect(url, &options).await?)))
+        Self::connect_around(url, None, options).await
+    }
+
+    /// The same where a pooler stands at `url`: `direct` leads around it to the same database, for LISTEN and migrations. With neither a direct way
+    /// nor a server at `url`, changes of other replicas are found by polling only, and [`Store::migrate`] refuses where it has something to do.
+    pub async fn connect_around(url: &str, direct: Option<&str>, options: StoreOptions) -> Result<Self, Problem> {
+        Ok(Self::over(Arc::new(Database::connect(url, direct, &options).await?)))
     }
 
     fn over(database: Arc<dyn Transactions>) -> Self {
         let hints = Arc::new(Hints::start(&database));
         Self { database, hints }
-    }
-
-    /// Brings the schema up to this version. Replicas may do so at the same time: an advisory lock lets one work and the others wait.
-    /// A schema that is newer already is left alone, so that replicas can be upgraded one after the other.
-    pub async fn migrate(&self) -> Result<(), Problem> {
-        self.database.migrate().await
     }
 
     /// Which database this is; read each time, since a fail-over may have changed it.

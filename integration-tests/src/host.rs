@@ -91,9 +91,16 @@ impl Host {
         }
     }
 
-    /// Files anywhere below the agent's staging and hold folders.
+    /// Files anywhere below the agent's working folders, and drafts of its small files: whatever is of no use between transfers.
     pub fn leftovers(&self) -> Vec<PathBuf> {
-        ["staging", "hold", "trash"].iter().flat_map(|folder| files(&self.dir.join(".lockstep").join(folder))).collect()
+        const WORKING: [&str; 5] = ["staging", "hold", "trash", "draft", "writing"];
+        let own = [".lockstep", "coordinator/lockstep"].map(|folder| self.dir.join(folder));
+        let below = |own: &PathBuf| WORKING.map(|folder| files(&own.join(folder))).concat();
+        let drafts =
+            |own: &PathBuf| fs::read_dir(own).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        let found = own.iter().flat_map(below).filter(|path| !is_named(path, ".guard"));
+        let drafts = own.iter().flat_map::<Vec<_>, _>(drafts).filter(|path| is_named(path, ".lockstep-"));
+        found.chain(drafts).collect()
     }
 }
 
@@ -105,6 +112,10 @@ fn document(id: LocalCheckpointId, step: u64, marks: Marks) -> CheckpointDocumen
         processed_records: marks.processed_records,
         created_at: Utc::now(),
     }
+}
+
+fn is_named(path: &Path, prefix: &str) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix))
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {

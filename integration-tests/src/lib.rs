@@ -1,6 +1,8 @@
 //! The harness of the scenario tests: a real Postgres database, a real S3 protocol server over TCP, coordinators and agents as processes of their own.
 //!
+//! - [`auditor`]: reads bucket, database and history with code of its own, and says which promises they break
 //! - [`cluster`]: all of it together, one pipeline, any number of hosts
+//! - [`proxy`]: connections that are cut, stalled, delayed, and answers that are lost
 //! - [`process`]: one child process: start, kill -9, stop, its log
 //! - [`cli`]: the command line, as its users run it
 //! - [`content`]: what checkpoints hold, from a seed, and whether it came back
@@ -19,6 +21,7 @@
     reason = "a harness: what fails here fails the test, with the cause"
 )]
 
+pub mod auditor;
 pub mod cli;
 pub mod cluster;
 pub mod content;
@@ -27,6 +30,7 @@ pub mod host;
 pub mod http;
 pub mod orders;
 pub mod process;
+pub mod proxy;
 pub mod scratch;
 pub mod servers;
 pub mod wait;

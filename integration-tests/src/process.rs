@@ -3,6 +3,7 @@
 use std::{
     ffi::OsStr,
     fs,
+    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
 };
@@ -58,22 +59,27 @@ impl Process {
 
     /// Waits until the file is there and complete, and returns its text.
     pub async fn address_file(&mut self, path: &Path) -> String {
-        let name = self.name.clone();
-        let log = self.log.clone();
+        let ended = self.try_address_file(path).await;
+        ended.unwrap_or_else(|status| {
+            panic!("{} ended with {status} before it was ready\n{}", self.name, tail(&self.log))
+        })
+    }
+
+    /// As [`Self::address_file`]; the exit status of a process that ended before.
+    pub async fn try_address_file(&mut self, path: &Path) -> Result<String, ExitStatus> {
         let child = &mut self.child;
-        let mut check = || {
-            if let Ok(Some(status)) = child.try_wait() {
-                panic!("{name} ended with {status} before it was ready\n{}", tail(&log));
+        let mut check = || match child.try_wait() {
+            Ok(Some(status)) => Some(Err(status)),
+            // A file is replaced by rename or written in one go; the address itself must be there.
+            _ => {
+                fs::read_to_string(path).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()).map(Ok)
             }
-            fs::read_to_string(path).ok().filter(|text| !text.trim().is_empty())
         };
-        let text = wait::until("a process writes its address", || {
+        wait::until("a process writes its address", || {
             let found = check();
             async move { found.ok_or("no address file yet") }
         })
-        .await;
-        // A file is replaced by rename or written in one go; the address itself must be there.
-        text.trim().to_owned()
+        .await
     }
 
     fn signal(&self, signal: Signal) {
@@ -87,15 +93,30 @@ impl Process {
         self.child.wait().expect("a killed child can be waited for");
     }
 
+    /// SIGTERM, and no wait.
+    pub fn ask_to_stop(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
     /// SIGTERM, and wait for its exit status.
     pub async fn terminate(mut self) -> ExitStatus {
-        self.signal(Signal::SIGTERM);
-        let child = &mut self.child;
-        wait::until("a process ends after SIGTERM", || {
+        self.ask_to_stop();
+        self.ended().await
+    }
+
+    async fn ended(&mut self) -> ExitStatus {
+        let (name, child) = (&self.name, &mut self.child);
+        wait::until(&format!("{name} ends"), || {
             let status = child.try_wait().expect("a child can be waited for");
             async move { status.ok_or("still running") }
         })
         .await
+    }
+
+    /// Waits until it has killed itself, at a failpoint.
+    pub async fn killed(&mut self) {
+        let status = self.ended().await;
+        assert_eq!(status.signal(), Some(Signal::SIGKILL as i32), "{} ended with {status}", self.name);
     }
 
     /// Greatest resident memory so far, in bytes.

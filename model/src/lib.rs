@@ -2,6 +2,9 @@
 //!
 //! - [`explore`]: every reachable state of a bounded world, the shortest trace to a violation, and whether the goal stays reachable
 //! - [`rounds`]: push and pull rounds
+//! - [`takeover`]: fences, their bases, take-overs and readers
 
 pub mod explore;
+mod interned;
 pub mod rounds;
+pub mod takeover;

@@ -9,7 +9,9 @@ use crate::{
     digest::Digest,
     document::{self, FORMAT, check_format, invalid, kind},
     id::{DatabaseId, Generation, PipelineId, PipelineName, Seq},
-    problem::Problem,
+    location::Location,
+    planted::{self, Bug},
+    problem::{Problem, Reason},
 };
 
 kind!(FormatKind, "location");
@@ -49,7 +51,7 @@ impl LocationFormat {
 }
 
 /// Who may write a location.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(tag = "by", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Writer {
     /// A coordinator's database.
@@ -66,7 +68,7 @@ pub enum Writer {
 }
 
 /// `fences/<g>.json`: who owns the location from generation `g` on.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Fence {
     /// Contiguous, from 1.
     pub generation: Generation,
@@ -148,7 +150,7 @@ pub struct TombstoneRef {
 }
 
 /// `fences/<g>.base.json`: the last commit before generation `g` that counts.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct FenceBase {
     /// The generation it starts.
     pub generation: Generation,
@@ -196,13 +198,16 @@ impl FenceBase {
 
     /// Whether this base, of generation g+1, lets commit (g, seq) count: it names (g, t) with `seq <= t` (F1).
     pub fn includes(&self, generation: Generation, seq: Seq) -> bool {
+        if planted::is(Bug::LaterBaseDecides) {
+            return self.newest.is_some_and(|newest| (generation, seq) <= (newest.generation, newest.seq));
+        }
         generation.next() == self.generation
             && self.newest.is_some_and(|newest| newest.generation == generation && seq <= newest.seq)
     }
 }
 
 /// What is known of fence g+1 when the question is whether a commit of generation g counts.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Successor {
     /// Read and proven absent: generation g is the highest.
     Absent,
@@ -245,4 +250,21 @@ pub fn newest_of(
         .filter(|commit| commit.generation == highest)
         .max_by_key(|commit| commit.seq)
         .or_else(|| base.and_then(|base| base.newest))
+}
+
+/// `LOCATION_OWNED`, naming both pipelines.
+pub fn location_owned(location: &Location, mine: PipelineId, my_name: &PipelineName, owner: &Fence) -> Problem {
+    Problem::new(
+        Reason::LocationOwned,
+        format!(
+            "{location} is owned by pipeline {} ({}) since generation {}; pipeline {my_name} ({mine}) must take it over or use another prefix",
+            owner.pipeline_name, owner.pipeline, owner.generation
+        ),
+    )
+    .with("location", location)
+    .with("owner", owner.pipeline)
+    .with("owner_name", &owner.pipeline_name)
+    .with("generation", owner.generation)
+    .with("pipeline", mine)
+    .with("pipeline_name", my_name)
 }

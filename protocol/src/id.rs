@@ -180,11 +180,23 @@ impl Generation {
     pub const NONE: Self = Self(0);
     /// The generation of a location's first owner.
     pub const FIRST: Self = Self(1);
+
+    /// The one that it follows; of the first it is [`Generation::NONE`].
+    #[must_use]
+    pub const fn before(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
 }
 
 impl Seq {
     /// The first push of a generation.
     pub const FIRST: Self = Self(1);
+
+    /// The one before it; of 0 it is 0.
+    #[must_use]
+    pub const fn before(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
 }
 
 impl RoundNo {

@@ -47,10 +47,50 @@ pub enum Bug {
     ConfirmSkipped,
     /// A cancel acts in `Installing` too.
     CancelWhileInstalling,
+    /// An install that was accepted is taken for done.
+    AcceptedTakenAsInstalled,
+    /// A host that lost what it had staged is asked to install again, never to pull.
+    LostHostIsNotPulledAgain,
+    /// A host that lost the only copy of its local checkpoint keeps the round installing for ever.
+    WaitsForWhatIsGone,
     /// An install leaves older local checkpoints in place.
     OtherCheckpointsStay,
     /// Admission doesn't look for an active round.
     SecondRoundAdmitted,
+    /// The taker lists what counts before its fence stands.
+    TakerListsBeforeItsFence,
+    /// A base is made of what was listed before its fence was seen.
+    BaseFromOldListing,
+    /// A fence is put over another one.
+    UnconditionalFence,
+    /// A base is put over another one.
+    UnconditionalBase,
+    /// A fence that exists is taken as somebody else's, without comparing bytes.
+    ExistingFenceIsLost,
+    /// A reader doesn't look whether a fence came in between.
+    ReaderWithoutSecondLook,
+    /// Whether a commit counts is asked of the newest base, not of exactly the next generation's.
+    LaterBaseDecides,
+    /// Tombstones count whoever wrote them.
+    TombstoneOfFencedOwnerCounts,
+    /// The base of an active push doesn't keep a commit from being retired.
+    BaseNotPinned,
+    /// A push takes a base that was chosen before its admission.
+    BaseChosenOutsideAdmission,
+    /// Commits are marked by what was read before the row was locked.
+    RetireWithoutTheLock,
+    /// A tombstone whose PUT got no answer is taken for landed.
+    SweepBeforeTombstoneLanded,
+    /// A sweep goes by pins that were listed before the tombstone landed.
+    PinsListedBeforeTombstone,
+    /// A sweep doesn't look whether it is fenced.
+    SweepWithoutReadingTheNextFence,
+    /// Orphans are told by what the database knew before keys were listed.
+    OrphansByDatabaseBeforeListing,
+    /// A refused listing is taken for an empty one.
+    EmptyListingOnDenied,
+    /// A sweep doesn't know that part manifests inherit others.
+    InheritedManifestsNotFollowed,
 }
 
 impl Bug {
@@ -76,8 +116,28 @@ impl Bug {
         Self::OrderOfRoundsNotCompared,
         Self::ConfirmSkipped,
         Self::CancelWhileInstalling,
+        Self::AcceptedTakenAsInstalled,
+        Self::LostHostIsNotPulledAgain,
+        Self::WaitsForWhatIsGone,
         Self::OtherCheckpointsStay,
         Self::SecondRoundAdmitted,
+        Self::TakerListsBeforeItsFence,
+        Self::BaseFromOldListing,
+        Self::UnconditionalFence,
+        Self::UnconditionalBase,
+        Self::ExistingFenceIsLost,
+        Self::ReaderWithoutSecondLook,
+        Self::LaterBaseDecides,
+        Self::TombstoneOfFencedOwnerCounts,
+        Self::BaseNotPinned,
+        Self::BaseChosenOutsideAdmission,
+        Self::RetireWithoutTheLock,
+        Self::SweepBeforeTombstoneLanded,
+        Self::PinsListedBeforeTombstone,
+        Self::SweepWithoutReadingTheNextFence,
+        Self::OrphansByDatabaseBeforeListing,
+        Self::EmptyListingOnDenied,
+        Self::InheritedManifestsNotFollowed,
     ];
 }
 

@@ -36,7 +36,7 @@ pub enum Code {
 }
 
 /// Whether the same call can succeed later.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Retryable {
     /// The same call may succeed later.
@@ -209,7 +209,7 @@ impl fmt::Display for Reason {
 }
 
 /// A typed error: the reason, a message that names the thing and says what to do, and every value the message shows.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Problem {
     /// Which row of the table.
     pub reason: Reason,

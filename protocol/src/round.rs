@@ -29,12 +29,13 @@ mod pull;
 mod push;
 
 pub use effect::{Effect, effects, next_wake};
-pub use event::{DecisionKnown, Event, FoundHost, HostReport};
+pub use event::{DecisionKnown, Event, FoundHost, HostReport, KeyRead};
+pub(crate) use participant::later;
 pub use participant::{Participant, ParticipantPhase, RetryPolicy};
 pub use phase::Phase;
 
 /// Somebody asked to stop.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct CancelRequest {
     /// Who.
     pub by: String,

@@ -9,13 +9,14 @@ use crate::{
     fence::{FenceBase, TombstoneRef},
     id::{Generation, PipelineId},
     key::Key,
+    planted::{self, Bug},
     problem::Problem,
 };
 
 kind!(TombstoneKind, "tombstone");
 
 /// `retired/<g>-<seq>.json`: create-only, never deleted.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Tombstone {
     /// The owner that retired it.
     pub pipeline: PipelineId,
@@ -79,6 +80,7 @@ impl Tombstone {
     /// lists it. A late one of an earlier owner doesn't count (take-over, step 4).
     pub fn counts(&self, highest: Generation, base: Option<&FenceBase>) -> bool {
         self.retired_in >= highest
+            || planted::is(Bug::TombstoneOfFencedOwnerCounts)
             || base.is_some_and(|base| {
                 base.tombstones
                     .iter()

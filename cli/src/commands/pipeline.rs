@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use lockstep_client::v1;
+use lockstep_protocol::spec::PipelineSpec;
 use serde_json::json;
 
 use super::Context;
 use crate::failure::Failure;
+use crate::import::{self, Around};
 use crate::output::note;
 use crate::{json, spec, view};
 
@@ -27,6 +29,9 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 1000, value_name = "N")]
         limit: usize,
     },
+    /// Print the spec that a Feldera `sync` block amounts to. Nothing is created: read it, then apply it.
+    #[command(after_help = IMPORT_HELP)]
+    Import(Import),
     /// Forget a pipeline. Its checkpoints stay in the bucket.
     Delete {
         /// Name or UUID.
@@ -49,6 +54,29 @@ pub(crate) struct Apply {
     #[arg(long)]
     dry_run: bool,
 }
+
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// The block, alone or in the pipeline's configuration, in JSON or YAML; - is stdin.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Name of the pipeline.
+    #[arg(long)]
+    name: String,
+    /// Number of hosts; without it the pipeline is solo.
+    #[arg(long, value_name = "N")]
+    hosts: Option<u32>,
+    /// Address of the agents, with {host} for the host's index; or once for each host, in order.
+    #[arg(long = "agent", value_name = "URL", required = true)]
+    agents: Vec<String>,
+}
+
+const IMPORT_HELP: &str = "\
+Every field of the block is mapped, ignored with a word why (on stderr), or refused with the way to do it.
+
+Examples:
+  lockstep pipeline import sync.json --name orders --hosts 3 --agent 'http://orders-{host}.orders:7402' > orders.yaml
+  lockstep pipeline apply -f orders.yaml --dry-run";
 
 const APPLY_HELP: &str = "\
 A spec (only name, hosts or solo, agents and location must be there; unknown fields are errors):
@@ -100,6 +128,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
             context.format.give(document, || view::pipelines(&pipelines));
             Ok(())
         }
+        Command::Import(args) => import(context, args),
         Command::Delete { pipeline, etag } => {
             context.client.delete_pipeline(&pipeline, etag).await?;
             context.format.give(
@@ -147,6 +176,22 @@ async fn apply(context: &Context, args: Apply) -> Result<(), Failure> {
         let id = if pipeline.id.is_empty() { String::new() } else { format!(" ({})", pipeline.id) };
         format!("pipeline {name}{id} {would_be}{}", applied.name())
     });
+    Ok(())
+}
+
+fn import(context: &Context, args: Import) -> Result<(), Failure> {
+    let around = Around { name: args.name, hosts: args.hosts, agents: args.agents };
+    let file = args.file.display().to_string();
+    let imported =
+        import::import(&spec::document(&args.file)?, &around).map_err(|failure| failure.with("file", &file))?;
+    // Refused here, not when it is applied.
+    let checked =
+        PipelineSpec::from_value(imported.spec).map_err(|problem| Failure::from(problem).with("file", &file))?;
+    for line in &imported.notes {
+        note(&format!("note: {line}"));
+    }
+    let spec = checked.to_value();
+    context.format.give(|| json!({"spec": spec, "notes": imported.notes}), || view::spec_lines(&spec));
     Ok(())
 }
 

@@ -20,6 +20,11 @@ pub(crate) fn pipeline(pipeline: &v1::Pipeline) -> Value {
         "last_push": maybe(pipeline.last_push.as_ref(), round),
         "last_pull": maybe(pipeline.last_pull.as_ref(), round),
         "last_committed_step": pipeline.last_committed_step,
+        "push_schedule": maybe(pipeline.push_schedule.as_ref(), |schedule| json!({
+            "next_time": time(schedule.next_time.as_ref()),
+            "failures": schedule.failures,
+            "problem": maybe(schedule.problem.as_ref(), problem),
+        })),
         "create_time": time(pipeline.create_time.as_ref()),
         "update_time": time(pipeline.update_time.as_ref()),
         "warnings": pipeline.warnings,

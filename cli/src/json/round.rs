@@ -27,6 +27,11 @@ pub(crate) fn round(round: &v1::Round) -> Value {
         "id": optional(&round.id),
         "pipeline": {"id": round.pipeline_id, "name": round.pipeline_name},
         "kind": kind_name(round.kind()),
+        "trigger": match round.trigger() {
+            v1::RoundTrigger::Unspecified => None,
+            v1::RoundTrigger::Manual => Some("manual"),
+            v1::RoundTrigger::Periodic => Some("periodic"),
+        },
         "round_no": round.round_no,
         "phase": phase_name(round.phase()),
         "terminal": is_terminal(round),

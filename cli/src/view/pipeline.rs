@@ -82,6 +82,9 @@ pub(crate) fn pipeline(pipeline: &v1::Pipeline) -> String {
             rows.push((label, format!("{} (round {})", outcome(round), round.id)));
         }
     }
+    if let Some(schedule) = &pipeline.push_schedule {
+        rows.push(("next push", next_push(schedule)));
+    }
     rows.push(("created", text::time(pipeline.create_time.as_ref())));
     rows.push(("updated", text::time(pipeline.update_time.as_ref())));
     rows.push(("etag", or_none(&pipeline.etag).to_owned()));
@@ -89,14 +92,29 @@ pub(crate) fn pipeline(pipeline: &v1::Pipeline) -> String {
     if let Some(fenced) = &pipeline.fenced {
         shown.push_str(&format!("\n\n{}", problem_lines(fenced)));
     }
+    if let Some(problem) = pipeline.push_schedule.as_ref().and_then(|schedule| schedule.problem.as_ref()) {
+        shown.push_str(&format!("\n\nthe last periodic push failed:\n{}", problem_lines(problem)));
+    }
     if let Some(spec) = &pipeline.spec {
         shown.push_str(&format!("\n\n{}", spec_lines(&json::spec(spec))));
     }
     shown
 }
 
+fn next_push(schedule: &v1::PushSchedule) -> String {
+    let next = match &schedule.next_time {
+        Some(time) => format!("by itself {}", text::time(Some(time))),
+        None => "by itself, after the one that runs".to_owned(),
+    };
+    match schedule.failures {
+        0 => next,
+        1 => format!("{next}, after a failure"),
+        failures => format!("{next}, after {failures} failures in a row"),
+    }
+}
+
 /// The spec field by field, each value on one line as YAML would take it; what is not set is left out.
-fn spec_lines(spec: &Value) -> String {
+pub(crate) fn spec_lines(spec: &Value) -> String {
     let fields = spec.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
     let lines: Vec<String> = fields.map(|(field, value)| format!("{field}: {}", plain(value))).collect();
     lines.join("\n")

@@ -59,11 +59,15 @@ pub(crate) fn rounds(rounds: &[v1::Round]) -> String {
     )
 }
 
+fn periodically(round: &v1::Round) -> &'static str {
+    if round.trigger() == v1::RoundTrigger::Periodic { ", periodic" } else { "" }
+}
+
 pub(crate) fn round(round: &v1::Round) -> String {
     let mut rows = vec![
         ("round", or_none(&round.id).to_owned()),
         ("pipeline", format!("{} ({})", round.pipeline_name, or_none(&round.pipeline_id))),
-        ("kind", format!("{} {}", kind_name(round.kind()), round.round_no)),
+        ("kind", format!("{} {}{}", kind_name(round.kind()), round.round_no, periodically(round))),
         ("phase", phase_name(round.phase())),
         ("step", round.step.map_or_else(|| NONE.to_owned(), |step| step.to_string())),
     ];

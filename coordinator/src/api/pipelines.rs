@@ -7,6 +7,7 @@ use lockstep_protocol::{
     fence::{Fence, Writer},
     id::{Generation, PipelineId},
     problem::{Problem, Reason},
+    schedule::{Look, look},
     spec::{Initial, PipelineSpec},
 };
 use uuid::Uuid;
@@ -17,8 +18,13 @@ use super::{
 };
 use crate::{
     chance, convert,
-    store::{Caller, ClaimState, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundKind},
+    store::{
+        Caller, ClaimState, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundKind, RoundRecord,
+    },
 };
+
+/// Shown is the middle of the times that the next look may choose.
+const MIDDLE_JITTER: u32 = 500;
 
 impl Api {
     pub(super) async fn do_create_pipeline(
@@ -189,10 +195,11 @@ impl Api {
 
     /// The row with its rounds.
     async fn shown(&self, row: &PipelineRow) -> Result<v1::Pipeline, Problem> {
-        let (active, push, pull) = tokio::try_join!(
+        let (active, push, pull, push_schedule) = tokio::try_join!(
             self.newest_round(row.id, true, None),
             self.newest_round(row.id, false, Some(RoundKind::Push)),
             self.newest_round(row.id, false, Some(RoundKind::Pull)),
+            self.push_schedule(row),
         )?;
         Ok(v1::Pipeline {
             id: row.id.to_string(),
@@ -207,7 +214,21 @@ impl Api {
             create_time: Some(convert::time::timestamp(row.created_at)),
             update_time: Some(convert::time::timestamp(row.updated_at)),
             warnings: convert::pipeline::warnings(&row.spec),
+            push_schedule,
         })
+    }
+
+    /// As it will be at the next look: a push that has ended is reckoned in already.
+    async fn push_schedule(&self, row: &PipelineRow) -> Result<Option<v1::PushSchedule>, Problem> {
+        let Some(interval) = row.spec.push_interval else { return Ok(None) };
+        let Some(schedule) = self.store.push_schedule(row.id).await? else { return Ok(None) };
+        let filter = RoundFilter { pipeline: Some(row.id), active_only: false, kind: Some(RoundKind::Push) };
+        let listed = self.store.list_rounds(filter, Page { size: 1, token: None }).await?;
+        let last = listed.items.first().map(RoundRecord::as_last_push);
+        let active = last.as_ref().is_some_and(|last| last.end.is_none());
+        let (Look::Push(schedule) | Look::Wait(schedule)) =
+            look(schedule, last.as_ref(), interval, self.store.now().await?, MIDDLE_JITTER);
+        Ok(Some(convert::pipeline::push_schedule(&schedule, active)))
     }
     async fn newest_round(
         &self,

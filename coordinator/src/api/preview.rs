@@ -2,22 +2,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use chrono::TimeDelta;
 use futures::future::BoxFuture;
 use lockstep_proto::v1;
 use lockstep_protocol::{
-    id::{RoundId, Term},
     location::Location,
     problem::{Problem, Reason},
-    round::{FoundHost, Kind, Participant, Phase, PullState, PushState, RetryPolicy, Round, SettleState},
-    selection::{Wanted, common_cut},
+    round::{FoundHost, Kind, Phase, PullState, RetryPolicy, Round},
 };
-use uuid::Uuid;
 
 use super::Api;
 use crate::{
     convert,
-    plan::{PlanContext, PlanOptions, PullPlan, PushPlan, Right, hosts, plan_push, resolve_pull},
+    plan::{PlanContext, PlanOptions, PullPlan, PushPlan, Right, draft, hosts, plan_push, resolve_pull},
     store::{AdmitPull, AdmitPush, FoundCut, Page, PipelineRow, RoundFilter},
 };
 
@@ -33,7 +29,6 @@ impl Api {
         }
     }
 
-    /// The round as admission would make it, without an id.
     async fn draft(
         &self,
         row: &PipelineRow,
@@ -41,46 +36,7 @@ impl Api {
         deadline: Duration,
         retry: RetryPolicy,
     ) -> Result<Round, Problem> {
-        let now = self.store.now().await?;
-        let participants =
-            row.spec.layout.slots().map(|slot| Participant::waiting(slot.idx(), row.spec.agents.of(slot.idx())));
-        Ok(Round {
-            id: RoundId::new(Uuid::nil()),
-            pipeline: row.id,
-            pipeline_name: row.spec.name.clone(),
-            round_no: row.next_round_no,
-            generation: row.generation,
-            layout: row.spec.layout,
-            location: row.spec.location.clone(),
-            version: 0,
-            term: Term::NONE,
-            phase: match kind {
-                Kind::Push(_) => Phase::Planning,
-                Kind::Pull(_) => Phase::Resolving,
-            },
-            deadline: TimeDelta::from_std(deadline).ok().and_then(|d| now.checked_add_signed(d)).unwrap_or(now),
-            problem: None,
-            cancel: None,
-            participants: participants.collect(),
-            retry,
-            kind,
-        })
-    }
-
-    fn draft_push(row: &PipelineRow, push: &AdmitPush) -> Kind {
-        Kind::Push(PushState {
-            seq: row.next_seq,
-            wanted: push.wanted,
-            force: push.force,
-            base: row.last_commit.as_ref().map(|last| last.commit),
-            parent: None,
-            step: None,
-            fingerprint: None,
-            commit_bytes: None,
-            abort_bytes: None,
-            committed: None,
-            settle: SettleState::default(),
-        })
+        Ok(draft::round(row, kind, self.store.now().await?, deadline, retry))
     }
 
     /// What admission would refuse.
@@ -105,7 +61,7 @@ impl Api {
     pub(super) async fn plan_push(&self, push: &AdmitPush) -> Result<v1::Round, Problem> {
         let row = self.store.get_pipeline(&push.pipeline).await?;
         self.check_admissible(&row, |_| false).await?;
-        let mut round = self.draft(&row, Self::draft_push(&row, push), push.deadline, push.retry).await?;
+        let mut round = self.draft(&row, draft::push(&row, push.wanted, push.force), push.deadline, push.retry).await?;
         let plan = boxed_push(&self.context(self.options.preview), &round).await?;
         let hosts: Vec<FoundHost> = plan
             .agents
@@ -141,16 +97,11 @@ impl Api {
         if push.force || row.last_commit.is_none() {
             return Ok(None);
         }
-        let round = self.draft(&row, Self::draft_push(&row, push), push.deadline, push.retry).await?;
+        let round = self.draft(&row, draft::push(&row, push.wanted, push.force), push.deadline, push.retry).await?;
         let context = self.context(PlanOptions { unreachable_after: self.options.look_wait, ..self.options.preview });
         let asked = tokio::time::timeout(self.options.look_wait, boxed_ask(&context, &round));
         let Ok(Ok(agents)) = asked.await else { return Ok(None) };
-        let disks: Vec<_> = agents.into_iter().map(|agent| agent.checkpoints).collect();
-        Ok(common_cut(&disks, Wanted::from(push.wanted)).ok().map(|cut| FoundCut {
-            step: cut.step,
-            fingerprint: cut.fingerprint,
-            local_checkpoints: cut.checkpoints.iter().map(|own| own.id).collect(),
-        }))
+        Ok(hosts::common(&agents, push.wanted).ok().map(FoundCut::from))
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     convert,
-    store::{AdmitPull, AdmitPush, Caller, PipelineSelector, RoundFilter, RoundKind},
+    store::{AdmitPull, AdmitPush, Caller, PipelineSelector, RoundFilter, RoundKind, Trigger},
 };
 
 /// Longest cause of a cancel, in bytes; it stands in rows and abort records.
@@ -31,6 +31,7 @@ impl Api {
             pipeline,
             wanted: wanted_of(message.selector.as_ref())?,
             force: message.force,
+            trigger: Trigger::Manual,
             found: None,
             request_id: request::request_id(&message.request_id)?,
             deadline: request::deadline(message.deadline.as_ref(), self.options.push_deadline)?,

@@ -7,6 +7,7 @@ use lockstep_protocol::{
     id::{PipelineName, Step},
     location::{Location, RawLocation},
     problem::{Problem, Reason},
+    schedule::PushSchedule,
     spec::{
         AgentAddresses, Initial, PipelineSpec, PullSelector, Retention, StartPolicy, Transfer, standby_field_removed,
     },
@@ -204,12 +205,18 @@ pub fn spec(spec: &PipelineSpec) -> v1::PipelineSpec {
     }
 }
 
+/// As messages carry it. While a push is active its end, and so the next time, is not known.
+pub fn push_schedule(schedule: &PushSchedule, push_active: bool) -> v1::PushSchedule {
+    v1::PushSchedule {
+        next_time: (!push_active).then(|| time::timestamp(schedule.due_at)),
+        failures: schedule.failures,
+        problem: schedule.problem.as_ref().map(super::status::problem),
+    }
+}
+
 /// What of a spec this version stores without acting on it.
 pub fn warnings(spec: &PipelineSpec) -> Vec<String> {
     let mut warnings = Vec::new();
-    if spec.push_interval.is_some() {
-        warnings.push("push_interval is stored, but this version does not push by itself: call StartPush".to_owned());
-    }
     if spec.pull_interval.is_some() {
         warnings.push("pull_interval is stored, but this version has no standby that would follow it".to_owned());
     }
@@ -293,7 +300,7 @@ pub(super) mod tests {
         assert_eq!(domain.push_interval, Some(Duration::from_secs(120)));
         let named: Vec<String> =
             warnings(&domain).iter().filter_map(|w| w.split(' ').next().map(str::to_owned)).collect();
-        assert_eq!(named, ["push_interval", "pull_interval", "retention"]);
+        assert_eq!(named, ["pull_interval", "retention"]);
     }
 
     #[test]

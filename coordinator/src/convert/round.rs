@@ -7,7 +7,7 @@ use lockstep_protocol::{
 };
 
 use super::{pipeline, status, time};
-use crate::store::{HostProgress, RoundRecord};
+use crate::store::{HostProgress, RoundRecord, Trigger};
 
 /// As messages carry it.
 pub fn commit_ref(commit: &CommitRef) -> v1::CommitRef {
@@ -65,6 +65,11 @@ pub fn round(record: &RoundRecord) -> v1::Round {
     message.end_time = record.ended_at.map(time::timestamp);
     message.trace_id = record.trace_id.clone().unwrap_or_default();
     message.cancel_requested |= record.cancel_requested.is_some();
+    message.trigger = match record.trigger {
+        Trigger::Manual => v1::RoundTrigger::Manual,
+        Trigger::Periodic => v1::RoundTrigger::Periodic,
+    }
+    .into();
     message
 }
 

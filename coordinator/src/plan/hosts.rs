@@ -4,8 +4,8 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use lockstep_protocol::{
     id::{Fingerprint, Incarnation},
     problem::Problem,
-    round::Round,
-    selection::LocalCheckpoint,
+    round::{Round, WantedCut},
+    selection::{Cut, LocalCheckpoint, common_cut},
 };
 use tokio::time::Instant;
 
@@ -42,6 +42,12 @@ pub fn hosts_of(round: &Round) -> impl Iterator<Item = Host> {
         .slots()
         .zip(&round.participants)
         .map(|(slot, participant)| Host { slot, address: participant.address.clone() })
+}
+
+/// What the hosts hold in common of what is wanted. `NO_COMMON_CHECKPOINT`.
+pub fn common(agents: &[FoundAgent], wanted: WantedCut) -> Result<Cut, Problem> {
+    let disks: Vec<_> = agents.iter().map(|agent| agent.checkpoints.clone()).collect();
+    common_cut(&disks, wanted.into())
 }
 
 /// Asks every host at once. One that is somebody else ends it at once; one without an answer is asked again until it counts as unreachable.

@@ -11,12 +11,12 @@ use lockstep_protocol::{
     key::Key,
     problem::{Problem, Reason},
     round::{Event, FoundHost, Kind, PushState, Round},
-    selection::{Cut, common_cut},
+    selection::Cut,
 };
 
 use super::{
     PlanContext, expected,
-    hosts::{FoundAgent, ask_all},
+    hosts::{FoundAgent, ask_all, common},
     place::{Base, Place, other_owner},
 };
 
@@ -58,8 +58,7 @@ pub async fn plan_push(context: &PlanContext, round: &Round) -> Result<PushPlan,
     };
     let place = Place::open(context, &round.location, context.right).await?;
     let (bucket, agents) = try_join!(compare(&place, round, push), ask_all(context, round))?;
-    let disks: Vec<_> = agents.iter().map(|agent| agent.checkpoints.clone()).collect();
-    let cut = common_cut(&disks, push.wanted.into())?;
+    let cut = common(&agents, push.wanted)?;
     Ok(PushPlan { cut, agents, parent: bucket.parent, base: bucket.base, full_send: bucket.full_send })
 }
 

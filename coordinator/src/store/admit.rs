@@ -10,22 +10,23 @@ use lockstep_protocol::{
     round::{Event, Kind, Participant, Phase, PullState, PushState, Round, SettleState, WantedCut, decide},
 };
 use serde_json::Value;
-use sqlx::{Connection, PgConnection, Row, postgres::PgRow};
+use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
-    Admission, Applied, ClaimState, LastCommit, PipelineRow, RoundRecord,
+    Admission, Applied, ClaimState, LastCommit, PipelineRow, RoundRecord, Trigger,
     apply::{self, Change},
     ask::{Ask, Request},
     audit::{self, Entry, event},
     ownership::round_in_progress,
     pipelines::{Lock, find},
     rows::{StoredTransfer, record, rest_of, select_records},
+    session::Session,
     sqlstate::{Fail, Settling},
     text::{json as stored_json, optional_json, text},
 };
 
-pub(super) async fn admit(connection: &mut PgConnection, request: &Request) -> Result<Admission, Fail> {
+pub(super) async fn admit(connection: &mut Session, request: &Request) -> Result<Admission, Fail> {
     let mut transaction = connection.begin().await?;
     let pipeline = find(&mut transaction, request.ask.pipeline(), Lock::ForUpdate).await?;
     let parameters = request.ask.parameters()?;
@@ -67,12 +68,13 @@ struct Active {
     id: Uuid,
     kind: String,
     phase: String,
+    trigger: Trigger,
 }
 
 impl Known {
-    async fn read(connection: &mut PgConnection, pipeline: &PipelineRow, request: &Request) -> Result<Self, Fail> {
+    async fn read(connection: &mut Session, pipeline: &PipelineRow, request: &Request) -> Result<Self, Fail> {
         let row = sqlx::query(
-            "SELECT clock_timestamp() AS now, q.round_id, q.digest, o.id AS own, a.id AS active, a.kind, a.phase
+            "SELECT clock_timestamp() AS now, q.round_id, q.digest, o.id AS own, a.id AS active, a.kind, a.phase, a.periodic
              FROM (SELECT 1) AS one
              LEFT JOIN requests q ON q.pipeline_id = $1 AND q.request_id = $2
              LEFT JOIN rounds o ON o.id = $3
@@ -95,12 +97,17 @@ impl Known {
 
     fn active(row: &PgRow) -> Result<Option<Active>, Fail> {
         let Some(id) = row.try_get("active")? else { return Ok(None) };
-        Ok(Some(Active { id, kind: row.try_get("kind")?, phase: row.try_get("phase")? }))
+        Ok(Some(Active {
+            id,
+            kind: row.try_get("kind")?,
+            phase: row.try_get("phase")?,
+            trigger: Trigger::of(row.try_get("periodic")?),
+        }))
     }
 
     async fn answer(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Session,
         pipeline: &PipelineRow,
         request: &Request,
         digest: &str,
@@ -131,7 +138,7 @@ pub(super) fn answered_another(pipeline: &PipelineRow, request: &Request, round:
     .with("round", round)
 }
 
-async fn load(connection: &mut PgConnection, id: RoundId) -> Result<RoundRecord, Fail> {
+async fn load(connection: &mut Session, id: RoundId) -> Result<RoundRecord, Fail> {
     let row = sqlx::query(concat!(select_records!("rounds"), "WHERE r.id = $1"))
         .bind(id.uuid())
         .fetch_one(connection)
@@ -173,11 +180,7 @@ pub(super) fn check_admits(pipeline: &PipelineRow, ask: &Ask) -> Result<(), Prob
 pub(super) fn asks_for_newest<'p>(pipeline: &'p PipelineRow, ask: &Ask) -> Option<&'p LastCommit> {
     let (Ask::Push(push), Some(last)) = (ask, &pipeline.last_commit) else { return None };
     let same = match (&push.found, push.wanted) {
-        (Some(found), _) => {
-            found.step == last.step
-                && found.fingerprint == last.fingerprint
-                && found.local_checkpoints == last.local_checkpoints
-        }
+        (Some(found), _) => found.is(last),
         (None, WantedCut::Newest) => false,
         (None, WantedCut::Step(step)) => step == last.step,
         (None, WantedCut::Local(id)) => last.local_checkpoints.contains(&id),
@@ -192,7 +195,7 @@ pub(super) fn pushed_already(last: &LastCommit) -> String {
 
 /// A push of exactly what is the newest commit is answered with that commit.
 async fn already_committed(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     pipeline: &PipelineRow,
     request: &Request,
     digest: &str,
@@ -223,12 +226,13 @@ async fn already_committed(
 
 /// A newer pull ends one that is installing, in this very transaction; everything else that is active refuses.
 async fn supersede(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     pipeline: &PipelineRow,
     active: &Active,
     request: &Request,
 ) -> Result<(), Fail> {
-    let refused = || round_in_progress(pipeline, request.ask.wants(), active.id, &active.kind, &active.phase);
+    let refused =
+        || round_in_progress(pipeline, request.ask.wants(), active.id, (&active.kind, active.trigger), &active.phase);
     if active.kind != "pull" || !matches!(request.ask, Ask::Pull(_)) {
         return Err(refused().into());
     }
@@ -308,8 +312,8 @@ const INSERT: &str = "
 WITH made AS (
     INSERT INTO rounds (id, pipeline_id, pipeline_name, kind, round_no, generation, n_hosts, phase, deadline, seq,
                         base_generation, base_seq, base_round_id, base_digest, location, read_location, transfer, retry, state,
-                        request_id, actor, trace_id, traceparent)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)
+                        request_id, actor, trace_id, traceparent, periodic)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $27)
 ), hosts AS (
     INSERT INTO participants (round_id, host_idx, address, phase, attempt)
     SELECT $1, n.host_idx, n.address, 'waiting', 1 FROM UNNEST($24::int[], $25::text[]) AS n (host_idx, address)
@@ -322,7 +326,7 @@ INSERT INTO audit_events (pipeline_id, round_id, event, to_phase, cause, actor, 
 VALUES ($2, $1, 'round_admitted', $8, $26, $21, $22, 0, 1)";
 
 async fn insert(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     pipeline: &PipelineRow,
     request: &Request,
     round: &Round,
@@ -361,17 +365,19 @@ async fn insert(
         .bind(&request.caller.traceparent)
         .bind(hosts)
         .bind(addresses)
-        .bind(admitted_because(round))
+        .bind(admitted_because(round, request.ask.trigger()))
+        .bind(request.ask.trigger() == Trigger::Periodic)
         .execute(connection)
         .await?;
     Ok(())
 }
 
 /// For the audit trail.
-pub(super) fn admitted_because(round: &Round) -> String {
+pub(super) fn admitted_because(round: &Round, trigger: Trigger) -> String {
     match &round.kind {
         Kind::Push(push) => format!(
-            "push of {} as {}-{}, base {}",
+            "{} push of {} as {}-{}, base {}",
+            trigger.as_str(),
             wanted_text(push.wanted),
             round.generation,
             push.seq,
@@ -390,7 +396,7 @@ fn wanted_text(wanted: WantedCut) -> String {
 }
 
 async fn remember(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     pipeline: &PipelineRow,
     request: &Request,
     round: RoundId,

@@ -6,13 +6,14 @@ use lockstep_protocol::{
     round::{Decision, Kind, Participant, Phase, Round},
 };
 use serde_json::Value;
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::Row;
 use uuid::Uuid;
 
 use super::{
     Applied, Caller,
     audit::TransitionColumns,
     rows::{as_stored, record, rest_of, select_records, source_columns},
+    session::Session,
     sqlstate::{Fail, Settling},
     text::{bigint, optional_json, text},
 };
@@ -124,7 +125,7 @@ fn decision_bytes<'b>(before: &Kind, next: &'b Kind) -> (Option<&'b [u8]>, Optio
     }
 }
 
-pub(super) async fn apply(connection: &mut PgConnection, change: &Change) -> Result<Applied, Fail> {
+pub(super) async fn apply(connection: &mut Session, change: &Change) -> Result<Applied, Fail> {
     let Change { before, decision, caller } = change;
     let next = &decision.next;
     let mut hosts = ParticipantColumns::default();
@@ -203,7 +204,7 @@ pub(super) fn stored(before: &Round, decision: &Decision) -> Round {
 /// After a lost answer: what became of the write (R6). Waits for a transaction that is still under way, by the row's lock.
 ///
 /// None: not written. A copy of the statement that is still on its way can't do harm: whoever writes next raises the version.
-pub(super) async fn look(connection: &mut PgConnection, change: &Change) -> Result<Option<Applied>, Fail> {
+pub(super) async fn look(connection: &mut Session, change: &Change) -> Result<Option<Applied>, Fail> {
     let mut transaction = connection.begin().await?;
     let id = change.before.id.uuid();
     sqlx::query("SELECT 1 FROM rounds WHERE id = $1 FOR UPDATE").bind(id).execute(&mut *transaction).await?;

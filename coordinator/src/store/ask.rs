@@ -9,7 +9,7 @@ use lockstep_protocol::{
 use serde_json::{Value, json};
 
 use super::{
-    AdmitPull, AdmitPush, Caller, PipelineSelector,
+    AdmitPull, AdmitPush, Caller, PipelineSelector, Trigger,
     sqlstate::Fail,
     text::{bigint, json as stored_json},
 };
@@ -55,6 +55,14 @@ impl Ask {
         match self {
             Self::Push(push) => push.retry,
             Self::Pull(pull) => pull.retry,
+        }
+    }
+
+    /// A pull is always manual.
+    pub(super) const fn trigger(&self) -> Trigger {
+        match self {
+            Self::Push(push) => push.trigger,
+            Self::Pull(_) => Trigger::Manual,
         }
     }
 

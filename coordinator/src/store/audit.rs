@@ -5,11 +5,12 @@ use lockstep_protocol::{
     problem::{Problem, Reason},
     round::Transition,
 };
-use sqlx::{PgConnection, Row, postgres::PgRow};
+use sqlx::{Row, postgres::PgRow};
 
 use super::{
     AuditFilter, AuditRow, Caller, Listed, Page,
     rows::unsigned,
+    session::Session,
     sqlstate::Fail,
     text::{bigint, text},
 };
@@ -37,7 +38,7 @@ pub(super) struct Entry<'e> {
     pub(super) cause: &'e str,
 }
 
-pub(super) async fn write(connection: &mut PgConnection, caller: &Caller, entry: &Entry<'_>) -> Result<(), Fail> {
+pub(super) async fn write(connection: &mut Session, caller: &Caller, entry: &Entry<'_>) -> Result<(), Fail> {
     sqlx::query(
         "INSERT INTO audit_events (pipeline_id, round_id, event, from_phase, to_phase, cause, actor, trace_id)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
@@ -84,7 +85,7 @@ impl TransitionColumns {
 }
 
 pub(super) async fn list(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     filter: &AuditFilter,
     page: &Page,
 ) -> Result<Listed<AuditRow>, Fail> {

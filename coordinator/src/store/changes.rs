@@ -87,6 +87,7 @@ impl Hints {
         let (outbox, waiting) = mpsc::channel(OUTBOX);
         let stop = CancellationToken::new();
         tokio::spawn(send(Arc::clone(database), waiting));
+        // Stopped in the middle it leaves nothing behind: the connection is its own, and LISTEN writes nothing.
         let listening = listen(Arc::clone(database), local.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(listening));
         Self { local, outbox, _stop: stop.drop_guard() }

@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 use lockstep_protocol::id::{Generation, PipelineId, Term};
-use sqlx::{Connection, PgConnection};
 
 use super::{
     Caller, ClaimOutcome, ClaimSettled, PipelineRow, PipelineSelector,
     audit::{self, Entry, event},
     pipelines::{not_found, pipeline},
+    session::Session,
     sqlstate::{Fail, Settling},
     text::{bigint, json, text},
 };
 
 /// Takes over the claims that nobody drives; each gets a new term.
 pub(super) async fn claim_due(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     (replica, lease): &(String, Duration),
 ) -> Result<Vec<PipelineRow>, Fail> {
     let rows = sqlx::query(
@@ -37,7 +37,7 @@ pub(super) async fn claim_due(
 
 /// Keeps a claim while its fence is being put.
 pub(super) async fn renew_claim(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     (id, term, lease): &(PipelineId, Term, Duration),
 ) -> Result<bool, Fail> {
     let done = sqlx::query(
@@ -63,7 +63,7 @@ pub(super) struct Settle {
     pub(super) caller: Caller,
 }
 
-pub(super) async fn settle(connection: &mut PgConnection, settle: &Settle) -> Result<ClaimSettled, Fail> {
+pub(super) async fn settle(connection: &mut Session, settle: &Settle) -> Result<ClaimSettled, Fail> {
     let (claim, generation, problem, after) = match &settle.outcome {
         ClaimOutcome::Owned(generation) => ("owned", *generation, None, None),
         ClaimOutcome::Refused(problem) => ("refused", Generation::NONE, Some(problem), None),
@@ -115,7 +115,7 @@ pub(super) fn settled_because(outcome: &ClaimOutcome, row: &PipelineRow) -> Stri
 }
 
 /// After a lost answer of a settle: the row as it stands.
-pub(super) async fn look(connection: &mut PgConnection, id: &PipelineId) -> Result<PipelineRow, Fail> {
+pub(super) async fn look(connection: &mut Session, id: &PipelineId) -> Result<PipelineRow, Fail> {
     let row = sqlx::query("SELECT * FROM pipelines WHERE id = $1").bind(id.uuid()).fetch_optional(connection).await?;
     row.map_or_else(|| Err(not_found(&PipelineSelector::Id(*id)).into()), |row| pipeline(&row))
 }

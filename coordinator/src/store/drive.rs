@@ -7,13 +7,14 @@ use lockstep_protocol::{
     problem::{Problem, Reason},
     round::{CancelRequest, check_cancellable},
 };
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::Row;
 use uuid::Uuid;
 
 use super::{
     Caller, HostProgress, RoundRecord,
     audit::{self, Entry, event},
     rows::{record, select_records},
+    session::Session,
     sqlstate::{Fail, Settling},
     text::{bigint, text},
 };
@@ -31,7 +32,7 @@ fn actor(replica: &str) -> String {
 }
 
 /// Oldest first. Rows that another replica is claiming are skipped, not waited for.
-pub(super) async fn claim(connection: &mut PgConnection, claim: &Claim) -> Result<Vec<RoundRecord>, Fail> {
+pub(super) async fn claim(connection: &mut Session, claim: &Claim) -> Result<Vec<RoundRecord>, Fail> {
     let rows = sqlx::query(concat!(
         "WITH due AS (
              SELECT id, lease_owner FROM rounds
@@ -63,7 +64,7 @@ pub(super) async fn claim(connection: &mut PgConnection, claim: &Claim) -> Resul
 
 /// Those of the given rounds whose term is still the given one, with their leases prolonged.
 pub(super) async fn renew(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     (held, lease): &(Vec<(RoundId, Term)>, Duration),
 ) -> Result<Vec<RoundId>, Fail> {
     let (ids, terms) = columns(held);
@@ -89,7 +90,7 @@ fn columns(held: &[(RoundId, Term)]) -> (Vec<Uuid>, Vec<i64>) {
 /// Hands rounds back: whoever looks next may claim them at once. The term stays, so what is still under way here keeps its right to
 /// write until somebody else has claimed.
 pub(super) async fn release(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     (held, caller): &(Vec<(RoundId, Term)>, Caller),
 ) -> Result<(), Fail> {
     let (ids, terms) = columns(held);
@@ -121,7 +122,7 @@ pub(super) struct Progress {
 }
 
 /// False: the term is not current, or the round has ended; nothing was written.
-pub(super) async fn save_progress(connection: &mut PgConnection, progress: &Progress) -> Result<bool, Fail> {
+pub(super) async fn save_progress(connection: &mut Session, progress: &Progress) -> Result<bool, Fail> {
     let hosts = &progress.hosts;
     let column = |value: fn(&HostProgress) -> u64| hosts.iter().map(|p| bigint(value(p))).collect::<Vec<_>>();
     let maybe =
@@ -172,7 +173,7 @@ pub(super) fn round_not_found(id: RoundId) -> Problem {
     Problem::new(Reason::RoundNotFound, format!("no round {id}")).with("round", id)
 }
 
-pub(super) async fn get(connection: &mut PgConnection, id: &RoundId) -> Result<RoundRecord, Fail> {
+pub(super) async fn get(connection: &mut Session, id: &RoundId) -> Result<RoundRecord, Fail> {
     let row = sqlx::query(concat!(select_records!("rounds"), "WHERE r.id = $1"))
         .bind(id.uuid())
         .fetch_optional(connection)
@@ -181,7 +182,7 @@ pub(super) async fn get(connection: &mut PgConnection, id: &RoundId) -> Result<R
 }
 
 /// Writes the wish beside the round, never the round itself: only who drives it decides. A second wish changes nothing.
-pub(super) async fn request_cancel(connection: &mut PgConnection, cancel: &Cancel) -> Result<RoundRecord, Fail> {
+pub(super) async fn request_cancel(connection: &mut Session, cancel: &Cancel) -> Result<RoundRecord, Fail> {
     let mut transaction = connection.begin().await?;
     let found = get(&mut transaction, &cancel.round).await?;
     if found.cancel_requested.is_some() {
@@ -215,10 +216,7 @@ pub(super) async fn request_cancel(connection: &mut PgConnection, cancel: &Cance
     Ok(after)
 }
 
-pub(super) async fn pending_cancel(
-    connection: &mut PgConnection,
-    round: &RoundId,
-) -> Result<Option<CancelRequest>, Fail> {
+pub(super) async fn pending_cancel(connection: &mut Session, round: &RoundId) -> Result<Option<CancelRequest>, Fail> {
     let row = sqlx::query("SELECT requested_by, cause FROM cancel_requests WHERE round_id = $1")
         .bind(round.uuid())
         .fetch_optional(connection)

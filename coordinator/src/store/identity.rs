@@ -1,9 +1,9 @@
 //! Which database this is (R13).
 
 use lockstep_protocol::id::DatabaseId;
-use sqlx::{PgConnection, Row};
+use sqlx::Row;
 
-use super::sqlstate::Fail;
+use super::{session::Session, sqlstate::Fail};
 
 /// Tells this database from a restored, promoted, copied or recreated one.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -17,7 +17,7 @@ pub struct DatabaseIdentity {
 }
 
 /// The timeline is that of the WAL being written: the control file's lags behind a promotion until the next checkpoint.
-pub(super) async fn read(connection: &mut PgConnection) -> Result<DatabaseIdentity, Fail> {
+pub(super) async fn read(connection: &mut Session) -> Result<DatabaseIdentity, Fail> {
     let row = sqlx::query(
         "SELECT database_id, (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier,
                 substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) AS timeline

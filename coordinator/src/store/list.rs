@@ -2,13 +2,13 @@
 
 use chrono::{DateTime, Utc};
 use lockstep_protocol::id::{PipelineId, RoundId};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{
     Listed, Page, RoundFilter, RoundKind, RoundRecord,
     audit::bad_token,
     rows::{record, select_records},
+    session::Session,
     sqlstate::Fail,
     text::bigint,
 };
@@ -28,7 +28,7 @@ pub(super) fn parse_token(token: Option<&str>) -> Result<Option<(DateTime<Utc>, 
 }
 
 pub(super) async fn list(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     (filter, page): &(RoundFilter, Page),
 ) -> Result<Listed<RoundRecord>, Fail> {
     let before = parse_token(page.token.as_deref())?;

@@ -8,6 +8,7 @@
 mod faults;
 mod pipelines;
 mod rounds;
+mod schedules;
 
 use std::{
     collections::BTreeMap,
@@ -24,6 +25,7 @@ use lockstep_protocol::{
     id::{DatabaseId, PipelineId, RequestId, RoundId, Term},
     problem::Problem,
     round::CancelRequest,
+    schedule::PushSchedule,
 };
 use tokio::sync::broadcast;
 use uuid::Uuid;
@@ -31,19 +33,22 @@ use uuid::Uuid;
 pub use faults::StoreFault;
 
 use super::{
-    Admission, Applied, AuditFilter, AuditRow, Caller, Change, ClaimSettled, Created, DatabaseIdentity, Listed,
-    NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, Store, StoreError, apply,
+    Admission, Applied, AuditFilter, AuditRow, Caller, Change, ClaimSettled, Created, DatabaseIdentity, DuePushes,
+    Listed, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, Store, StoreError, apply,
     ask::Request,
     claims::Settle,
     drive::{Cancel, Claim, Progress},
     ownership::{Delete, Update},
     pool::Access,
+    schedules::SaveSchedule,
+    schema::Schema,
     sqlstate::{Fail, Place},
     transactions::Transactions,
 };
 use faults::Faults;
 use pipelines::StoredPipeline;
 use rounds::StoredRound;
+use schedules::StoredSchedule;
 
 /// Stands between one replica and everything outside of it. A gate that never opens again is a replica that was killed; one that opens late is a
 /// replica that was stopped, or whose machine slept.
@@ -79,6 +84,7 @@ struct Tables {
     rounds: BTreeMap<RoundId, StoredRound>,
     /// Digest of the parameters, and the round that answered.
     requests: BTreeMap<(PipelineId, RequestId), (String, RoundId)>,
+    schedules: BTreeMap<PipelineId, StoredSchedule>,
     audit: Vec<AuditRow>,
 }
 
@@ -155,6 +161,7 @@ impl MemoryDatabase {
             pipelines: BTreeMap::new(),
             rounds: BTreeMap::new(),
             requests: BTreeMap::new(),
+            schedules: BTreeMap::new(),
             audit: Vec::new(),
         };
         Self(Arc::new(Shared {
@@ -324,7 +331,7 @@ async fn pause(duration: Duration) {
 
 #[async_trait]
 impl Transactions for Link {
-    async fn migrate(&self) -> Result<(), Problem> {
+    async fn migrate(&self, _: Schema) -> Result<(), Problem> {
         Ok(())
     }
 
@@ -435,6 +442,18 @@ impl Transactions for Link {
 
     async fn look_at_claim(&self, id: PipelineId) -> Result<PipelineRow, StoreError> {
         self.run("settle_claim", Access::Read, move |tables, _| tables.any_pipeline(id)).await
+    }
+
+    async fn due_pushes(&self, lease: Duration, at_most: u32) -> Result<DuePushes, StoreError> {
+        self.run("due_pushes", Access::Write, move |tables, now| Ok(tables.due_pushes(lease, at_most, now))).await
+    }
+
+    async fn save_push_schedule(&self, save: SaveSchedule) -> Result<bool, StoreError> {
+        self.run("save_push_schedule", Access::Write, move |tables, _| Ok(tables.save_push_schedule(&save))).await
+    }
+
+    async fn push_schedule(&self, id: PipelineId) -> Result<Option<PushSchedule>, StoreError> {
+        self.run("push_schedule", Access::Read, move |tables, _| Ok(tables.push_schedule(id))).await
     }
 
     async fn notify(&self, payloads: Vec<String>) -> Result<(), StoreError> {

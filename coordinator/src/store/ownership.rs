@@ -9,14 +9,15 @@ use lockstep_protocol::{
     spec::{Initial, PipelineSpec},
 };
 use serde_json::json;
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::Row;
 use uuid::Uuid;
 
 use super::{
-    Caller, ClaimState, Created, NewPipeline, PipelineRow, PipelineSelector,
+    Caller, ClaimState, Created, NewPipeline, PipelineRow, PipelineSelector, Trigger,
     audit::{self, Entry, event},
     identity,
     pipelines::{Lock, find, pipeline},
+    session::Session,
     sqlstate::{Fail, Settling},
     text::{from_json, text},
 };
@@ -29,10 +30,7 @@ pub(super) fn create_digest(new: &NewPipeline) -> String {
     Digest::of(new.spec.to_value().to_string().as_bytes()).to_string()
 }
 
-pub(super) async fn create(
-    connection: &mut PgConnection,
-    (new, caller): &(NewPipeline, Caller),
-) -> Result<Created, Fail> {
+pub(super) async fn create(connection: &mut Session, (new, caller): &(NewPipeline, Caller)) -> Result<Created, Fail> {
     let mut transaction = connection.begin().await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCATIONS).execute(&mut *transaction).await?;
     if let Some(known) = known_create(&mut transaction, new).await? {
@@ -73,7 +71,7 @@ pub(super) fn exists_already(name: &PipelineName, id: PipelineId) -> Problem {
 }
 
 /// The pipeline that this request id, or this very call before a lost answer, has made.
-async fn known_create(connection: &mut PgConnection, new: &NewPipeline) -> Result<Option<PipelineRow>, Fail> {
+async fn known_create(connection: &mut Session, new: &NewPipeline) -> Result<Option<PipelineRow>, Fail> {
     let row = sqlx::query("SELECT * FROM pipelines WHERE request_id = $1 OR id = $2")
         .bind(new.request_id.map(|id| id.uuid()))
         .bind(new.id.uuid())
@@ -129,11 +127,7 @@ pub(super) fn check_neighbour(spec: &PipelineSpec, other: &Neighbour) -> Result<
     .with("owner_location", &other.location))
 }
 
-async fn check_location(
-    connection: &mut PgConnection,
-    spec: &PipelineSpec,
-    except: Option<PipelineId>,
-) -> Result<(), Fail> {
+async fn check_location(connection: &mut Session, spec: &PipelineSpec, except: Option<PipelineId>) -> Result<(), Fail> {
     let rows = sqlx::query(
         "SELECT id, name, claim, spec -> 'location' AS location FROM pipelines
          WHERE deleted_at IS NULL AND location_bucket = $1 AND id IS DISTINCT FROM $2 ORDER BY name",
@@ -172,7 +166,7 @@ pub(super) fn first_claim(new: &NewPipeline) -> Result<ClaimState, Problem> {
     }
 }
 
-async fn insert(connection: &mut PgConnection, new: &NewPipeline, caller: &Caller) -> Result<PipelineRow, Fail> {
+async fn insert(connection: &mut Session, new: &NewPipeline, caller: &Caller) -> Result<PipelineRow, Fail> {
     let spec = &new.spec;
     let claim = first_claim(new)?;
     let identity = identity::read(connection).await?;
@@ -215,25 +209,38 @@ pub(super) fn check_etag(row: &PipelineRow, etag: Option<&str>) -> Result<(), Pr
 }
 
 /// `ROUND_IN_PROGRESS`, naming the active round.
-pub(super) async fn refuse_active(connection: &mut PgConnection, row: &PipelineRow, wants: &str) -> Result<(), Fail> {
-    let active = sqlx::query("SELECT id, kind, phase FROM rounds WHERE pipeline_id = $1 AND ended_at IS NULL")
-        .bind(row.id.uuid())
-        .fetch_optional(connection)
-        .await?;
+pub(super) async fn refuse_active(connection: &mut Session, row: &PipelineRow, wants: &str) -> Result<(), Fail> {
+    let active =
+        sqlx::query("SELECT id, kind, phase, periodic FROM rounds WHERE pipeline_id = $1 AND ended_at IS NULL")
+            .bind(row.id.uuid())
+            .fetch_optional(connection)
+            .await?;
     let Some(active) = active else { return Ok(()) };
     let (id, kind, phase): (Uuid, String, String) =
         (active.try_get("id")?, active.try_get("kind")?, active.try_get("phase")?);
-    Err(round_in_progress(row, wants, id, &kind, &phase).into())
+    let trigger = Trigger::of(active.try_get("periodic")?);
+    Err(round_in_progress(row, wants, id, (&kind, trigger), &phase).into())
 }
 
-pub(super) fn round_in_progress(row: &PipelineRow, wants: &str, id: Uuid, kind: &str, phase: &str) -> Problem {
+pub(super) fn round_in_progress(
+    row: &PipelineRow,
+    wants: &str,
+    id: Uuid,
+    (kind, trigger): (&str, Trigger),
+    phase: &str,
+) -> Problem {
+    let which = trigger.as_str();
     Problem::new(
         Reason::RoundInProgress,
-        format!("pipeline {}: {wants} while {kind} round {id} is {phase}: wait for it or cancel it", row.spec.name),
+        format!(
+            "pipeline {}: {wants} while {which} {kind} round {id} is {phase}: wait for it or cancel it",
+            row.spec.name
+        ),
     )
     .with("pipeline", &row.spec.name)
     .with("round", id)
     .with("kind", kind)
+    .with("trigger", which)
     .with("phase", phase)
 }
 
@@ -307,7 +314,7 @@ pub(super) fn name_taken(row: &PipelineRow, name: &PipelineName, other: Pipeline
         .with("pipeline", other)
 }
 
-pub(super) async fn update(connection: &mut PgConnection, update: &Update) -> Result<PipelineRow, Fail> {
+pub(super) async fn update(connection: &mut Session, update: &Update) -> Result<PipelineRow, Fail> {
     let Update { selector, spec, etag, caller } = update;
     let mut transaction = connection.begin().await?;
     // Before the row's lock: a create holds the two in the same order.
@@ -363,7 +370,7 @@ pub(super) struct Delete {
     pub(super) caller: Caller,
 }
 
-pub(super) async fn delete(connection: &mut PgConnection, delete: &Delete) -> Result<PipelineId, Fail> {
+pub(super) async fn delete(connection: &mut Session, delete: &Delete) -> Result<PipelineId, Fail> {
     let Delete { selector, etag, caller } = delete;
     let mut transaction = connection.begin().await?;
     let row = find(&mut transaction, selector, Lock::ForUpdate).await?;

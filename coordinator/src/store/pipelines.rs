@@ -6,13 +6,14 @@ use lockstep_protocol::{
     spec::PipelineSpec,
 };
 use serde_json::Value;
-use sqlx::{PgConnection, Row, postgres::PgRow};
+use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
     ClaimState, DatabaseIdentity, LastCommit, Listed, Page, PipelineRow, PipelineSelector,
     audit::bad_token,
     rows::{commit_ref, number, parsed, unsigned},
+    session::Session,
     sqlstate::Fail,
     text::{bigint, from_json},
 };
@@ -30,7 +31,7 @@ pub(super) fn not_found(selector: &PipelineSelector) -> Problem {
 
 /// The pipeline, unless it was deleted. One that was refused its location is found by its id only, so that whoever created it learns why.
 pub(super) async fn find(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     selector: &PipelineSelector,
     lock: Lock,
 ) -> Result<PipelineRow, Fail> {
@@ -58,7 +59,7 @@ pub(super) async fn find(
 }
 
 /// By name; deleted and refused ones are left out.
-pub(super) async fn list(connection: &mut PgConnection, page: &Page) -> Result<Listed<PipelineRow>, Fail> {
+pub(super) async fn list(connection: &mut Session, page: &Page) -> Result<Listed<PipelineRow>, Fail> {
     let after = page.token.as_deref().unwrap_or_default();
     if after.contains('\0') {
         return Err(bad_token(after).into());

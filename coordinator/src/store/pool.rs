@@ -7,20 +7,23 @@
 //! That makes the customary `ROLLBACK` before each use superfluous, which would cost a round trip and count as a transaction each time.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use futures::future::BoxFuture;
-use lockstep_protocol::problem::Problem;
+use lockstep_protocol::problem::{Problem, Retryable};
 use sqlx::{
-    ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres,
-    pool::PoolConnection,
+    AssertSqlSafe, Connection, Executor, PgConnection, PgPool, Row,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use tracing::Instrument;
 
-use super::sqlstate::{Fail, Place, StoreError};
+use super::{
+    endpoint::{Endpoint, Pooler},
+    session::{Limits, Route, Session},
+    sqlstate::{Fail, Place, StoreError},
+};
 
 /// How the store uses its database.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +34,12 @@ pub struct StoreOptions {
     pub acquire_timeout: Duration,
     /// Postgres gives a statement up after this time; the store gives a whole call up after twice as long.
     pub statement_timeout: Duration,
+    /// Postgres gives a statement up that waits this long for a lock. No call holds one for longer than a few round trips.
+    pub lock_timeout: Duration,
+    /// Postgres ends a connection whose transaction has heard nothing for this long, and with it the locks of a replica that was paused or cut off.
+    pub idle_in_transaction_timeout: Duration,
+    /// Whether a pooler stands before Postgres.
+    pub pooler: Pooler,
     /// Shown in `pg_stat_activity`.
     pub application_name: String,
 }
@@ -41,6 +50,9 @@ impl Default for StoreOptions {
             max_connections: 32,
             acquire_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(15),
+            lock_timeout: Duration::from_secs(5),
+            idle_in_transaction_timeout: Duration::from_secs(10),
+            pooler: Pooler::Ask,
             application_name: "lockstep-coordinator".to_owned(),
         }
     }
@@ -48,6 +60,9 @@ impl Default for StoreOptions {
 
 /// A pooled connection was idle this long: it is asked whether it still lives before it is used.
 const TEST_AFTER_IDLE: Duration = Duration::from_secs(1);
+
+/// The pool keeps no connection for longer.
+const MAX_LIFETIME: Duration = Duration::from_secs(30 * 60);
 
 /// Serialization failures, deadlocks and lost races are repeated this often.
 const MAX_TRIES: u32 = 5;
@@ -63,9 +78,12 @@ pub(super) enum Access {
 #[derive(Clone)]
 pub(super) struct Database {
     pool: PgPool,
-    connect: Arc<PgConnectOptions>,
+    route: Route,
+    /// A server's own connections, for LISTEN and migrations. None: there is a pooler and no way around it is known.
+    direct: Option<Arc<PgConnectOptions>>,
     pub(super) place: Arc<Place>,
     call_timeout: Duration,
+    standby: Arc<StandbySeen>,
 }
 
 impl std::fmt::Debug for Database {
@@ -74,41 +92,40 @@ impl std::fmt::Debug for Database {
     }
 }
 
+/// A new connection led to a standby: after a fail-over, say, or because of a name that has both addresses. From then on every connection is asked
+/// before each use, until the pool has none left that was opened by then.
+#[derive(Default)]
+struct StandbySeen(Mutex<Option<Instant>>);
+
+impl StandbySeen {
+    fn now(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn lately(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at.elapsed() <= MAX_LIFETIME)
+    }
+}
+
 impl Database {
-    /// Opens one connection to see that the server is there; the pool opens more as needed.
-    pub(super) async fn connect(url: &str, options: &StoreOptions) -> Result<Self, Problem> {
-        let connect: PgConnectOptions = url.parse().map_err(|_| {
-            // The parser's own text may hold parts of the URL, and with them the password.
-            let nowhere = Place { host: "?".to_owned(), port: 0, database: "?".to_owned() };
-            nowhere
-                .problem("connect", "the URL is not postgres://user:password@host:port/database")
-                .retry(lockstep_protocol::problem::Retryable::AfterFix)
-        })?;
-        let connect = connect.application_name(&options.application_name).disable_statement_logging();
-        let place = Place {
-            host: connect
-                .get_socket()
-                .map_or_else(|| connect.get_host().to_owned(), |socket| socket.display().to_string()),
-            port: connect.get_port(),
-            database: connect.get_database().unwrap_or(connect.get_username()).to_owned(),
+    /// Looks what the URLs lead to; the pool opens connections as needed. `direct` leads around a pooler to the same database.
+    pub(super) async fn connect(url: &str, direct: Option<&str>, options: &StoreOptions) -> Result<Self, Problem> {
+        let (name, patience) = (&options.application_name, options.acquire_timeout);
+        let main = Endpoint::look(url, name, options.pooler, patience).await?;
+        let direct = match direct {
+            None => None,
+            Some(direct) => Some(Self::direct(&main, direct, name, patience).await?),
         };
-        // The pool repeats refused connections until its time-out and then forgets why; here the cause is told at once.
-        let first = tokio::time::timeout(options.acquire_timeout, PgConnection::connect_with(&connect)).await;
-        match first {
-            Ok(Ok(connection)) => {
-                // It served its purpose; whether it says good-bye makes no difference.
-                let _ = connection.close().await;
-            }
-            Ok(Err(error)) => return Err(place.driver_problem("connect", &error)),
-            Err(_) => {
-                let seconds = options.acquire_timeout.as_secs_f64();
-                return Err(place.problem("connect", format!("no answer within {seconds} s")));
-            }
-        }
-        let settings = settings(options.statement_timeout);
+        let limits = Limits {
+            statement: options.statement_timeout,
+            lock: options.lock_timeout,
+            idle_in_transaction: options.idle_in_transaction_timeout,
+        };
+        let standby = Arc::new(StandbySeen::default());
         let pool = PgPoolOptions::new()
             .max_connections(options.max_connections.max(2))
             .acquire_timeout(options.acquire_timeout)
+            .max_lifetime(MAX_LIFETIME)
             .test_before_acquire(false)
             .before_acquire(|connection, meta| {
                 Box::pin(async move {
@@ -117,35 +134,70 @@ impl Database {
                     }
                     Ok(true)
                 })
-            })
-            .after_connect(move |connection, _| {
-                let settings = settings.clone();
+            });
+        let pool = if main.pooled {
+            pool
+        } else {
+            let (settings, standby) = (limits.of_session(), Arc::clone(&standby));
+            pool.after_connect(move |connection, _| {
+                let (settings, standby) = (settings.clone(), Arc::clone(&standby));
                 Box::pin(async move {
-                    connection.execute(sqlx::AssertSqlSafe(settings)).await?;
+                    let row = connection.fetch_one(AssertSqlSafe(settings)).await?;
+                    if row.try_get("in_recovery")? {
+                        standby.now();
+                    }
                     Ok(())
                 })
             })
-            .connect_lazy_with(connect.clone());
+        };
         Ok(Self {
-            pool,
-            connect: Arc::new(connect),
-            place: Arc::new(place),
+            pool: pool.connect_lazy_with(main.connect.clone()),
+            route: Route::new(main.pooled, &limits),
+            direct: direct.or_else(|| (!main.pooled).then(|| main.connect.clone())).map(Arc::new),
+            place: Arc::new(main.place),
             call_timeout: options.statement_timeout.saturating_mul(2),
+            standby,
         })
     }
 
-    /// A pool of one connection for LISTEN: it is held for ever and must not be missing elsewhere.
-    pub(super) fn listener_pool(&self) -> PgPool {
-        PgPoolOptions::new()
-            .max_connections(1)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connect_lazy_with((*self.connect).clone())
+    async fn direct(
+        main: &Endpoint,
+        url: &str,
+        application_name: &str,
+        patience: Duration,
+    ) -> Result<PgConnectOptions, Problem> {
+        let direct = Endpoint::look(url, application_name, Pooler::Ask, patience).await?;
+        let refuse = |why: &str| {
+            let problem = direct.place.problem("connect", format!("the direct database URL {why}"));
+            Err(problem.retry(Retryable::AfterFix))
+        };
+        if direct.pooled {
+            return refuse("leads to a pooler too: it must lead to Postgres itself");
+        }
+        if !main.same_database(&direct) {
+            return refuse(&format!("leads to another database than {}: both must lead to the same", main.place));
+        }
+        Ok(direct.connect)
     }
 
-    /// A connection of its own without time-outs, for migrations.
-    pub(super) async fn own_connection(&self) -> Result<PgConnection, Problem> {
-        PgConnection::connect_with(&self.connect).await.map_err(|error| self.place.driver_problem("connect", &error))
+    /// Whether a pooler stands before Postgres.
+    pub(super) const fn is_pooled(&self) -> bool {
+        matches!(self.route, Route::Pooled(_))
+    }
+
+    /// A pool of one connection for LISTEN: it is held for ever and must not be missing elsewhere. None: there is only a pooler, which gives the
+    /// connection to somebody else after LISTEN.
+    pub(super) fn listener_pool(&self) -> Option<PgPool> {
+        let direct = self.direct.as_deref()?;
+        let pool = PgPoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
+        Some(pool.connect_lazy_with(direct.clone()))
+    }
+
+    /// A connection of its own without time-outs, for migrations. None: there is only a pooler, which can't hold the lock that they need.
+    pub(super) async fn own_connection(&self) -> Option<Result<PgConnection, Problem>> {
+        let direct = self.direct.as_deref()?;
+        let connection = PgConnection::connect_with(direct).await;
+        Some(connection.map_err(|error| self.place.driver_problem("connect", &error)))
     }
 
     pub(super) async fn close_pool(&self) {
@@ -163,7 +215,7 @@ impl Database {
     where
         A: Send + Sync + 'static,
         T: Send + 'static,
-        F: for<'c> Fn(&'c mut PgConnection, &'c A) -> BoxFuture<'c, Result<T, Fail>> + Send + Sync + 'static,
+        F: for<'c> Fn(&'c mut Session, &'c A) -> BoxFuture<'c, Result<T, Fail>> + Send + Sync + 'static,
     {
         let database = self.clone();
         let work = async move {
@@ -203,23 +255,24 @@ impl Database {
         body: &F,
     ) -> Result<T, StoreError>
     where
-        F: for<'c> Fn(&'c mut PgConnection, &'c A) -> BoxFuture<'c, Result<T, Fail>>,
+        F: for<'c> Fn(&'c mut Session, &'c A) -> BoxFuture<'c, Result<T, Fail>>,
     {
         let mut tries = 0;
         loop {
             tries += 1;
-            let mut held = Held::acquire(&self.pool)
-                .await
-                .map_err(|error| self.place.error(operation, &Fail::Statement(error)))?;
+            let connection =
+                self.pool.acquire().await.map_err(|error| self.place.error(operation, &Fail::Statement(error)))?;
+            let mut session = Session::new(connection, self.route.clone());
             // Not half done: on time-out the connection is closed with the transaction in it, and the caller is told that it doesn't know.
-            match tokio::time::timeout(self.call_timeout, body(&mut held.connection, arguments)).await {
+            let call = whole(&mut session, self.standby.lately(), access, arguments, body);
+            match tokio::time::timeout(self.call_timeout, call).await {
                 Ok(Ok(value)) => {
-                    held.give_back();
+                    session.give_back();
                     return Ok(value);
                 }
                 Ok(Err(fail)) => {
                     if !fail.breaks_connection() {
-                        held.give_back();
+                        session.give_back();
                     }
                     if fail.is_race() && tries < MAX_TRIES {
                         tracing::debug!(operation, tries, "repeated after a race");
@@ -228,7 +281,7 @@ impl Database {
                     return Err(self.place.error(operation, &fail));
                 }
                 Err(_) => {
-                    drop(held);
+                    drop(session);
                     let seconds = self.call_timeout.as_secs_f64();
                     let problem = self.place.problem(operation, format!("no answer within {seconds} s"));
                     return Err(self.lost(access, problem));
@@ -238,36 +291,25 @@ impl Database {
     }
 }
 
-/// Runs once on each new connection. Notices are left out: sqlx would log them.
-fn settings(statement_timeout: Duration) -> String {
-    let millis = statement_timeout.as_millis().max(1);
-    format!(
-        "SET statement_timeout = {millis}; SET idle_in_transaction_session_timeout = {}; SET client_min_messages = warning; \
-         SET default_transaction_isolation = 'read committed'; SET TIME ZONE 'UTC'",
-        millis.saturating_mul(2)
-    )
-}
-
-/// A connection that is closed unless its body came to an end.
-struct Held {
-    connection: PoolConnection<Postgres>,
-    ended: bool,
-}
-
-impl Held {
-    async fn acquire(pool: &PgPool) -> Result<Self, sqlx::Error> {
-        Ok(Self { connection: pool.acquire().await?, ended: false })
-    }
-
-    fn give_back(mut self) {
-        self.ended = true;
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.connection.close_on_drop();
+/// A call's body with what belongs around it: the transaction that it is where there is a pooler, and the end of one that the body left open.
+async fn whole<A, T, F>(session: &mut Session, ask: bool, access: Access, arguments: &A, body: &F) -> Result<T, Fail>
+where
+    F: for<'c> Fn(&'c mut Session, &'c A) -> BoxFuture<'c, Result<T, Fail>>,
+{
+    session.prepare(ask).await?;
+    match body(session, arguments).await {
+        Ok(value) if session.is_open() && session.is_implicit() => match session.commit().await {
+            Ok(()) => Ok(value),
+            Err(error) if access == Access::Write => Err(Fail::Settling(error)),
+            Err(error) => Err(Fail::Statement(error)),
+        },
+        ended => {
+            let broken = ended.as_ref().err().is_some_and(Fail::breaks_connection);
+            if session.is_open() && !broken {
+                // It changes nothing about what the call came to: a connection that can't do it is closed.
+                let _ = session.rollback().await;
+            }
+            ended
         }
     }
 }

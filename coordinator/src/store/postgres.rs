@@ -6,15 +6,16 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use lockstep_protocol::{
     id::{PipelineId, RoundId, Term},
-    problem::{Problem, Retryable},
+    problem::Problem,
     round::CancelRequest,
+    schedule::PushSchedule,
 };
-use sqlx::{Connection, migrate::Migrator, postgres::PgListener};
+use sqlx::postgres::PgListener;
 use tokio::sync::broadcast;
 
 use super::{
-    Admission, Applied, AuditFilter, AuditRow, Caller, Change, ClaimSettled, Created, DatabaseIdentity, Listed,
-    NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, admit, apply,
+    Admission, Applied, AuditFilter, AuditRow, Caller, Change, ClaimSettled, Created, DatabaseIdentity, DuePushes,
+    Listed, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, admit, apply,
     ask::Request,
     audit,
     changes::CHANNEL,
@@ -23,27 +24,25 @@ use super::{
     identity, list, ownership,
     pipelines::{self, Lock},
     pool::{Access, Database},
+    schedules::{self, SaveSchedule},
+    schema::{self, Schema},
     sqlstate::Fail,
     transactions::Transactions,
 };
 
-/// Compiled in, so that a binary brings its own schema.
-static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
-
 #[async_trait]
 impl Transactions for Database {
-    async fn migrate(&self) -> Result<(), Problem> {
+    fn is_pooled(&self) -> bool {
+        Self::is_pooled(self)
+    }
+
+    async fn schema(&self) -> Result<Schema, StoreError> {
+        self.run("schema", Access::Read, (), |connection, ()| Box::pin(schema::read(connection))).await
+    }
+
+    async fn migrate(&self, before: Schema) -> Result<(), Problem> {
         let database = self.clone();
-        let work = tokio::spawn(async move {
-            // A connection of its own: closing it frees the advisory lock, however the migration ends.
-            let mut connection = database.own_connection().await?;
-            let mut migrations = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
-            migrations.set_ignore_missing(true);
-            let done = migrations.run_direct(None, &mut connection, false).await;
-            // The outcome is known already.
-            let _ = connection.close().await;
-            done.map_err(|error| database.place.problem("migrate", error).retry(Retryable::AfterFix))
-        });
+        let work = tokio::spawn(async move { schema::migrate(&database, before).await });
         work.await.unwrap_or_else(|error| Err(self.place.problem("migrate", error)))
     }
 
@@ -205,6 +204,24 @@ impl Transactions for Database {
         self.run("settle_claim", Access::Read, id, |connection, id| Box::pin(claims::look(connection, id))).await
     }
 
+    async fn due_pushes(&self, lease: Duration, at_most: u32) -> Result<DuePushes, StoreError> {
+        self.run("due_pushes", Access::Write, (lease, at_most), |connection, arguments| {
+            Box::pin(schedules::take(connection, arguments))
+        })
+        .await
+    }
+
+    async fn save_push_schedule(&self, save: SaveSchedule) -> Result<bool, StoreError> {
+        self.run("save_push_schedule", Access::Write, save, |connection, save| {
+            Box::pin(schedules::save(connection, save))
+        })
+        .await
+    }
+
+    async fn push_schedule(&self, id: PipelineId) -> Result<Option<PushSchedule>, StoreError> {
+        self.run("push_schedule", Access::Read, id, |connection, id| Box::pin(schedules::read(connection, *id))).await
+    }
+
     async fn notify(&self, payloads: Vec<String>) -> Result<(), StoreError> {
         self.run("notify", Access::Read, payloads, |connection, payloads| {
             Box::pin(async move {
@@ -221,7 +238,7 @@ impl Transactions for Database {
 
     async fn follow(&self, heard: broadcast::Sender<Change>) -> Result<(), StoreError> {
         // Of one connection, and held as long as it works.
-        let pool = self.listener_pool();
+        let Some(pool) = self.listener_pool() else { return std::future::pending().await };
         let followed = async {
             let mut listener = PgListener::connect_with(&pool).await?;
             listener.listen(CHANNEL).await?;

@@ -6,11 +6,13 @@ use chrono::{DateTime, Utc};
 use lockstep_protocol::{
     id::{Attempt, Fingerprint, LocalCheckpointId, PipelineId, RequestId, RoundId, Step},
     location::Location,
-    round::{CancelRequest, Kind, PullRequest, RetryPolicy, Round, WantedCut},
+    round::{CancelRequest, Kind, Phase, PullRequest, RetryPolicy, Round, WantedCut},
+    schedule::{LastPush, PushEnd},
+    selection::Cut,
     spec::Transfer,
 };
 
-use super::PipelineSelector;
+use super::{LastCommit, PipelineSelector};
 
 /// Who asks, for the audit trail.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -23,6 +25,30 @@ pub struct Caller {
     pub traceparent: Option<String>,
 }
 
+/// Who wants a push.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Trigger {
+    /// Somebody asked for it.
+    #[default]
+    Manual,
+    /// Its pipeline's `push_interval`.
+    Periodic,
+}
+
+impl Trigger {
+    /// For messages.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Manual => "manual",
+            Self::Periodic => "periodic",
+        }
+    }
+
+    pub(super) const fn of(periodic: bool) -> Self {
+        if periodic { Self::Periodic } else { Self::Manual }
+    }
+}
+
 /// A push to admit.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AdmitPush {
@@ -32,6 +58,8 @@ pub struct AdmitPush {
     pub wanted: WantedCut,
     /// Also what is already the newest commit.
     pub force: bool,
+    /// Who wants it.
+    pub trigger: Trigger,
     /// What the hosts would push, where they were asked already. No parameter of the request.
     pub found: Option<FoundCut>,
     /// Idempotency key (S14). None: each call is a new request.
@@ -51,6 +79,25 @@ pub struct FoundCut {
     pub fingerprint: Option<Fingerprint>,
     /// By host index.
     pub local_checkpoints: Vec<LocalCheckpointId>,
+}
+
+impl From<Cut> for FoundCut {
+    fn from(cut: Cut) -> Self {
+        Self {
+            step: cut.step,
+            fingerprint: cut.fingerprint,
+            local_checkpoints: cut.checkpoints.iter().map(|own| own.id).collect(),
+        }
+    }
+}
+
+impl FoundCut {
+    /// Whether a commit is of the very same local checkpoints.
+    pub fn is(&self, last: &LastCommit) -> bool {
+        self.step == last.step
+            && self.fingerprint == last.fingerprint
+            && self.local_checkpoints == last.local_checkpoints
+    }
 }
 
 /// A pull to admit.
@@ -125,6 +172,8 @@ pub struct RoundRecord {
     pub request_id: Option<RequestId>,
     /// Who asked for it.
     pub actor: String,
+    /// A pull is always manual.
+    pub trigger: Trigger,
     /// Of the request.
     pub trace_id: Option<String>,
     /// Of the request: effects continue this trace.
@@ -145,6 +194,21 @@ pub struct RoundRecord {
     pub read_location: Option<Location>,
     /// Asked for; the round may not have taken notice yet.
     pub cancel_requested: Option<CancelRequest>,
+}
+
+impl RoundRecord {
+    /// What a schedule reckons with, of a push.
+    pub fn as_last_push(&self) -> LastPush {
+        let end = self.ended_at.map(|at| {
+            let end = match (self.round.phase, &self.round.problem) {
+                (Phase::Failed, Some(problem)) => PushEnd::Failed(problem.clone()),
+                (Phase::Cancelled, _) => PushEnd::Cancelled,
+                _ => PushEnd::Committed,
+            };
+            (at, end)
+        });
+        LastPush { round: self.round.id, periodic: self.trigger == Trigger::Periodic, end }
+    }
 }
 
 /// Outcome of a guarded write.

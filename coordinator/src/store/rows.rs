@@ -22,7 +22,7 @@ use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
-    HostProgress, RoundRecord,
+    HostProgress, RoundRecord, Trigger,
     sqlstate::Fail,
     text::{from_json, json},
 };
@@ -261,6 +261,7 @@ pub(super) fn record(row: &PgRow) -> Result<RoundRecord, Fail> {
         round: round(row)?,
         request_id: request_id.map(RequestId::new),
         actor: row.try_get("actor")?,
+        trigger: Trigger::of(row.try_get("periodic")?),
         trace_id: row.try_get("trace_id")?,
         traceparent: row.try_get("traceparent")?,
         created_at: row.try_get("created_at")?,

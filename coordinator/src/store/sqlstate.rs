@@ -51,6 +51,8 @@ pub(super) enum Fail {
     Refused(Problem),
     /// A row that this version can't read.
     Unreadable(String),
+    /// The connection leads to a server in recovery, which can't be written and may be behind.
+    Standby,
 }
 
 impl From<sqlx::Error> for Fail {
@@ -129,6 +131,17 @@ fn class_of(code: &str, constraint: &str) -> Class {
     }
 }
 
+/// `read_only_sql_transaction`: a standby, or a primary that was told to take no writes.
+const READ_ONLY: &str = "25006";
+
+const POOLER_HINT: &str = "; a statement prepared on one server connection was looked for on another, so a pooler such as PgBouncer seems to stand \
+                           before Postgres: start with --database-pooler yes";
+
+/// `invalid_sql_statement_name`, `duplicate_prepared_statement`: what clients that share server connections get to see of each other.
+fn is_of_a_pooler(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(answer) if matches!(answer.code().as_deref(), Some("26000" | "42P05")))
+}
+
 /// Whether the server has answered that nothing was written, or whether the answer is missing.
 fn is_answered(error: &sqlx::Error) -> bool {
     match error {
@@ -167,9 +180,29 @@ impl Place {
             .with("operation", operation)
     }
 
+    /// Reached a server that only follows another one.
+    pub(super) fn standby(&self, operation: &str) -> Problem {
+        self.problem(
+            operation,
+            "this server is in recovery (a standby): it can't be written and may be behind; lead DATABASE_URL to the primary, or promote this \
+             server if it is to be the primary",
+        )
+        .with("in_recovery", true)
+    }
+
     /// The driver's error as a problem.
     pub(super) fn driver_problem(&self, operation: &str, error: &sqlx::Error) -> Problem {
-        let mut problem = self.problem(operation, error);
+        let mut problem = match error {
+            sqlx::Error::Database(answer) if answer.code().as_deref() == Some(READ_ONLY) => {
+                let mut problem = self.standby(operation);
+                problem.message.push_str(&format!("; it said: {}", answer.message()));
+                problem
+            }
+            _ => self.problem(operation, error),
+        };
+        if is_of_a_pooler(error) {
+            problem.message.push_str(POOLER_HINT);
+        }
         if let sqlx::Error::Database(error) = error
             && let Some(code) = error.code()
         {
@@ -186,6 +219,7 @@ impl Place {
         match fail {
             Fail::Refused(problem) => StoreError::Problem(problem.clone()),
             Fail::Unreadable(why) => StoreError::Problem(self.problem(operation, why).retry(Retryable::AfterFix)),
+            Fail::Standby => StoreError::Unavailable(self.standby(operation)),
             Fail::Settling(error) if !is_answered(error) => {
                 let mut problem = self.driver_problem(operation, error);
                 problem.message.push_str("; the answer was lost, it may have happened");
@@ -207,14 +241,17 @@ impl Fail {
     pub(super) fn is_race(&self) -> bool {
         match self {
             Self::Statement(error) | Self::Settling(error) => classify(error) == Class::Again,
-            Self::Refused(_) | Self::Unreadable(_) => false,
+            Self::Refused(_) | Self::Unreadable(_) | Self::Standby => false,
         }
     }
 
     /// The connection is of no more use.
     pub(super) fn breaks_connection(&self) -> bool {
         match self {
-            Self::Statement(error) | Self::Settling(error) => classify(error) == Class::Unreachable,
+            Self::Statement(error) | Self::Settling(error) => {
+                classify(error) == Class::Unreachable || is_of_a_pooler(error)
+            }
+            Self::Standby => true,
             Self::Refused(_) | Self::Unreadable(_) => false,
         }
     }

@@ -11,22 +11,34 @@ use lockstep_protocol::{
     id::{PipelineId, RoundId, Term},
     problem::Problem,
     round::CancelRequest,
+    schedule::PushSchedule,
 };
 use tokio::sync::broadcast;
 
 use super::{
-    Admission, Applied, AuditFilter, AuditRow, Caller, Change, ClaimSettled, Created, DatabaseIdentity, Listed,
-    NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, apply,
+    Admission, Applied, AuditFilter, AuditRow, Caller, Change, ClaimSettled, Created, DatabaseIdentity, DuePushes,
+    Listed, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, apply,
     ask::Request,
     claims::Settle,
     drive::{Cancel, Claim, Progress},
     ownership::{Delete, Update},
+    schedules::SaveSchedule,
+    schema::Schema,
 };
 
 /// See the module's documentation. The methods of [`Store`](super::Store) say what each does.
 #[async_trait]
 pub(super) trait Transactions: fmt::Debug + Send + Sync + 'static {
-    async fn migrate(&self) -> Result<(), Problem>;
+    /// What stands there; a store without a schema is always of this version.
+    async fn schema(&self) -> Result<Schema, StoreError> {
+        Ok(Schema::present())
+    }
+    /// Makes the migrations that are missing in `before`.
+    async fn migrate(&self, before: Schema) -> Result<(), Problem>;
+    /// Whether a pooler stands in between, so that nobody listens.
+    fn is_pooled(&self) -> bool {
+        false
+    }
     async fn close(&self);
     async fn identity(&self) -> Result<DatabaseIdentity, StoreError>;
     async fn now(&self) -> Result<DateTime<Utc>, StoreError>;
@@ -56,6 +68,10 @@ pub(super) trait Transactions: fmt::Debug + Send + Sync + 'static {
     async fn settle_claim(&self, settle: Settle) -> Result<ClaimSettled, StoreError>;
     /// The row after a `settle_claim` whose answer was lost.
     async fn look_at_claim(&self, id: PipelineId) -> Result<PipelineRow, StoreError>;
+
+    async fn due_pushes(&self, lease: Duration, at_most: u32) -> Result<DuePushes, StoreError>;
+    async fn save_push_schedule(&self, save: SaveSchedule) -> Result<bool, StoreError>;
+    async fn push_schedule(&self, id: PipelineId) -> Result<Option<PushSchedule>, StoreError>;
 
     /// Tells other replicas, best effort.
     async fn notify(&self, payloads: Vec<String>) -> Result<(), StoreError>;

@@ -8,7 +8,7 @@ use std::{
 
 use lockstep_devkit::TestDatabase;
 
-fn coordinator(flags: &[&str]) -> Command {
+pub(crate) fn coordinator(flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lockstep-coordinator"));
     // Nothing of the machine that runs the test leaks in.
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LOCKSTEP_") || name.starts_with("OTEL_")) {
@@ -18,7 +18,7 @@ fn coordinator(flags: &[&str]) -> Command {
     command
 }
 
-fn refused(mut command: Command) -> (i32, String) {
+pub(crate) fn refused(mut command: Command) -> (i32, String) {
     let Output { status, stdout, stderr } = command.output().unwrap();
     assert!(stdout.is_empty(), "stdout belongs to nobody here: {}", String::from_utf8_lossy(&stdout));
     let stderr = String::from_utf8(stderr).unwrap();
@@ -92,7 +92,15 @@ fn help_teaches_and_shows_no_secret() {
     let output = command.output().unwrap();
     assert!(output.status.success());
     let help = String::from_utf8(output.stdout).unwrap();
-    for part in ["Examples:", "LOCKSTEP_LEASE", "lockstep dev", "/readyz", "Exit codes:"] {
+    for part in [
+        "Examples:",
+        "LOCKSTEP_LEASE",
+        "lockstep dev",
+        "/readyz",
+        "Exit codes:",
+        "lockstep-coordinator migrate",
+        "PgBouncer",
+    ] {
         assert!(help.contains(part), "{part} in {help}");
     }
     assert!(!help.contains("hunter2"), "{help}");

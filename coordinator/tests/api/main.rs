@@ -5,6 +5,7 @@
 mod agents;
 mod binary;
 mod checkpoints;
+mod database;
 mod harness;
 mod pipelines;
 mod refusals;

@@ -18,7 +18,7 @@ async fn get(client: &mut Client, name: &str) -> v1::Pipeline {
 async fn a_pipeline_owns_its_location_once_it_is_created() {
     let mut coordinator = Coordinator::start().await;
     let mut spec = coordinator.spec("orders");
-    spec.push_interval = Some(prost_types::Duration { seconds: 120, nanos: 0 });
+    spec.pull_interval = Some(prost_types::Duration { seconds: 120, nanos: 0 });
     let pipeline = coordinator.create(spec.clone()).await.unwrap();
     assert_eq!(pipeline.generation, 1);
     assert_eq!(pipeline.warnings.len(), 1, "{:?}", pipeline.warnings);

@@ -9,7 +9,7 @@ use lockstep_coordinator::{
     dispatch::{DispatchOptions, Dispatcher},
     store::{
         Admission, AdmitPull, AdmitPush, Caller, ClaimState, NewPipeline, PipelineRow, RoundRecord, Store, StoreError,
-        StoreOptions,
+        StoreOptions, Trigger,
     },
 };
 use lockstep_devkit::{TestDatabase, s3::S3Server};
@@ -203,6 +203,7 @@ impl Rig {
             pipeline: pipeline.id.into(),
             wanted: WantedCut::Newest,
             force: true,
+            trigger: Trigger::Manual,
             found: None,
             request_id: None,
             deadline,

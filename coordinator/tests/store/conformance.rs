@@ -148,6 +148,16 @@ async fn run(store: &Store, operation: &Operation, known: Option<&Round>, now: D
         }
         Operation::PendingCancel(id) => said(store.pending_cancel(*id).await, Vec::new()),
         Operation::Progress(id, term, hosts) => said(store.save_progress(*id, *term, hosts).await, Vec::new()),
+        Operation::DuePushes(lease) => {
+            let mut found = store.due_pushes(*lease, 1000).await.unwrap();
+            found.due.sort_by_key(|due| due.pipeline);
+            // How long until the next one differs as the clocks do.
+            said::<_, ()>(Ok((found.due, found.next.is_some())), Vec::new())
+        }
+        Operation::SaveSchedule(due, schedule) => {
+            let saved = store.save_push_schedule(due, schedule.clone()).await;
+            said(saved.map(|saved| (saved, due.pipeline)), Vec::new())
+        }
         Operation::Get(id) => {
             let got = store.get_round(*id).await;
             let rounds = got.iter().map(|record| record.round.clone()).collect();
@@ -243,6 +253,8 @@ impl Pair {
             let (postgres, twin) =
                 (self.postgres.get_pipeline(&(*id).into()).await, self.twin.get_pipeline(&(*id).into()).await);
             let plain = |text: String| without_times(&text);
+            let (due, twins) = (self.postgres.push_schedule(*id).await, self.twin.push_schedule(*id).await);
+            assert_eq!(plain(format!("{due:?}")), plain(format!("{twins:?}")), "schedule of {id} after {number}");
             assert_eq!(plain(format!("{postgres:?}")), plain(format!("{twin:?}")), "pipeline {id} after {number}");
         }
     }

@@ -4,7 +4,9 @@
 
 mod admission;
 mod conformance;
+mod ground;
 mod guards;
+mod limits;
 mod operations;
 mod pipelines;
 mod rig;

@@ -2,8 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use chrono::DateTime;
 use lockstep_coordinator::store::{
-    AdmitPull, AdmitPush, ClaimOutcome, FoundCut, HostProgress, NewPipeline, Page, PipelineRow, PipelineSelector, Store,
+    AdmitPull, AdmitPush, ClaimOutcome, DuePush, FoundCut, HostProgress, NewPipeline, Page, PipelineRow,
+    PipelineSelector, Store, Trigger,
 };
 use lockstep_protocol::{
     commit::CommitRef,
@@ -12,6 +14,7 @@ use lockstep_protocol::{
     id::{Attempt, Generation, PipelineId, RequestId, RoundId, Seq, Step, Term},
     problem::{Problem, Reason},
     round::{CancelRequest, DecisionKnown, Event, HostReport, Kind, ParticipantPhase, Phase, Round, Source, WantedCut},
+    schedule::PushSchedule,
     spec::PipelineSpec,
 };
 use rand::{Rng as _, rngs::StdRng};
@@ -39,6 +42,8 @@ pub(crate) enum Operation {
     PendingCancel(RoundId),
     Progress(RoundId, Term, Vec<HostProgress>),
     Get(RoundId),
+    DuePushes(Duration),
+    SaveSchedule(DuePush, PushSchedule),
 }
 
 impl Operation {
@@ -68,6 +73,8 @@ impl Operation {
             Self::PendingCancel(_) => "look for cancel",
             Self::Progress(..) => "save progress",
             Self::Get(_) => "get",
+            Self::DuePushes(_) => "take due pushes",
+            Self::SaveSchedule(..) => "save schedule",
         }
     }
 }
@@ -122,6 +129,9 @@ fn spec(rng: &mut StdRng) -> PipelineSpec {
     });
     if rng.random_bool(0.2) {
         value["initial"] = "standby".into();
+    }
+    if rng.random_bool(0.5) {
+        value["push_interval"] = "2m".into();
     }
     if rng.random_bool(0.3) {
         value["read_location"] = serde_json::json!({"bucket": "archive", "prefix": "old"});
@@ -233,6 +243,8 @@ impl World {
             }
             49 => Operation::PendingCancel(self.round(rng)?),
             50..=52 => self.progress(rng)?,
+            53 if rng.random_bool(0.6) => Operation::DuePushes(lease(rng)),
+            54 => self.save_schedule(rng)?,
             53 => Operation::Get(if rng.random_bool(0.2) { RoundId::new(uuid(rng)) } else { self.round(rng)? }),
             _ => self.apply(rng)?,
         })
@@ -282,6 +294,20 @@ impl World {
         Some(Operation::SettleClaim(row.id, row.version - stale, term, outcome))
     }
 
+    /// Of a look that may be long over.
+    fn save_schedule(&self, rng: &mut StdRng) -> Option<Operation> {
+        let row = pick(rng, &self.pipelines)?;
+        let due_at = DateTime::from_timestamp(if rng.random_bool(0.5) { 1_000_000_000 } else { 9_000_000_000 }, 0)?;
+        let schedule = PushSchedule {
+            failures: rng.random_range(0..3),
+            problem: rng.random_bool(0.5).then(|| Problem::new(Reason::NoSpace, "full\0").with("k", "v\0")),
+            seen: self.round(rng),
+            ..PushSchedule::new(due_at)
+        };
+        let due = DuePush { pipeline: row.id, schedule: schedule.clone(), version: rng.random_range(0..4) };
+        Some(Operation::SaveSchedule(due, schedule))
+    }
+
     fn any_row(&self, rng: &mut StdRng) -> Option<&PipelineRow> {
         pick(rng, &self.pipelines)
     }
@@ -306,6 +332,7 @@ impl World {
             pipeline: self.selector(rng),
             wanted,
             force: rng.random_bool(0.2),
+            trigger: if rng.random_bool(0.3) { Trigger::Periodic } else { Trigger::Manual },
             found,
             request_id: request_id(rng),
             deadline,

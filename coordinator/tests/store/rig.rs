@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::Utc;
 use lockstep_coordinator::store::{
     Admission, AdmitPull, AdmitPush, Applied, Caller, ClaimOutcome, ClaimSettled, NewPipeline, PipelineRow,
-    RoundRecord, Store, StoreError, StoreOptions,
+    RoundRecord, Store, StoreError, Trigger,
 };
 use lockstep_devkit::TestDatabase;
 use lockstep_protocol::{
@@ -22,6 +22,8 @@ use lockstep_protocol::{
 };
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
+
+use crate::ground;
 
 pub(crate) const LEASE: Duration = Duration::from_secs(60);
 pub(crate) const FINGERPRINT: Fingerprint = Fingerprint(u64::MAX);
@@ -70,6 +72,7 @@ pub(crate) fn push(pipeline: &PipelineRow) -> AdmitPush {
         pipeline: pipeline.id.into(),
         wanted: WantedCut::Newest,
         force: false,
+        trigger: Trigger::Manual,
         found: None,
         request_id: None,
         deadline: Duration::from_secs(3600),
@@ -111,14 +114,14 @@ pub(crate) fn refused(error: StoreError, reason: Reason) -> lockstep_protocol::p
 impl Rig {
     pub(crate) async fn new() -> Self {
         let database = TestDatabase::create().await.unwrap();
-        let store = Store::connect(database.url(), StoreOptions::default()).await.unwrap();
+        let store = ground::connect(&database).await;
         store.migrate().await.unwrap();
         Self { database, store }
     }
 
     /// A second replica on the same database.
     pub(crate) async fn another(&self) -> Store {
-        Store::connect(self.database.url(), StoreOptions::default()).await.unwrap()
+        ground::connect(&self.database).await
     }
 
     /// For what only somebody else would do.

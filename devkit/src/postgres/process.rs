@@ -172,10 +172,10 @@ fn is_zombie(pid: i32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'))
 }
 
-/// What `pg_ctl` waits for: the eighth line of `postmaster.pid`, written by this very server.
+/// What `pg_ctl` waits for: the eighth line of `postmaster.pid`, written by this very server. A standby that serves reads says so.
 pub(crate) fn is_ready(data_dir: &Path, pid: i32) -> bool {
     let Ok(text) = std::fs::read_to_string(data_dir.join("postmaster.pid")) else { return false };
     let mut lines = text.lines();
     lines.next().is_some_and(|line| line.trim() == pid.to_string())
-        && lines.nth(6).is_some_and(|line| line.trim() == "ready")
+        && lines.nth(6).is_some_and(|line| ["ready", "standby"].contains(&line.trim()))
 }

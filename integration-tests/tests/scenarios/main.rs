@@ -12,6 +12,7 @@ mod limits;
 mod no_space;
 mod ownership;
 mod push_and_restore;
+mod schedule;
 mod store_errors;
 mod store_faults;
 mod telemetry;

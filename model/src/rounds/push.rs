@@ -24,7 +24,7 @@ use super::{
     agent::{Answered, Host, Order, State, What},
     book::{Book, Entry, Page, Paper},
     cast::{self, Cast, MOST_HOSTS, MOST_INCARNATIONS, Wrote},
-    row::{Copy, Driver, LateWrite, Row, Stored, guard},
+    row::{Copy, Driver, MOST_ROWS, Rows, WriteFault},
     told::{Known, Next, Processes, Refusal, Told, Trouble},
 };
 use crate::explore::World;
@@ -34,7 +34,6 @@ mod check;
 
 pub use act::Act;
 
-const MOST_ROUNDS: usize = 2;
 const MOST_ATTEMPTS: u32 = 3;
 
 /// How much of what may happen.
@@ -162,7 +161,6 @@ struct Left {
     restarts: u8,
     unreachable: u8,
     puts: u8,
-    writes: u8,
     late_orders: u8,
     late_reports: u8,
 }
@@ -172,25 +170,20 @@ struct Left {
 enum Slip {
     Overwritten,
     TwoContents,
-    Unguarded,
     WentBack,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Now {
-    admitted: u8,
-    rows: [Row; MOST_ROUNDS],
-    pipeline_fenced: bool,
-    drivers: [Option<Driver<Task>>; 2],
+    rows: Rows<Task>,
     hosts: [Host; MOST_HOSTS],
     /// Which attempts have written their part, see [`Push::bit`].
     written: u128,
     /// By round; 0: empty.
-    keys: [Paper; MOST_ROUNDS],
+    keys: [Paper; MOST_ROWS],
     late_put: Option<(u8, Paper)>,
     late_order: Option<Order>,
     late_report: Option<(u8, Told)>,
-    late_write: Option<LateWrite>,
     fence: Fence,
     taker: Taker,
     reader: Reader,
@@ -217,19 +210,14 @@ impl Push {
     pub fn new(bounds: Bounds) -> Self {
         let book = Book::new(Cast::new(bounds.hosts, u32::from(bounds.attempts).min(MOST_ATTEMPTS)));
         let first = book.enter(book.cast.push(0));
-        let row = Row { page: first, term: 0, cancel_requested: false };
         let now = Now {
-            admitted: 1,
-            rows: [row; MOST_ROUNDS],
-            pipeline_fenced: false,
-            drivers: [None; 2],
+            rows: Rows::new(first, bounds.writes),
             hosts: [Host::new(); MOST_HOSTS],
             written: 0,
-            keys: [0; MOST_ROUNDS],
+            keys: [0; MOST_ROWS],
             late_put: None,
             late_order: None,
             late_report: None,
-            late_write: None,
             fence: Fence::None,
             taker: if bounds.taker { Taker::Waits } else { Taker::Gone },
             reader: Reader::Idle,
@@ -238,7 +226,6 @@ impl Push {
                 restarts: bounds.restarts.min(MOST_INCARNATIONS - 1),
                 unreachable: bounds.unreachable,
                 puts: bounds.puts,
-                writes: bounds.writes,
                 late_orders: bounds.late_orders,
                 late_reports: bounds.late_reports,
             },
@@ -261,16 +248,8 @@ impl Push {
         self.set.book.entry(page)
     }
 
-    fn row(&self, round: u8) -> &Row {
-        &self.now.rows[usize::from(round)]
-    }
-
     fn row_entry(&self, round: u8) -> &Entry {
-        self.entry(self.row(round).page)
-    }
-
-    fn rounds(&self) -> std::ops::Range<u8> {
-        0..self.now.admitted
+        self.entry(self.now.rows.row(round).page)
     }
 
     fn hosts(&self) -> std::ops::Range<u8> {
@@ -278,11 +257,11 @@ impl Push {
     }
 
     fn active(&self) -> Option<u8> {
-        self.rounds().find(|&round| !self.row_entry(round).phase().is_terminal())
+        self.now.rows.active(&self.set.book)
     }
 
     fn newest_standing(&self) -> Option<u8> {
-        let commits = self.rounds().filter(|&round| self.stands(round)).map(cast::commit_ref);
+        let commits = self.now.rows.rounds().filter(|&round| self.stands(round)).map(cast::commit_ref);
         let newest = newest_of(Generation::FIRST, None, commits)?;
         u8::try_from(newest.seq.get() - 1).ok()
     }
@@ -343,7 +322,7 @@ impl World for Push {
     }
 
     fn is_goal(&self) -> bool {
-        self.active().is_none() && (self.now.admitted == self.set.bounds.rounds || self.now.pipeline_fenced)
+        self.active().is_none() && (self.now.rows.admitted() == self.set.bounds.rounds || self.now.rows.pipeline_fenced)
     }
 
     fn describe(&self) -> String {

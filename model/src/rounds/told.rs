@@ -2,8 +2,6 @@
 
 use lockstep_protocol::{
     fence::Successor,
-    host::Layout,
-    id::Generation,
     location::Location,
     problem::{Problem, Reason},
     round::{DecisionKnown, Event, FoundHost, HostReport, Resolved, Source},
@@ -70,9 +68,11 @@ pub(super) enum Refusal {
 
 /// Where a pull comes from.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(super) enum From {
+pub enum From {
     /// The hosts' own disks, no commit of the same cut is known.
     Local,
+    /// The hosts' own disks, and a commit of the same cut is known.
+    LocalAndCommit,
     /// The location.
     Location,
 }
@@ -84,7 +84,6 @@ pub(super) enum Trouble {
     Restarted,
     Stopped,
     NotFound,
-    Integrity,
     Stale,
 }
 
@@ -104,7 +103,6 @@ impl Trouble {
             Self::Restarted => Reason::AgentRestarted,
             Self::Stopped => Reason::Cancelled,
             Self::NotFound => Reason::CheckpointNotFound,
-            Self::Integrity => Reason::Integrity,
             Self::Stale => Reason::StaleTerm,
         };
         Problem::new(reason, "")
@@ -156,7 +154,7 @@ impl Told {
                 jitter: 0,
             },
             Self::Resolved { source, step, processes } => Event::Resolved {
-                resolved: resolved(source, step, cast.layout(), cast.own_location()),
+                resolved: resolved(source, step, cast.own_location()),
                 hosts: found(&processes, Some(step)),
                 discard: false,
             },
@@ -198,13 +196,12 @@ fn found(processes: &Processes, step: Option<u8>) -> Vec<FoundHost> {
         .collect()
 }
 
-fn resolved(source: From, step: u8, _: Layout, own: &Location) -> Resolved {
-    let from_location = source == From::Location;
+fn resolved(source: From, step: u8, own: &Location) -> Resolved {
+    let commit = (source != From::Local).then(|| cast::commit_ref(step));
     Resolved {
-        source: if from_location { Source::Location } else { Source::Local },
-        location: from_location.then(|| own.clone()),
-        commit: from_location
-            .then(|| lockstep_protocol::commit::CommitRef { generation: Generation::FIRST, ..cast::commit_ref(step) }),
+        source: if source == From::Location { Source::Location } else { Source::Local },
+        location: commit.map(|_| own.clone()),
+        commit,
         step: Some(cast::step(step)),
         fingerprint: None,
         processed_records: None,

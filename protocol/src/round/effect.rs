@@ -78,7 +78,7 @@ pub(super) fn discarding(round: &Round) -> bool {
 }
 
 /// A local source without a commit: an ordered host has nothing to download, install is all there is.
-fn installs_without_transfer(round: &Round) -> bool {
+pub(super) fn installs_without_transfer(round: &Round) -> bool {
     matches!(&round.kind, Kind::Pull(pull) if pull.resolved.as_ref().is_some_and(|r| r.commit.is_none()))
 }
 

@@ -3,7 +3,8 @@
 use super::{CancelRequest, Resolved};
 use crate::{
     commit::{CommitPart, CommitRef},
-    fence::Successor,
+    fence::{FenceBase, Successor},
+    finish::AtKey,
     id::{Attempt, Fingerprint, Incarnation, LocalCheckpointId, RoundId, Step},
     problem::Problem,
 };
@@ -46,6 +47,17 @@ pub enum DecisionKnown {
     OtherRound(RoundId),
     /// Not known; try the same bytes again. Carries what went wrong.
     Unknown(Problem),
+}
+
+/// What is known of a push's decision key when its pipeline adopts a newer generation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum KeyRead {
+    /// Nothing: it was not read yet.
+    NotYet,
+    /// It was read after the base stood and is absent, without a tombstone.
+    Absent,
+    /// It was read after the base stood.
+    Holds(AtKey),
 }
 
 /// Something that happened outside.
@@ -133,6 +145,13 @@ pub enum Event {
     Superseded {
         /// The newer pull.
         by: RoundId,
+    },
+    /// The pipeline adopts a newer generation of its own location (F4); see [`crate::takeover::settle`].
+    Adopted {
+        /// Of exactly the generation after the round's own.
+        base: FenceBase,
+        /// Push: its decision key.
+        key: KeyRead,
     },
     /// Time passed.
     Tick,

@@ -99,7 +99,7 @@ impl Participant {
 }
 
 /// How attempts are retried.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct RetryPolicy {
     /// Attempts of one host in one round before it fails for good.
     pub max_attempts: u32,
@@ -125,7 +125,7 @@ impl RetryPolicy {
     }
 }
 
-pub(super) fn later(now: DateTime<Utc>, delay: Duration) -> DateTime<Utc> {
+pub(crate) fn later(now: DateTime<Utc>, delay: Duration) -> DateTime<Utc> {
     TimeDelta::from_std(delay).ok().and_then(|delta| now.checked_add_signed(delta)).unwrap_or(now)
 }
 
@@ -215,7 +215,7 @@ impl Work {
         participant.retry_at = None;
         let next = participant.attempt;
         let lost = participant.problem.as_ref().is_some_and(|problem| problem.reason == Reason::CheckpointNotFound);
-        if installing && !lost {
+        if installing && (!lost || planted::is(Bug::LostHostIsNotPulledAgain)) {
             // It may well have it still: install is tried first, and says CHECKPOINT_NOT_FOUND where it hasn't.
             self.move_host(
                 host_idx,

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 /// ```text
 /// push: Planning -> Transferring -> Committing -> Committed      Failed from the first three;
 ///                                                                Cancelled from the first two, and from Committing by an abort that won the key
-/// pull: Resolving -> Transferring -> Installing -> Installed     Failed from the first three (from Installing only SUPERSEDED);
+/// pull: Resolving -> Transferring -> Installing -> Installed     Failed from the first three (from Installing SUPERSEDED, or the
+///                                                                only copy of a host is gone);
 ///                 \-> Fresh                                      Cancelled from the first two
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -25,7 +26,8 @@ pub enum Phase {
     /// read. Deadline has no effect; a cancel tries to win the key. Next: `Committed`, `Failed`, `Cancelled`.
     Committing,
     /// Every host is staged. Remains until every host's present incarnation says it has this checkpoint. Only forward: `Installed`, or `Failed` with
-    /// `SUPERSEDED` in the transaction that admits a newer pull.
+    /// `SUPERSEDED` in the transaction that admits a newer pull, or `Failed` with `CHECKPOINT_NOT_FOUND` if the local source was chosen, no commit of its cut
+    /// is known and a host has lost its own (ADR 14).
     Installing,
     /// The commit stands in S3 and no fence excludes it. Terminal.
     Committed,

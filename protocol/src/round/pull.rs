@@ -56,7 +56,12 @@ pub(super) fn apply(work: &mut Work, event: &Event, now: DateTime<Utc>) {
             if !present {
                 return;
             }
-            let persistence = if phase == Phase::Installing { Persistence::Forever } else { Persistence::Bounded };
+            // ADR 14: what was nowhere but on this host's disk, and is not there any more, no retry brings back.
+            let gone = problem.reason == Reason::CheckpointNotFound
+                && super::effect::installs_without_transfer(&work.round)
+                && !planted::is(Bug::WaitsForWhatIsGone);
+            let only_forward = phase == Phase::Installing && !gone;
+            let persistence = if only_forward { Persistence::Forever } else { Persistence::Bounded };
             work.host_failed(*host_idx, *attempt, problem, now, *jitter, persistence);
         }
         (Phase::Transferring, Event::HostDone { host_idx, attempt, incarnation, report: HostReport::Staged }) => {
@@ -89,6 +94,20 @@ pub(super) fn apply(work: &mut Work, event: &Event, now: DateTime<Utc>) {
                 Problem::new(Reason::Superseded, format!("round {id} was superseded by pull {by}"))
                     .with("round", id)
                     .with("by", by),
+            );
+        }
+        (_, Event::Adopted { base, .. }) => {
+            // Its orders carry the old generation, and the engine starts from nothing that was not pulled in the new one.
+            let (id, generation) = (work.round.id, base.generation);
+            work.fail(
+                Problem::new(
+                    Reason::Superseded,
+                    format!(
+                        "round {id} was superseded by the take-over that started generation {generation}; pull again"
+                    ),
+                )
+                .with("round", id)
+                .with("generation", generation),
             );
         }
         _ => {}

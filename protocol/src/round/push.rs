@@ -3,13 +3,15 @@
 use chrono::{DateTime, Utc};
 
 use super::{
-    DecisionKnown, Event, HostReport, Kind, ParticipantPhase, Phase, PushState, Work,
+    DecisionKnown, Event, HostReport, KeyRead, Kind, ParticipantPhase, Phase, PushState, Work,
     participant::{Persistence, later},
 };
 use crate::{
     commit::{AbortRecord, CommitDocument, CommitRef},
     digest::Digest,
-    fence::{Counts, Successor, counts},
+    fence::{Counts, FenceBase, Successor, counts},
+    finish::AtKey,
+    id::{Generation, RoundId, Seq},
     planted::{self, Bug},
     problem::{Problem, Reason},
 };
@@ -151,6 +153,7 @@ pub(super) fn apply(work: &mut Work, event: &Event, now: DateTime<Utc>) {
         (Phase::Committing, Event::Settled { decision, successor, jitter }) => {
             settle(work, decision, successor.as_ref(), now, *jitter)
         }
+        (_, Event::Adopted { base, key }) => adopted(work, base, *key),
         _ => {}
     }
 }
@@ -190,6 +193,88 @@ fn prepare_commit(work: &mut Work, writer: &str, trace_id: Option<String>, now: 
     work.enter(Phase::Committing, "all parts are in and checked; commit document stored");
 }
 
+/// The round's pipeline adopts a newer generation: nothing more is committed in this one. A commit of this round that the base names or includes stands, whatever
+/// the row knew of it: the database may be a restored one (R13).
+fn adopted(work: &mut Work, base: &FenceBase, key: KeyRead) {
+    let (id, generation, phase) = (work.round.id, work.round.generation, work.round.phase);
+    let Some(push) = state(work) else { return };
+    let seq = push.seq;
+    if base.generation != generation.next() {
+        return;
+    }
+    let Some(newest) = base.newest.filter(|_| base.includes(generation, seq)) else {
+        let problem = fenced(id, generation, seq, base);
+        work.fail(problem);
+        return;
+    };
+    let found = if newest.seq == seq { KeyRead::Holds(AtKey::Commit(newest)) } else { key };
+    match found {
+        KeyRead::Holds(AtKey::Commit(commit)) if commit.round == id => {
+            push.committed = Some(commit);
+            work.round.problem = None;
+            work.enter(
+                Phase::Committed,
+                format!("commit {generation}-{seq} stands, base {} counts it", base.generation),
+            );
+        }
+        KeyRead::Holds(AtKey::Commit(commit)) => {
+            let problem = other_round(id, generation, seq, &commit.round);
+            work.fail(problem);
+        }
+        KeyRead::Holds(AtKey::Swept) => {
+            let problem = other_round(id, generation, seq, &"that was retired since");
+            work.fail(problem);
+        }
+        KeyRead::Holds(AtKey::Abort) => abort_stands(work),
+        // Its bytes were never stored, so nobody puts them.
+        KeyRead::Absent if phase != Phase::Committing => {
+            let problem = fenced(id, generation, seq, base);
+            work.fail(problem);
+        }
+        // It counts if it stands: to be read, or put until known.
+        KeyRead::NotYet | KeyRead::Absent => {}
+    }
+}
+
+fn abort_stands(work: &mut Work) {
+    let request = work.round.cancel.clone().unwrap_or_else(|| super::CancelRequest {
+        by: "unknown".to_owned(),
+        cause: "an abort record of this round stands at the decision key".to_owned(),
+    });
+    work.cancelled(&request);
+}
+
+fn fenced(id: RoundId, generation: Generation, seq: Seq, base: &FenceBase) -> Problem {
+    let newest = base.newest.map_or_else(|| "none".to_owned(), |c| format!("{}-{}", c.generation, c.seq));
+    Problem::new(
+        Reason::Fenced,
+        format!(
+            "generation {} took the location over from generation {generation}; the last commit it counts is {newest}, \
+             round {id} is {generation}-{seq}",
+            base.generation
+        ),
+    )
+    .with("round", id)
+    .with("generation", generation)
+    .with("seq", seq)
+    .with("newer_generation", base.generation)
+    .with("newest_counted", newest)
+}
+
+fn other_round(id: RoundId, generation: Generation, seq: Seq, other: &dyn std::fmt::Display) -> Problem {
+    Problem::new(
+        Reason::DatabaseBehind,
+        format!(
+            "the decision key {generation}-{seq} of round {id} holds round {other}: the database is behind the bucket; \
+             resync the pipeline"
+        ),
+    )
+    .with("round", id)
+    .with("other_round", other)
+    .with("generation", generation)
+    .with("seq", seq)
+}
+
 /// What the decision key and the successor generation say (push steps 4 to 6, F4).
 fn settle(work: &mut Work, decision: &DecisionKnown, successor: Option<&Successor>, now: DateTime<Utc>, jitter: u32) {
     let id = work.round.id;
@@ -201,23 +286,9 @@ fn settle(work: &mut Work, decision: &DecisionKnown, successor: Option<&Successo
     if let Some(successor @ Successor::Base(base)) = successor
         && counts(generation, seq, successor) == Counts::No
     {
-        let newest = base.newest.map_or_else(|| "none".to_owned(), |c| format!("{}-{}", c.generation, c.seq));
         work.fence_pipeline = true;
-        work.fail(
-            Problem::new(
-                Reason::Fenced,
-                format!(
-                    "generation {} took the location over from generation {generation}; the last commit it counts is {newest}, \
-                     round {id} is {generation}-{seq}",
-                    base.generation
-                ),
-            )
-            .with("round", id)
-            .with("generation", generation)
-            .with("seq", seq)
-            .with("newer_generation", base.generation)
-            .with("newest_counted", newest),
-        );
+        let problem = fenced(work.round.id, generation, seq, base);
+        work.fail(problem);
         return;
     }
     if successor == Some(&Successor::FenceOnly) && planted::is(Bug::FencedWithoutReadingTheBase) {
@@ -240,7 +311,9 @@ fn settle(work: &mut Work, decision: &DecisionKnown, successor: Option<&Successo
                 // Acknowledge only after fence g+1 was read as absent or its base includes us (push step 6).
                 let problem = Problem::new(
                     Reason::TakeOverInProgress,
-                    format!("the commit of round {id} stands, but what follows generation {generation} is not known yet"),
+                    format!(
+                        "the commit of round {id} stands, but what follows generation {generation} is not known yet"
+                    ),
                 )
                 .with("round", id)
                 .with("generation", generation);
@@ -252,26 +325,8 @@ fn settle(work: &mut Work, decision: &DecisionKnown, successor: Option<&Successo
             work.round.problem = None;
             work.enter(Phase::Committed, format!("commit {generation}-{seq} stands and counts"));
         }
-        DecisionKnown::AbortStands => {
-            let request = work.round.cancel.clone().unwrap_or_else(|| super::CancelRequest {
-                by: "unknown".to_owned(),
-                cause: "an abort record of this round stands at the decision key".to_owned(),
-            });
-            work.cancelled(&request);
-        }
-        DecisionKnown::OtherRound(other) => work.fail(
-            Problem::new(
-                Reason::DatabaseBehind,
-                format!(
-                    "the decision key {generation}-{seq} of round {id} holds round {other}: the database is behind the bucket; \
-                     resync the pipeline"
-                ),
-            )
-            .with("round", id)
-            .with("other_round", other)
-            .with("generation", generation)
-            .with("seq", seq),
-        ),
+        DecisionKnown::AbortStands => abort_stands(work),
+        DecisionKnown::OtherRound(other) => work.fail(other_round(id, generation, seq, other)),
         DecisionKnown::Unknown(problem) if planted::is(Bug::UnknownTakenAsFailed) => work.fail(problem.clone()),
         DecisionKnown::Unknown(problem) => {
             let problem = unknown(push, problem);

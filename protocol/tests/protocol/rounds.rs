@@ -320,6 +320,30 @@ fn the_local_source_downloads_nothing() {
 }
 
 #[test]
+fn a_host_that_lost_the_only_copy_ends_the_pull() {
+    let local = |commit: bool| {
+        let mut resolved = resolved(Source::Local);
+        resolved.commit = commit.then(|| lockstep_protocol::commit::CommitRef {
+            generation: Generation::FIRST,
+            seq: Seq::FIRST,
+            round: sample::round_id(),
+            digest: Digest::of(b"c"),
+        });
+        let round = run(sample::pull(HOSTS), [Event::Resolved { resolved, hosts: found(0), discard: false }]);
+        let lost = failed(&round, 1, Reason::CheckpointNotFound);
+        run(round, [lost])
+    };
+    let ended = local(false);
+    assert_eq!((ended.phase, ended.problem.unwrap().reason), (Phase::Failed, Reason::CheckpointNotFound));
+    let again = local(true);
+    assert_eq!(
+        (again.phase, again.participants[1].phase),
+        (Phase::Installing, ParticipantPhase::BackingOff),
+        "its part can be pulled"
+    );
+}
+
+#[test]
 fn a_fresh_start_with_discard_local_is_fresh_only_when_every_host_has_discarded() {
     let asked = Event::Resolved { resolved: resolved(Source::Fresh), hosts: found(0), discard: true };
     let mut round = run(sample::pull(HOSTS), [asked]);
@@ -446,9 +470,16 @@ fn check(before: &Round, event: &Event, decision: &Decision) -> Result<(), TestC
         prop_assert!(after.participants.iter().zip(incarnations).all(|(p, now)| p.incarnation == *now), "S12");
     }
     if before.phase == Phase::Installing {
-        prop_assert!(matches!(after.phase, Phase::Installing | Phase::Installed), "from installing only forward");
+        let reason = after.problem.as_ref().map(|problem| problem.reason);
+        let gone = after.phase == Phase::Failed && reason == Some(Reason::CheckpointNotFound);
+        let forward = matches!(after.phase, Phase::Installing | Phase::Installed);
+        prop_assert!(forward || gone && has_no_commit(before), "from installing only forward");
     }
     Ok(())
+}
+
+fn has_no_commit(round: &Round) -> bool {
+    matches!(&round.kind, Kind::Pull(pull) if pull.resolved.as_ref().is_some_and(|resolved| resolved.commit.is_none()))
 }
 
 /// Drives a round with a world in which nothing fails any more.

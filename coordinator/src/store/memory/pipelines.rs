@@ -179,8 +179,8 @@ impl Tables {
 
     fn refuse_active(&self, row: &PipelineRow, wants: &str) -> Result<(), Problem> {
         let Some(active) = self.active_round(row) else { return Ok(()) };
-        let kind = RoundKind::of(active).as_str();
-        Err(round_in_progress(row, wants, active.id.uuid(), kind, active.phase.as_str()))
+        let (round, kind) = (&active.round, RoundKind::of(&active.round).as_str());
+        Err(round_in_progress(row, wants, round.id.uuid(), (kind, active.trigger), round.phase.as_str()))
     }
 
     pub(super) fn update_pipeline(&mut self, update: &Update, now: DateTime<Utc>) -> Result<PipelineRow, Fail> {

@@ -56,9 +56,9 @@ impl Tables {
         self.rounds.get(&id).map(|stored| stored.record.clone()).ok_or_else(|| round_not_found(id).into())
     }
 
-    pub(super) fn active_round(&self, pipeline: &PipelineRow) -> Option<&Round> {
+    pub(super) fn active_round(&self, pipeline: &PipelineRow) -> Option<&RoundRecord> {
         let mut active = self.rounds.values().filter(|stored| stored.record.ended_at.is_none());
-        active.find(|stored| stored.round().pipeline == pipeline.id).map(StoredRound::round)
+        active.find(|stored| stored.round().pipeline == pipeline.id).map(|stored| &stored.record)
     }
 
     pub(super) fn admit(&mut self, request: &Request, now: DateTime<Utc>) -> Result<Admission, Fail> {
@@ -134,7 +134,7 @@ impl Tables {
                 event: "round_admitted",
                 from: None,
                 to: Some(round.phase.as_str()),
-                cause: &admitted_because(&round),
+                cause: &admitted_because(&round, request.ask.trigger()),
                 actor: &caller.actor,
                 trace_id: caller.trace_id.as_ref(),
                 guard: Some((round.term.get(), round.version)),
@@ -143,6 +143,7 @@ impl Tables {
         let record = RoundRecord {
             request_id: request.ask.request_id(),
             actor: text(&caller.actor),
+            trigger: request.ask.trigger(),
             trace_id: caller.trace_id.clone(),
             traceparent: caller.traceparent.clone(),
             created_at: now,
@@ -387,11 +388,17 @@ impl Tables {
 }
 
 /// A newer pull ends one that is installing; everything else that is active refuses.
-fn supersede(pipeline: &PipelineRow, active: &Round, request: &Request, now: DateTime<Utc>) -> Result<Change, Problem> {
-    let kind = RoundKind::of(active).as_str();
+fn supersede(
+    pipeline: &PipelineRow,
+    record: &RoundRecord,
+    request: &Request,
+    now: DateTime<Utc>,
+) -> Result<Change, Problem> {
+    let active = &record.round;
     let pulls = matches!((&active.kind, &request.ask), (Kind::Pull(_), Ask::Pull(_)));
     let decision = decide(active, &Event::Superseded { by: request.round }, now);
     if !pulls || active.phase != Phase::Installing || !decision.next.phase.is_terminal() {
+        let kind = (RoundKind::of(active).as_str(), record.trigger);
         return Err(round_in_progress(pipeline, request.ask.wants(), active.id.uuid(), kind, active.phase.as_str()));
     }
     Ok(Change { before: active.clone(), decision, caller: request.caller.clone() })

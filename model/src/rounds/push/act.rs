@@ -15,19 +15,6 @@ pub enum PutFault {
     Late,
 }
 
-/// How a database write goes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum WriteFault {
-    /// Executed and answered.
-    None,
-    /// Executed; the answer to the COMMIT is lost.
-    Lost,
-    /// Not executed, and that is not known.
-    Dropped,
-    /// Not executed yet.
-    Late,
-}
-
 /// Something that may happen. `usize` is a driver, `u8` a host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Act {
@@ -109,20 +96,20 @@ impl Push {
         let (now, bounds) = (&self.now, &self.set.bounds);
         let active = self.active();
         let admits = active.is_none() || planted::is(Bug::SecondRoundAdmitted);
-        if admits && now.admitted < bounds.rounds && !now.pipeline_fenced {
+        if admits && now.rows.admitted() < bounds.rounds && !now.rows.pipeline_fenced {
             acts.push(Act::Admit);
         }
         if let Some(round) = active {
-            if bounds.cancel && !self.row(round).cancel_requested && self.row_entry(round).cancellable {
+            if bounds.cancel && !now.rows.row(round).cancel_requested && self.row_entry(round).cancellable {
                 acts.push(Act::AskCancel);
             }
-            if self.row(round).term < bounds.claims
-                && let Some(free) = now.drivers.iter().position(Option::is_none)
+            if now.rows.row(round).term < bounds.claims
+                && let Some(free) = now.rows.free()
             {
                 acts.push(Act::Claim(free));
             }
         }
-        for (index, driver) in now.drivers.iter().enumerate() {
+        for (index, driver) in now.rows.drivers.iter().enumerate() {
             if let Some(driver) = driver {
                 self.of_driver(index, driver, &mut acts);
             }
@@ -141,7 +128,9 @@ impl Push {
         }
         acts.extend(now.late_put.map(|_| Act::LatePutLands));
         acts.extend(now.late_order.map(|_| Act::LateOrderArrives));
-        acts.extend(now.late_write.map(|_| Act::LateWriteLands));
+        if now.rows.has_late_write() {
+            acts.push(Act::LateWriteLands);
+        }
         match now.taker {
             Taker::Waits => acts.push(Act::TakerFences),
             Taker::Fenced => acts.extend([Act::TakerLists, Act::TakerDies]),
@@ -160,7 +149,7 @@ impl Push {
 
     fn of_driver(&self, index: usize, driver: &Driver<Task>, acts: &mut Vec<Act>) {
         let (now, bounds) = (&self.now, &self.set.bounds);
-        if driver.term != self.row(driver.round).term {
+        if driver.term != now.rows.row(driver.round).term {
             acts.push(Act::Notice(index));
         }
         if driver.copy == Copy::Reload {
@@ -170,7 +159,7 @@ impl Push {
         let entry = self.entry(driver.page);
         let idle = driver.task == Task::None;
         if !matches!(driver.task, Task::Tell(_))
-            && self.row(driver.round).cancel_requested
+            && now.rows.row(driver.round).cancel_requested
             && entry.round.cancel.is_none()
             && entry.cancellable
         {
@@ -193,13 +182,7 @@ impl Push {
                 if planted::is(Bug::EffectsBeforeStored) {
                     acts.push(Act::PutAhead(index));
                 }
-                acts.push(Act::Write(index, WriteFault::None));
-                if now.left.writes > 0 {
-                    acts.extend([Act::Write(index, WriteFault::Lost), Act::Write(index, WriteFault::Dropped)]);
-                    if now.late_write.is_none() {
-                        acts.push(Act::Write(index, WriteFault::Late));
-                    }
-                }
+                acts.extend(now.rows.write_faults().into_iter().map(|fault| Act::Write(index, fault)));
             }
         }
         if !idle {
@@ -228,7 +211,11 @@ impl Push {
                     }
                 }
                 Effect::Describe { host_idx, .. } => {
-                    acts.push(Act::Describe(index, u8::try_from(*host_idx).unwrap_or(u8::MAX)));
+                    let host = u8::try_from(*host_idx).unwrap_or(u8::MAX);
+                    acts.push(Act::Describe(index, host));
+                    if now.left.unreachable > 0 {
+                        acts.push(Act::Unreachable(index, host));
+                    }
                 }
                 Effect::CheckParts => acts.push(Act::CheckParts(index)),
                 Effect::SettleCommit | Effect::SettleAbort => {
@@ -266,10 +253,14 @@ impl Push {
             Act::Admit => self.admit(),
             Act::AskCancel => {
                 if let Some(round) = self.active() {
-                    self.now.rows[usize::from(round)].cancel_requested = true;
+                    self.now.rows.request_cancel(round);
                 }
             }
-            Act::Claim(index) => self.claim(index),
+            Act::Claim(index) => {
+                if let Some(round) = self.active() {
+                    self.now.rows.claim(index, round, Task::None);
+                }
+            }
             Act::Restart(host) => {
                 self.now.left.restarts -= 1;
                 self.now.hosts[usize::from(host)].restart();
@@ -290,11 +281,7 @@ impl Push {
                     self.deliver(&order);
                 }
             }
-            Act::LateWriteLands => {
-                if let Some(late) = self.now.late_write.take() {
-                    self.store(late.round, late.term, late.current, late.answer);
-                }
-            }
+            Act::LateWriteLands => self.now.rows.late_write_lands(&self.set.book),
             Act::TakerFences => {
                 self.now.fence = Fence::Only;
                 self.now.taker = Taker::Fenced;
@@ -334,58 +321,17 @@ impl Push {
             | Act::Expire(index)
             | Act::Write(index, _)
             | Act::LateReportArrives(index) => {
-                if let Some(driver) = self.now.drivers[index] {
-                    self.now.drivers[index] = self.drive(act, driver);
+                if let Some(driver) = self.now.rows.drivers[index] {
+                    self.now.rows.drivers[index] = self.drive(act, driver);
                 }
             }
         }
     }
 
     fn admit(&mut self) {
-        let round = self.now.admitted;
+        let round = self.now.rows.admitted();
         let page = self.set.book.enter(self.set.book.cast.push(round));
-        self.now.rows[usize::from(round)] = Row { page, term: 0, cancel_requested: false };
-        self.now.admitted += 1;
-    }
-
-    /// Raises the term, and the version with it.
-    fn claim(&mut self, index: usize) {
-        let Some(round) = self.active() else { return };
-        self.moved(round);
-        let row = &mut self.now.rows[usize::from(round)];
-        row.term += 1;
-        self.now.drivers[index] =
-            Some(Driver { round, term: row.term, page: row.page, copy: Copy::Current, task: Task::None });
-    }
-
-    /// The row has another version than anybody remembers.
-    fn moved(&mut self, round: u8) {
-        for driver in self.now.drivers.iter_mut().flatten() {
-            if driver.round == round && driver.copy == Copy::Current {
-                driver.copy = Copy::Stale;
-            }
-        }
-        if let Some(late) = &mut self.now.late_write
-            && late.round == round
-        {
-            late.current = false;
-        }
-    }
-
-    /// The guarded write. False: nothing was written.
-    fn store(&mut self, round: u8, term: u8, current: bool, stored: Stored) -> bool {
-        let row = *self.row(round);
-        let ended = self.entry(row.page).phase().is_terminal();
-        if !guard(&row, ended, term, current) {
-            return false;
-        }
-        if term != row.term || !current {
-            self.now.slip = Some(Slip::Unguarded);
-        }
-        self.moved(round);
-        self.now.rows[usize::from(round)].page = stored.next;
-        self.now.pipeline_fenced |= stored.fence_pipeline;
-        true
+        self.now.rows.admit(page);
     }
 
     fn upload(&mut self, host: u8) {
@@ -531,15 +477,7 @@ impl Push {
         let entry = |page| self.set.book.entry(page);
         driver.task = match (act, driver.task) {
             (Act::Notice(_), _) => return None,
-            (Act::Reload(_), task) => {
-                let row = self.row(driver.round);
-                if row.term != driver.term {
-                    return None;
-                }
-                driver.page = row.page;
-                driver.copy = Copy::Current;
-                task
-            }
+            (Act::Reload(_), _) => return self.now.rows.reload(driver),
             (Act::Plan(_), _) => self.plan(&driver),
             (Act::Order(_, host), _) => {
                 let order = self.order_of(&driver, host);
@@ -603,7 +541,10 @@ impl Push {
             }
             (Act::TakeCancel(_), _) => Task::Tell(Told::Cancel),
             (Act::Expire(_), _) => Task::Tell(Told::Deadline),
-            (Act::Write(_, fault), Task::Tell(told)) => return self.write(driver, told, fault),
+            (Act::Write(_, fault), Task::Tell(told)) => {
+                let answer = self.set.book.decide(driver.page, told, driver.term);
+                return Some(self.now.rows.write(&self.set.book, driver, answer, (fault, Task::None)));
+            }
             (_, task) => task,
         };
         Some(driver)
@@ -637,52 +578,11 @@ impl Push {
         Told::Part { host, attempt: order.attempt, process: order.process, wrote }
     }
 
-    fn write(&mut self, mut driver: Driver<Task>, told: Told, fault: WriteFault) -> Option<Driver<Task>> {
-        let answer = self.set.book.decide(driver.page, told, driver.term);
-        if !answer.changes {
-            driver.task = Task::None;
-            return Some(driver);
-        }
-        let current = driver.copy == Copy::Current;
-        let stored = Stored::from(answer);
-        match fault {
-            WriteFault::None => {
-                if self.store(driver.round, driver.term, current, stored) {
-                    driver.page = answer.next;
-                    driver.copy = Copy::Current;
-                    driver.task = Task::None;
-                } else {
-                    driver.copy = Copy::Reload;
-                }
-                return Some(driver);
-            }
-            WriteFault::Lost => {
-                self.store(driver.round, driver.term, current, stored);
-            }
-            WriteFault::Dropped => {}
-            WriteFault::Late => {
-                self.now.late_write =
-                    Some(LateWrite { round: driver.round, term: driver.term, current, answer: stored });
-            }
-        }
-        self.now.left.writes -= 1;
-        driver.copy = Copy::Reload;
-        Some(driver)
-    }
-
-    /// What doesn't matter any more is forgotten, and the two replicas are alike: states that differ in that only are one.
+    /// What doesn't matter any more is forgotten.
     pub(super) fn tidy(&mut self) {
-        for index in 0..self.now.drivers.len() {
-            if self.now.drivers[index].is_some_and(|driver| self.entry(driver.page).phase().is_terminal()) {
-                self.now.drivers[index] = None;
-            }
-        }
-        self.now.drivers.sort_unstable_by(|a, b| b.cmp(a));
-        let (late_write, late_report) = (self.now.late_write, self.now.late_report);
-        let active = |round: u8| !self.row_entry(round).phase().is_terminal();
-        let late_write = late_write.filter(|late| active(late.round));
-        let late_report = late_report.filter(|(round, _)| active(*round));
-        (self.now.late_write, self.now.late_report) = (late_write, late_report);
+        self.now.rows.tidy(&self.set.book);
+        let late = self.now.late_report;
+        self.now.late_report = late.filter(|(round, _)| !self.row_entry(*round).phase().is_terminal());
     }
 }
 

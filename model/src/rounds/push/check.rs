@@ -8,16 +8,10 @@ impl Push {
             None => {}
             Some(Slip::Overwritten) => return Err("S3: a decision was overwritten".to_owned()),
             Some(Slip::TwoContents) => return Err("S7: one key was written with two contents".to_owned()),
-            Some(Slip::Unguarded) => {
-                return Err("S6: a row changed under a writer whose version and term are not current".to_owned());
-            }
             Some(Slip::WentBack) => return Err("S11: latest went back".to_owned()),
         }
-        let active = self.rounds().filter(|&round| !self.row_entry(round).phase().is_terminal()).count();
-        if active > 1 {
-            return Err("S13: two active rounds".to_owned());
-        }
-        self.rounds().try_for_each(|round| self.check_round(round))
+        self.now.rows.check(&self.set.book)?;
+        self.now.rows.rounds().try_for_each(|round| self.check_round(round))
     }
 
     fn check_round(&self, round: u8) -> Result<(), String> {
@@ -65,7 +59,7 @@ impl Push {
     pub(super) fn note(&self) {
         let mut found = 0;
         let mut add = |what: Reached| found |= what as u32;
-        for round in self.rounds() {
+        for round in self.now.rows.rounds() {
             let entry = self.row_entry(round);
             let reason = entry.round.problem.as_ref().map(|problem| problem.reason);
             match entry.phase() {
@@ -96,8 +90,8 @@ impl Push {
 
     pub(super) fn line(&self) -> String {
         let mut text = String::new();
-        for round in self.rounds() {
-            let row = self.row(round);
+        for round in self.now.rows.rounds() {
+            let row = self.now.rows.row(round);
             text += &format!("round {round} term {}: {}; ", row.term, self.row_entry(round).describe());
             let paper = self.now.keys[usize::from(round)];
             if paper != 0 {
@@ -105,7 +99,7 @@ impl Push {
                 text += &format!("key holds {kind} {paper}; ");
             }
         }
-        for driver in self.now.drivers.iter().flatten() {
+        for driver in self.now.rows.drivers.iter().flatten() {
             text += &format!("replica of term {} {:?} {:?}; ", driver.term, driver.copy, driver.task);
         }
         if self.now.fence != Fence::None {

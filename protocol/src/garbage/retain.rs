@@ -1,0 +1,160 @@
+//! G1: which commits may be retired. [`candidates`] works on what was listed and is what a dry run shows; [`Candidates::mark`] decides again under the pipeline's row
+//! lock, the same under which pushes choose their base and pulls store their source.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::{
+    commit::CommitRef,
+    id::{Generation, PipelineId},
+    pin::Pin,
+    planted::{self, Bug},
+    round::{Kind, Round, Source},
+    tombstone::Tombstone,
+};
+
+use super::retire::Retiring;
+
+/// How long and how many, from the pipeline's spec.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Younger ones stay.
+    pub min_age: Duration,
+    /// So many of the newest that are not damaged stay.
+    pub min_count: u32,
+}
+
+/// A commit that counts and is not retired.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Known {
+    /// Which.
+    pub commit: CommitRef,
+    /// By the database's clock.
+    pub created_at: DateTime<Utc>,
+    /// It bears a mark.
+    pub damaged: bool,
+    /// The key of its tombstone holds one that doesn't count, of an owner that was fenced: it can't be retired any more (ADR 12).
+    pub occupied: bool,
+}
+
+/// Why a commit stays.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum WhyKept {
+    /// The newest of all, or the newest that is not damaged: `latest`, and the base of pushes.
+    Newest,
+    /// One of the newest `min_count`.
+    Count,
+    /// Younger than `min_age`.
+    Age,
+    /// Somebody pinned it.
+    Pinned,
+    /// Base or source of an active round.
+    InUse,
+    /// See [`Known::occupied`].
+    Occupied,
+}
+
+/// A commit that stays.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Kept {
+    /// Which.
+    pub commit: CommitRef,
+    /// The first reason that holds.
+    pub why: WhyKept,
+}
+
+/// What retention would do, before the lock.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Candidates {
+    /// Oldest first.
+    pub retire: Vec<CommitRef>,
+    /// Newest first.
+    pub kept: Vec<Kept>,
+}
+
+/// Bases and sources of active rounds in their pipeline's own location. Read under the row lock, they keep a commit; so the base of a push is chosen, and the source of
+/// a pull is stored, under that lock too, and neither may be a commit that is marked.
+pub fn in_use<'r>(active: impl IntoIterator<Item = &'r Round>) -> BTreeSet<CommitRef> {
+    active
+        .into_iter()
+        .filter(|round| !round.phase.is_terminal())
+        .filter_map(|round| match &round.kind {
+            Kind::Push(_) if planted::is(Bug::BaseNotPinned) => None,
+            Kind::Push(push) => push.base,
+            Kind::Pull(pull) => {
+                pull.resolved.as_ref().filter(|from| from.source != Source::ReadLocation).and_then(|from| from.commit)
+            }
+        })
+        .collect()
+}
+
+/// What may be retired, as far as listings tell. `known`: every commit that counts and is not retired, newest first. `in_use`: as of now, for the preview.
+pub fn candidates(
+    known: &[Known],
+    pins: &[Pin],
+    in_use: &BTreeSet<CommitRef>,
+    limits: Limits,
+    now: DateTime<Utc>,
+) -> Candidates {
+    let pinned: BTreeSet<CommitRef> = pins.iter().map(|pin| pin.commit).collect();
+    let latest = known.iter().find(|one| !one.damaged).map(|one| one.commit);
+    let old = TimeDelta::from_std(limits.min_age).ok().and_then(|age| now.checked_sub_signed(age));
+    let (mut retire, mut kept, mut good) = (Vec::new(), Vec::new(), 0_u32);
+    for (position, one) in known.iter().enumerate() {
+        good = good.saturating_add(u32::from(!one.damaged));
+        let why = if position == 0 || Some(one.commit) == latest {
+            Some(WhyKept::Newest)
+        } else if !one.damaged && good <= limits.min_count {
+            Some(WhyKept::Count)
+        } else if old.is_none_or(|old| one.created_at > old) {
+            Some(WhyKept::Age)
+        } else if pinned.contains(&one.commit) {
+            Some(WhyKept::Pinned)
+        } else if in_use.contains(&one.commit) {
+            Some(WhyKept::InUse)
+        } else {
+            one.occupied.then_some(WhyKept::Occupied)
+        };
+        match why {
+            Some(why) => kept.push(Kept { commit: one.commit, why }),
+            None => retire.push(one.commit),
+        }
+    }
+    retire.reverse();
+    Candidates { retire, kept }
+}
+
+/// What the transaction that marks has read under the pipeline's row lock.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Locked {
+    /// Whose.
+    pub pipeline: PipelineId,
+    /// That its row holds; the row is not fenced.
+    pub generation: Generation,
+    /// The last commit that the row knows.
+    pub last: Option<CommitRef>,
+    /// [`in_use`] of the rounds that are active now.
+    pub in_use: BTreeSet<CommitRef>,
+    /// By the database's clock.
+    pub now: DateTime<Utc>,
+}
+
+impl Candidates {
+    /// Those that are marked in this transaction, each with the exact bytes of its tombstone to store in the row. They are put only after it.
+    pub fn mark(&self, locked: &Locked) -> Vec<Retiring> {
+        let free = |commit: &&CommitRef| {
+            planted::is(Bug::RetireWithoutTheLock)
+                || (!locked.in_use.contains(commit)
+                    && locked.last.as_ref() != Some(*commit)
+                    && commit.generation <= locked.generation)
+        };
+        let tombstone = |commit: &CommitRef| Tombstone {
+            pipeline: locked.pipeline,
+            commit: *commit,
+            retired_in: locked.generation,
+            retired_at: locked.now,
+        };
+        self.retire.iter().filter(free).map(|commit| Retiring::new(tombstone(commit))).collect()
+    }
+}

@@ -1,0 +1,399 @@
+//! What may go: retention, tombstones, sweep, orphans.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use lockstep_protocol::{
+    commit::{CommitDocument, CommitRef},
+    digest::Digest,
+    fence::{FenceBase, TombstoneRef},
+    garbage::{
+        CommitReach, DatabaseView, Known, LandedTombstone, Limits, ListedKey, Locked, OpenUpload, Orphans, Plan,
+        Retiring, RoundState, Sweep, TombstoneKnown, WhyKept, candidates, in_use,
+    },
+    id::{Attempt, Generation, PipelineId, RoundId, Seq},
+    key::{AttemptPath, Key},
+    manifest::{FileEntry, Inherited, ObjectEntry, PartDocument, PartManifest, RelativePath},
+    pin::Pin,
+    problem::Reason,
+    round::{Kind, Phase, Resolved, Source},
+    takeover::PutAnswer,
+    tombstone::Tombstone,
+};
+
+use crate::sample::{self, incarnation, time, uuid};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn generation(g: u64) -> Generation {
+    Generation::new(g).unwrap()
+}
+
+fn round(n: u64) -> RoundId {
+    RoundId::new(uuid(u128::from(n)))
+}
+
+fn commit(s: u64) -> CommitRef {
+    CommitRef { generation: generation(1), seq: Seq::new(s).unwrap(), round: round(s), digest: Digest::of(&[1]) }
+}
+
+fn path(g: u64, of: u64) -> AttemptPath {
+    let slot = sample::layout(1).slot(0).unwrap();
+    AttemptPath::new(slot, generation(g), round(of), incarnation(1), Attempt::FIRST)
+}
+
+fn known(s: u64, day: i64) -> Known {
+    Known { commit: commit(s), created_at: time(day * 86_400), damaged: false, occupied: false }
+}
+
+fn pin(s: u64) -> Pin {
+    Pin { name: "audit".to_owned(), id: uuid(1), commit: commit(s), pinned_by: "alice".to_owned(), pinned_at: time(0) }
+}
+
+fn locked(in_use: &[u64]) -> Locked {
+    Locked {
+        pipeline: PipelineId::new(uuid(1)),
+        generation: generation(1),
+        last: Some(commit(9)),
+        in_use: in_use.iter().map(|s| commit(*s)).collect(),
+        now: time(9 * 86_400),
+    }
+}
+
+fn retiring(s: u64) -> Retiring {
+    let free = candidates(&[known(9, 9), known(s, 0)], &[], &BTreeSet::new(), limits(1), time(9 * 86_400));
+    free.mark(&locked(&[])).remove(0)
+}
+
+fn landed(s: u64) -> LandedTombstone {
+    match retiring(s).judge(PutAnswer::Created, None, None) {
+        TombstoneKnown::Landed(landed) => landed,
+        other => panic!("{other:?}"),
+    }
+}
+
+const fn limits(min_count: u32) -> Limits {
+    Limits { min_age: DAY, min_count }
+}
+
+#[test]
+fn each_reason_to_keep_a_commit_keeps_it() {
+    let mut all =
+        vec![known(9, 9), known(8, 9), known(7, 9), known(6, 9), known(5, 5), known(4, 4), known(3, 3), known(2, 2)];
+    all[0].damaged = true;
+    all[7].occupied = true;
+    let free = candidates(&all, &[pin(5)], &BTreeSet::from([commit(4)]), limits(2), time(9 * 86_400 + 3600));
+    let why: Vec<(u64, WhyKept)> = free.kept.iter().map(|kept| (kept.commit.seq.get(), kept.why)).collect();
+    assert_eq!(
+        why,
+        [
+            (9, WhyKept::Newest),
+            (8, WhyKept::Newest),
+            (7, WhyKept::Count),
+            (6, WhyKept::Age),
+            (5, WhyKept::Pinned),
+            (4, WhyKept::InUse),
+            (2, WhyKept::Occupied),
+        ]
+    );
+    assert_eq!(free.retire, [commit(3)]);
+}
+
+#[test]
+fn damaged_ones_are_not_among_the_newest_that_count() {
+    let mut all = vec![known(9, 2), known(8, 2), known(7, 2)];
+    all[1].damaged = true;
+    assert_eq!(candidates(&all, &[], &BTreeSet::new(), limits(2), time(9 * 86_400)).retire, [commit(8)]);
+}
+
+#[test]
+fn what_came_into_use_before_the_lock_is_not_marked() {
+    let all = [known(9, 9), known(3, 0), known(2, 0)];
+    let free = candidates(&all, &[], &BTreeSet::new(), limits(1), time(9 * 86_400));
+    let marked = |locked: &Locked| -> Vec<u64> {
+        free.mark(locked).iter().map(|retiring| retiring.tombstone().commit.seq.get()).collect()
+    };
+    assert_eq!(marked(&locked(&[])), [2, 3]);
+    assert_eq!(marked(&locked(&[2])), [3]);
+    assert_eq!(marked(&Locked { last: Some(commit(3)), ..locked(&[]) }), [2]);
+}
+
+#[test]
+fn bases_and_sources_of_active_rounds_are_in_use() {
+    let mut push = sample::push(1);
+    if let Kind::Push(state) = &mut push.kind {
+        state.base = Some(commit(2));
+    }
+    let mut pull = sample::pull(1);
+    let resolved = |source| Resolved {
+        source,
+        location: None,
+        commit: Some(commit(3)),
+        step: None,
+        fingerprint: None,
+        processed_records: None,
+        parts: Vec::new(),
+    };
+    if let Kind::Pull(state) = &mut pull.kind {
+        state.resolved = Some(resolved(Source::Location));
+    }
+    let mut foreign = sample::pull(1);
+    if let Kind::Pull(state) = &mut foreign.kind {
+        state.resolved = Some(resolved(Source::ReadLocation));
+    }
+    assert_eq!(in_use([&push, &pull]), BTreeSet::from([commit(2), commit(3)]));
+    push.phase = Phase::Failed;
+    assert_eq!(in_use([&push, &foreign]), BTreeSet::new());
+}
+
+#[test]
+fn a_tombstone_has_landed_only_when_it_is_known() {
+    let mine = retiring(3);
+    let stands = mine.tombstone().clone();
+    let late = Tombstone { retired_in: generation(1), ..stands.clone() };
+    let is_landed = |known: TombstoneKnown| matches!(known, TombstoneKnown::Landed(_));
+    assert!(is_landed(mine.judge(PutAnswer::Created, None, None)));
+    assert!(is_landed(mine.judge(PutAnswer::Exists, Some(&stands), None)));
+    assert!(is_landed(mine.judge(PutAnswer::Unknown, Some(&stands), None)));
+    assert_eq!(mine.judge(PutAnswer::Unknown, None, None), TombstoneKnown::Unknown);
+    assert_eq!(mine.judge(PutAnswer::Exists, None, None), TombstoneKnown::Unknown);
+    let bytes = stands.encode();
+    let stored = Retiring::stored(&Key::Retired(generation(1), Seq::new(3).unwrap()).to_string(), &bytes).unwrap();
+    assert_eq!(stored, mine);
+    // A later owner finds what an earlier one wrote after it was fenced: that doesn't count, unless the base lists it.
+    let newer = Tombstone { retired_in: generation(2), ..stands };
+    let mine = Retiring::stored(&newer.key().to_string(), &newer.encode()).unwrap();
+    let mut base = FenceBase { generation: generation(2), newest: Some(commit(9)), tombstones: Vec::new() };
+    assert_eq!(mine.judge(PutAnswer::Exists, Some(&late), Some(&base)), TombstoneKnown::Occupied);
+    let listed = TombstoneRef { generation: generation(1), seq: Seq::new(3).unwrap(), digest: Digest::of(&[1]) };
+    base.tombstones.push(listed);
+    assert!(is_landed(mine.judge(PutAnswer::Exists, Some(&late), Some(&base))));
+}
+
+/// A part of round `of` that uses data objects of these rounds.
+fn part(of: u64, objects: &[u64]) -> PartManifest {
+    let template = sample::part();
+    PartManifest {
+        slot: sample::layout(1).slot(0).unwrap(),
+        generation: generation(1),
+        round: round(of),
+        incarnation: incarnation(1),
+        attempt: Attempt::FIRST,
+        objects: objects
+            .iter()
+            .map(|object| ObjectEntry { key: path(1, *object).data(0).to_string(), size: 100 + object })
+            .collect(),
+        files: Vec::new(),
+        ..template
+    }
+}
+
+fn document(of: u64) -> CommitDocument {
+    let mut document = sample::commit(1);
+    document.seq = Seq::new(of).unwrap();
+    document.round = round(of);
+    document.parts[0].manifest = path(1, of).manifest().to_string();
+    document
+}
+
+fn reach(of: u64, objects: &[u64]) -> CommitReach {
+    CommitReach::of(commit(of), &document(of), &[part(of, objects)]).unwrap()
+}
+
+fn data(of: u64) -> String {
+    path(1, of).data(0).to_string()
+}
+
+fn keys(stage: &[lockstep_protocol::garbage::Doomed]) -> Vec<String> {
+    stage.iter().map(|doomed| doomed.key.clone()).collect()
+}
+
+fn sweep_to_commits(landed: &[LandedTombstone], pins: &[Pin]) -> Sweep {
+    let Sweep::ListPins(list) = Sweep::begin(generation(1), landed, DAY, time(20 * 86_400)) else {
+        panic!("a sweep begins with pins")
+    };
+    match list.answer(pins) {
+        Sweep::ReadSuccessor(read) => read.answer(false).unwrap(),
+        other => other,
+    }
+}
+
+fn swept(landed: &[LandedTombstone], live: &[CommitReach], retired: &[CommitReach]) -> Plan {
+    let Sweep::ReadCommits(read) = sweep_to_commits(landed, &[]) else { panic!("nothing stops it") };
+    let counted: Vec<CommitRef> = live.iter().chain(retired).map(|reach| reach.commit).collect();
+    read.answer(&counted, live, retired, |_| Some(700)).unwrap()
+}
+
+#[test]
+fn a_sweep_takes_what_only_retired_commits_reach_data_first() {
+    let plan = swept(&[landed(2), landed(3)], &[reach(4, &[1, 4])], &[reach(2, &[1, 2]), reach(3, &[2, 3, 4])]);
+    assert_eq!(keys(&plan.data), [data(2), data(3)]);
+    assert_eq!(keys(&plan.manifests), [path(1, 2).manifest().to_string(), path(1, 3).manifest().to_string()]);
+    assert_eq!(keys(&plan.commits), [commit(2).key().to_string(), commit(3).key().to_string()]);
+    let totals = plan.totals();
+    assert_eq!((totals.objects, totals.bytes, totals.uploads), (6, 102 + 103 + 2 * 700 + 2 * 700, 0));
+}
+
+#[test]
+fn nothing_is_swept_in_the_grace_period_or_while_it_is_pinned() {
+    assert_eq!(Sweep::begin(generation(1), &[landed(2)], DAY, time(9 * 86_400 + 3600)), Sweep::Nothing);
+    assert_eq!(Sweep::begin(generation(1), &[], DAY, time(0)), Sweep::Nothing);
+    assert_eq!(sweep_to_commits(&[landed(2)], &[pin(2)]), Sweep::Nothing);
+    let Sweep::ReadCommits(read) = sweep_to_commits(&[landed(2), landed(3)], &[pin(2)]) else { panic!("3 goes") };
+    assert_eq!(*read.retired(), BTreeSet::from([commit(3)]));
+    assert_eq!(read.live(&[commit(2), commit(3), commit(4)]), [commit(2), commit(4)], "a pinned one must stay whole");
+}
+
+#[test]
+fn a_fenced_owner_sweeps_nothing() {
+    let Sweep::ListPins(list) = Sweep::begin(generation(1), &[landed(2)], DAY, time(20 * 86_400)) else {
+        panic!("a sweep begins with pins")
+    };
+    let Sweep::ReadSuccessor(read) = list.answer(&[]) else { panic!("then the fence") };
+    assert_eq!(read.generation(), generation(2));
+    assert_eq!(read.answer(true).unwrap_err().problem.reason, Reason::Fenced);
+}
+
+#[test]
+fn a_live_commit_that_was_not_read_stops_the_sweep() {
+    let Sweep::ReadCommits(read) = sweep_to_commits(&[landed(2)], &[]) else { panic!("nothing stops it") };
+    let stop = read.answer(&[commit(2), commit(4)], &[], &[reach(2, &[2])], |_| None).unwrap_err();
+    assert_eq!(stop.problem.reason, Reason::CheckpointDamaged);
+    let parts_missing = CommitReach::of(commit(4), &document(4), &[]).unwrap_err();
+    assert_eq!(parts_missing.reason, Reason::ManifestInvalid);
+}
+
+#[test]
+fn what_a_crashed_sweep_left_goes_in_the_next_one() {
+    // Its data and its manifest are gone, the commit is not; or a late duplicate of its PUT landed (R18).
+    let rest = CommitReach::of_retired(commit(2), &document(2), &[None]).unwrap();
+    let plan = swept(&[landed(2)], &[reach(4, &[4])], &[rest]);
+    assert_eq!((plan.data.len(), plan.manifests.len(), plan.commits.len()), (0, 1, 1));
+}
+
+/// A delta of `base`'s full manifest, as it is read back.
+fn delta(of: u64, base: &PartManifest, changed: u64) -> PartManifest {
+    let named = |manifest: &PartManifest| {
+        let bytes = manifest.encode();
+        Inherited {
+            key: manifest.attempt_path().manifest().to_string(),
+            length: u64::try_from(bytes.len()).unwrap(),
+            blake3: Digest::of(&bytes),
+        }
+    };
+    let mut part = PartManifest { round: round(of), ..base.clone() };
+    part.objects.push(ObjectEntry { key: data(changed), size: 100 + changed });
+    part.files[0].object = Some(1);
+    part.files[0].blake3 = Digest::of(b"changed");
+    part.relate(base, named(base));
+    let read = PartDocument::parse(&part.attempt_path().manifest().to_string(), &part.encode()).unwrap();
+    read.resolve(|_| Ok(base.encode())).unwrap()
+}
+
+fn full(of: u64) -> PartManifest {
+    let mut part = part(of, &[of]);
+    part.files = (0..64)
+        .map(|n| FileEntry {
+            path: RelativePath::new(format!("f{n:02}")).unwrap(),
+            size: 1,
+            blake3: Digest::of(&[n]),
+            head: None,
+            object: Some(0),
+            offset: u64::from(n),
+            length: 1,
+        })
+        .collect();
+    part
+}
+
+#[test]
+fn an_inherited_manifest_stays_as_long_as_one_inherits_it_and_goes_after_those_that_did() {
+    let base = full(2);
+    let part = delta(3, &base, 3);
+    assert!(part.delta.is_some());
+    let first = || CommitReach::of(commit(2), &document(2), std::slice::from_ref(&base)).unwrap();
+    let second = || CommitReach::of(commit(3), &document(3), std::slice::from_ref(&part)).unwrap();
+    // The heir lives: what it inherits stays, with the object it still uses.
+    let plan = swept(&[landed(2)], &[second()], &[first()]);
+    assert_eq!((plan.data.len(), plan.manifests.len(), plan.inherited.len(), plan.commits.len()), (0, 0, 0, 1));
+    // Both go: the heir's manifest first.
+    let plan = swept(&[landed(2), landed(3)], &[reach(4, &[4])], &[first(), second()]);
+    assert_eq!(keys(&plan.data), [data(2), data(3)]);
+    assert_eq!(keys(&plan.manifests), [path(1, 3).manifest().to_string()]);
+    assert_eq!(keys(&plan.inherited), [path(1, 2).manifest().to_string()]);
+    // Only the heir goes: the full one is its own commit's.
+    let plan = swept(&[landed(3)], &[first()], &[second()]);
+    assert_eq!((keys(&plan.data), plan.inherited.len()), (vec![data(3)], 0));
+}
+
+fn listed(keys: &[String]) -> Vec<ListedKey> {
+    keys.iter().map(|key| ListedKey { key: key.clone(), bytes: 10 }).collect()
+}
+
+fn view(rounds: &[(u64, RoundState)]) -> DatabaseView {
+    DatabaseView {
+        generation: generation(2),
+        fenced: false,
+        rounds: rounds.iter().map(|(n, state)| (round(*n), *state)).collect::<BTreeMap<_, _>>(),
+        in_use: BTreeSet::new(),
+    }
+}
+
+fn collect(keys: &[String], view: DatabaseView, reach: &[CommitReach]) -> Result<Plan, Reason> {
+    let Orphans::ListKeys(list) = Orphans::begin(generation(2)) else { panic!("keys are listed first") };
+    let uploads = vec![OpenUpload { key: path(2, 7).data(5).to_string(), upload: "u".to_owned() }];
+    let reason = |stop: lockstep_protocol::garbage::Stop| stop.problem.reason;
+    let Orphans::ReadDatabase(read) = list.answer(listed(keys), uploads).map_err(reason)? else {
+        panic!("then the database is read")
+    };
+    let Orphans::ReadCommits(read) = read.answer(view).map_err(reason)? else { panic!("then what commits reach") };
+    let counted: Vec<CommitRef> = reach.iter().map(|reach| reach.commit).collect();
+    read.answer(&counted, reach).map_err(reason)
+}
+
+#[test]
+fn orphans_are_what_dead_rounds_left_and_nothing_reaches() {
+    let keys = [
+        data(1),
+        path(1, 1).data(1).to_string(),
+        path(1, 1).manifest().to_string(),
+        path(2, 7).data(0).to_string(),
+        path(2, 8).data(0).to_string(),
+        "host0/notes.txt".to_owned(),
+        "commits/00000000000000000001-00000000000000000001.json".to_owned(),
+    ];
+    let states = [(7, RoundState::Terminal), (8, RoundState::Undecided)];
+    let plan = collect(&keys, view(&states), &[reach(1, &[1])]).unwrap();
+    assert_eq!(
+        plan.data.iter().map(|doomed| &doomed.key).collect::<Vec<_>>(),
+        [&keys[1], &keys[3]],
+        "the reached, the undecided and the unknown stay"
+    );
+    assert_eq!((plan.manifests.len(), plan.commits.len(), plan.uploads.len()), (0, 0, 1));
+    let undecided = collect(&keys, view(&[(7, RoundState::Undecided), (8, RoundState::Undecided)]), &[reach(1, &[1])]);
+    assert_eq!(undecided.unwrap().uploads, []);
+}
+
+#[test]
+fn what_the_database_does_not_know_stops_the_collection() {
+    let states = [(7, RoundState::Terminal)];
+    let unknown = [path(2, 9).data(0).to_string()];
+    assert_eq!(collect(&unknown, view(&states), &[]), Err(Reason::DatabaseBehind));
+    let newer = [path(3, 9).data(0).to_string()];
+    assert_eq!(collect(&newer, view(&states), &[]), Err(Reason::Fenced));
+    assert_eq!(collect(&[], DatabaseView { fenced: true, ..view(&states) }, &[]), Err(Reason::Fenced));
+    assert_eq!(collect(&[], DatabaseView { generation: generation(3), ..view(&states) }, &[]), Err(Reason::Fenced));
+    let used = DatabaseView { in_use: BTreeSet::from([commit(1)]), ..view(&states) };
+    assert_eq!(collect(&[], used, &[]), Err(Reason::CheckpointDamaged), "a source whose reach is not known");
+}
+
+#[test]
+fn a_pin_is_read_back_and_refused_elsewhere() {
+    let pin = pin(3);
+    let key = pin.key().to_string();
+    assert_eq!(Pin::parse(&key, &pin.encode()), Ok(pin.clone()));
+    assert_eq!(Pin::parse("pins/x.json", &pin.encode()).unwrap_err().reason, Reason::ManifestInvalid);
+    assert_eq!(Pin::parse(&key, b"{}").unwrap_err().reason, Reason::ManifestInvalid);
+}
