@@ -22,10 +22,10 @@ use lockstep_protocol::{
     planted::{self, Bug},
     problem::{Problem, Reason},
 };
-use tokio::{sync::Notify, time::Instant};
+use tokio::sync::Notify;
 use tonic::{Request, Response, Status};
 
-use crate::weather::Weather;
+use crate::{log, weather::Weather};
 
 mod transfer;
 
@@ -37,7 +37,7 @@ pub(crate) struct Local {
     pub(crate) id: LocalCheckpointId,
     pub(crate) step: Step,
     /// When the engine made it; none: it came from the bucket.
-    made: Option<Instant>,
+    made: Option<Duration>,
 }
 
 #[derive(Clone, Debug)]
@@ -65,7 +65,7 @@ struct State {
     staged: Option<Local>,
     transfer: Option<Transfer>,
     /// Which process was told to have what, for S12.
-    installed: Vec<(Incarnation, LocalCheckpointId, Instant)>,
+    installed: Vec<(Incarnation, LocalCheckpointId, Duration)>,
 }
 
 /// Clones are the same host.
@@ -105,7 +105,11 @@ impl Agent {
     }
 
     pub(crate) fn address(&self) -> String {
-        format!("http://host-{}:7402", self.0.slot.idx())
+        format!("http://{}:7402", self.host_name())
+    }
+
+    pub(crate) fn host_name(&self) -> String {
+        format!("host-{}", self.0.slot.idx())
     }
 
     /// None: solo.
@@ -158,7 +162,7 @@ impl Agent {
     /// The engine makes a checkpoint and keeps the newest three.
     pub(crate) fn checkpoint(&self, step: u64) {
         let id = LocalCheckpointId::new(self.0.weather.uuid());
-        let local = Local { id, step: Step::new(step).unwrap(), made: Some(Instant::now()) };
+        let local = Local { id, step: Step::new(step).unwrap(), made: Some(log::elapsed()) };
         let mut state = self.state();
         if state.up {
             state.disk.push(local);
@@ -172,14 +176,14 @@ impl Agent {
     }
 
     /// When this process first answered that it has this checkpoint, and nothing else.
-    pub(crate) fn installed_at(&self, incarnation: Incarnation, id: LocalCheckpointId) -> Option<Instant> {
+    pub(crate) fn installed_at(&self, incarnation: Incarnation, id: LocalCheckpointId) -> Option<Duration> {
         let state = self.state();
         let mut installed = state.installed.iter();
         installed.find(|(process, local, _)| *process == incarnation && *local == id).map(|(_, _, at)| *at)
     }
 
     /// A step of before an install that is still there.
-    pub(crate) fn older_than(&self, installed: LocalCheckpointId, at: Instant) -> Option<Step> {
+    pub(crate) fn older_than(&self, installed: LocalCheckpointId, at: Duration) -> Option<Step> {
         let state = self.state();
         let older = |local: &&Local| local.id != installed && local.made.is_none_or(|made| made < at);
         state.disk.iter().find(older).map(|local| local.step)
@@ -357,7 +361,7 @@ impl Agent {
             state.disk.retain(|other| other.id != id);
             state.disk.push(local);
             let incarnation = state.incarnation;
-            state.installed.push((incarnation, id, Instant::now()));
+            state.installed.push((incarnation, id, log::elapsed()));
         }
         let done = v1::PullDone {
             reach: v1::PullReach::Installed.into(),

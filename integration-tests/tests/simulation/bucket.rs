@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use lockstep_bucket::{
-    ByteStream, Connector, CreateOutcome, ListPage, Lookup, MemoryBuckets, ObjectMeta, ObjectStore, OpenUpload,
-    PartTag, Payload, StoreError, UploadId, WriteOutcome,
+    ByteStream, Connector, CreateOutcome, ListPage, Lookup, MemoryBuckets, MemoryStore, ObjectMeta, ObjectStore,
+    OpenUpload, PartTag, Payload, StoreError, UploadId, WriteOutcome,
 };
 use lockstep_coordinator::store::memory::Gate;
 use lockstep_protocol::{location::Location, problem::Problem};
@@ -20,16 +20,23 @@ pub(crate) struct FarBuckets {
     pub(crate) weather: Weather,
 }
 
+impl FarBuckets {
+    /// One location.
+    pub(crate) fn store(&self, location: &Location) -> Arc<dyn ObjectStore> {
+        Arc::new(FarStore { near: self.buckets.store(location.clone()), far: self.clone() })
+    }
+}
+
 #[async_trait]
 impl Connector for FarBuckets {
     async fn connect(&self, location: &Location) -> Result<Arc<dyn ObjectStore>, Problem> {
-        Ok(Arc::new(FarStore { near: self.buckets.connect(location).await?, far: self.clone() }))
+        Ok(self.store(location))
     }
 }
 
 #[derive(Debug)]
 struct FarStore {
-    near: Arc<dyn ObjectStore>,
+    near: MemoryStore,
     far: FarBuckets,
 }
 

@@ -15,15 +15,19 @@ fn replay(seed: u64) -> (Result<story::Told, String>, String) {
     log::collect(|| story::play(seed))
 }
 
+/// Shows where two logs part.
+pub(crate) fn assert_same(seed: u64, first: &str, second: &str) {
+    let differ = first.lines().zip(second.lines()).position(|(a, b)| a != b);
+    let differ = differ.unwrap_or_else(|| first.lines().count().min(second.lines().count()));
+    let around = |log: &str| log.lines().skip(differ.saturating_sub(3)).take(6).collect::<Vec<_>>().join("\n");
+    assert!(first == second, "seed {seed}, line {differ}:\n{}\n---\n{}", around(first), around(second));
+}
+
 #[test]
 fn dispatch_is_replayed_byte_for_byte_by_its_seed() {
     for seed in 0..6 {
         let (first, second) = (replay(seed), replay(seed));
-        if first.1 != second.1 {
-            let differ = first.1.lines().zip(second.1.lines()).position(|(a, b)| a != b).unwrap_or_default();
-            let around = |log: &str| log.lines().skip(differ.saturating_sub(3)).take(6).collect::<Vec<_>>().join("\n");
-            panic!("seed {seed}, line {differ}:\n{}\n---\n{}", around(&first.1), around(&second.1));
-        }
+        assert_same(seed, &first.1, &second.1);
         assert_eq!(first.0, second.0, "seed {seed}");
         let lines = first.1.lines().count();
         assert!(lines > 50, "the log of seed {seed} has {lines} lines");

@@ -4,6 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     fmt, io,
     sync::Once,
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -15,7 +16,7 @@ use tracing_subscriber::{
 };
 
 thread_local! {
-    static BEGUN: Cell<Option<Instant>> = const { Cell::new(None) };
+    static CLOCK: Cell<Clock> = const { Cell::new(Clock::None) };
     static LINES: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
 }
 
@@ -41,10 +42,29 @@ pub(crate) fn collect<T>(run: impl FnOnce() -> T) -> (T, String) {
     (outcome, String::from_utf8_lossy(&lines).into_owned())
 }
 
-/// Times count from here.
-pub(crate) fn begin() {
+/// Whose virtual time it is.
+#[derive(Clone, Copy)]
+pub(crate) enum Clock {
+    None,
+    /// Of a runtime whose clock is paused, from then on.
+    Since(Instant),
+    /// Of turmoil; between its steps, the time after the last.
+    Network(Duration),
+}
+
+/// From here on this thread's time is that.
+pub(crate) fn begin(clock: Clock) {
     install();
-    BEGUN.set(Some(Instant::now()));
+    CLOCK.set(clock);
+}
+
+/// Virtual time since the run began.
+pub(crate) fn elapsed() -> Duration {
+    match CLOCK.get() {
+        Clock::None => Duration::ZERO,
+        Clock::Since(begun) => begun.elapsed(),
+        Clock::Network(last) => turmoil::sim_elapsed().unwrap_or(last),
+    }
 }
 
 struct Lines;
@@ -64,7 +84,6 @@ struct Virtual;
 
 impl FormatTime for Virtual {
     fn format_time(&self, w: &mut Writer<'_>) -> fmt::Result {
-        let seconds = BEGUN.get().map_or(0.0, |begun| begun.elapsed().as_secs_f64());
-        write!(w, "{seconds:>9.3}")
+        write!(w, "{:>9.3}", elapsed().as_secs_f64())
     }
 }

@@ -11,6 +11,7 @@ mod check;
 mod dispatch;
 mod gate;
 mod log;
+mod network;
 mod planted;
 mod story;
 mod weather;

@@ -8,7 +8,7 @@ use lockstep_bucket::{
 };
 use lockstep_coordinator::{
     chance,
-    store::{Admission, AdmitPull, AdmitPush, PipelineRow, RoundRecord, StoreError},
+    store::{Admission, AdmitPull, AdmitPush, PipelineRow, RoundRecord, StoreError, Trigger},
 };
 use lockstep_protocol::{
     id::{RequestId, RoundId},
@@ -48,7 +48,7 @@ pub(crate) fn play(seed: u64) -> Result<Told, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     chance::seed(Some(seed));
     let told = runtime.block_on(async {
-        log::begin();
+        log::begin(log::Clock::Since(Instant::now()));
         Box::pin(Story::begin(seed)).await.run().await
     });
     chance::seed(None);
@@ -97,7 +97,7 @@ impl Story {
             Chances { database: chance(&mut rng, 0.12), bucket: chance(&mut rng, 0.2), wire: chance(&mut rng, 0.2) };
         let hosts = *[0, 2, 3].get(rng.random_range(0..3_usize)).unwrap();
         info!(seed, hosts, ?chances, "begins");
-        let world = World::new(seed, hosts, chances).await;
+        let world = World::new(seed, hosts, chances);
         world.start_replica();
         world.start_replica();
         let pipeline = world.create_pipeline().await;
@@ -221,13 +221,14 @@ impl Story {
             pipeline: self.pipeline.id.into(),
             wanted: WantedCut::Newest,
             force: true,
+            trigger: Trigger::Manual,
             found: None,
             request_id: Some(self.request_id()),
             deadline: self.deadline(),
             retry: RetryPolicy::default(),
         };
         for _ in 0..3 {
-            let answer = self.world.store.admit_push(push.clone(), &alice()).await;
+            let answer = self.world.store().admit_push(push.clone(), &alice()).await;
             if self.answered(push.request_id, answer)? {
                 break;
             }
@@ -251,7 +252,7 @@ impl Story {
             retry: RetryPolicy::default(),
         };
         for _ in 0..3 {
-            let answer = self.world.store.admit_pull(pull.clone(), &alice()).await;
+            let answer = self.world.store().admit_pull(pull.clone(), &alice()).await;
             if self.answered(pull.request_id, answer)? {
                 break;
             }
@@ -282,7 +283,7 @@ impl Story {
     async fn cancel(&mut self) {
         let Some(active) = self.world.active() else { return };
         let request = CancelRequest { by: "alice".to_owned(), cause: "a better idea".to_owned() };
-        let outcome = self.world.store.request_cancel(active.round.id, request, &alice()).await;
+        let outcome = self.world.store().request_cancel(active.round.id, request, &alice()).await;
         self.world.weather.count("cancel");
         info!(round = %active.round.id, phase = %active.round.phase, asked = outcome.is_ok(), "cancel");
     }
@@ -356,7 +357,7 @@ impl Story {
             deadline: Duration::from_secs(3_600),
             retry: RetryPolicy::default(),
         };
-        let admitted = self.world.store.admit_pull(pull, &alice()).await;
+        let admitted = self.world.store().admit_pull(pull, &alice()).await;
         admitted.map(|_| ()).map_err(|error| format!("L2: a pull after the last fault was not admitted: {error}"))
     }
 
@@ -365,12 +366,13 @@ impl Story {
             pipeline: self.pipeline.id.into(),
             wanted: WantedCut::Newest,
             force: false,
+            trigger: Trigger::Manual,
             found: None,
             request_id: None,
             deadline: Duration::from_secs(3_600),
             retry: RetryPolicy::default(),
         };
-        match self.world.store.admit_push(push, &alice()).await {
+        match self.world.store().admit_push(push, &alice()).await {
             Ok(Admission::New(_)) => Ok(()),
             other => Err(format!("L2: a push after the last fault was not admitted: {other:?}")),
         }
@@ -389,17 +391,24 @@ impl Story {
     }
 
     fn told(&self, recovery: Duration, took: Duration) -> Told {
-        let mut told = Told { recovery, took, ..Told::default() };
-        for (fault, count) in self.world.weather.counts() {
+        Told::of(&self.world, recovery, took)
+    }
+}
+
+impl Told {
+    /// What became of a world.
+    pub(crate) fn of(world: &World, recovery: Duration, took: Duration) -> Self {
+        let mut told = Self { recovery, took, ..Self::default() };
+        for (fault, count) in world.weather.counts() {
             told.faults.insert(fault.to_owned(), count);
         }
-        for (fault, count) in self.world.database.fault_counts() {
+        for (fault, count) in world.database.fault_counts() {
             told.faults.insert(format!("database: {fault:?}"), count);
         }
-        for (fault, count) in self.world.buckets.fault_counts() {
+        for (fault, count) in world.buckets.fault_counts() {
             told.faults.insert(format!("bucket: {fault:?}"), count);
         }
-        for record in self.world.database.rounds() {
+        for record in world.database.rounds() {
             let kind = if matches!(record.round.kind, Kind::Push(_)) { "push" } else { "pull" };
             let reason = |problem: &Problem| problem.reason.to_string();
             let why = record.round.problem.as_ref().map_or_else(|| record.round.phase.to_string(), reason);

@@ -1,9 +1,13 @@
 //! Everything there is in one run: the database and the bucket as their twins, hosts, and the replicas that come and go.
 
-use std::{cell::RefCell, sync::Arc, time::Duration};
+use std::{
+    cell::{OnceCell, RefCell},
+    sync::Arc,
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
-use lockstep_bucket::{Connector as _, MemoryBuckets};
+use lockstep_bucket::MemoryBuckets;
 use lockstep_coordinator::{
     dispatch::{DispatchOptions, Dispatcher},
     store::{
@@ -21,7 +25,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::{agent::Agent, bucket::FarBuckets, gate::ReplicaGate, weather::Weather, wire};
+use crate::{agent::Agent, bucket::FarBuckets, gate::ReplicaGate, log, weather::Weather, wire};
 
 pub(crate) const BUCKET: &str = "acme";
 
@@ -44,8 +48,7 @@ pub(crate) struct World {
     pub(crate) buckets: MemoryBuckets,
     pub(crate) weather: Weather,
     pub(crate) agents: Vec<Agent>,
-    /// What users and their API see of the database.
-    pub(crate) store: Store,
+    store: OnceCell<Store>,
     replicas: RefCell<Vec<Replica>>,
     started: RefCell<u32>,
 }
@@ -64,28 +67,33 @@ pub(crate) fn location() -> Location {
 }
 
 impl World {
-    pub(crate) async fn new(seed: u64, hosts: u32, chances: Chances) -> Self {
-        let begun = Instant::now();
-        let database = MemoryDatabase::new(move || epoch() + begun.elapsed());
+    pub(crate) fn new(seed: u64, hosts: u32, chances: Chances) -> Self {
+        let database = MemoryDatabase::new(|| epoch() + log::elapsed());
         let buckets = MemoryBuckets::new([BUCKET]);
         let weather = Weather::new(seed.wrapping_mul(7).wrapping_add(1), chances.wire);
         let always = Arc::new(ReplicaGate::new());
         let mut agents = Vec::new();
         for slot in lockstep_protocol::host::Layout::from_n_hosts(hosts).unwrap().slots() {
             let far = FarBuckets { buckets: buckets.clone(), gate: Arc::clone(&always) as _, weather: weather.clone() };
-            let bucket = far.connect(&location()).await.unwrap();
+            let bucket = far.store(&location());
             agents.push(Agent::new(slot, name(), location(), bucket, weather.clone()));
         }
-        let store = database.store();
-        Self { database, buckets, weather, agents, store, replicas: RefCell::default(), started: RefCell::default() }
+        Self {
+            database,
+            buckets,
+            weather,
+            agents,
+            store: OnceCell::new(),
+            replicas: RefCell::default(),
+            started: RefCell::default(),
+        }
     }
 
     // ---- replicas
 
     /// A process of a name that no process had before.
     pub(crate) fn start_replica(&self) {
-        *self.started.borrow_mut() += 1;
-        let name = format!("r{}", self.started.borrow());
+        let name = self.next_name();
         info!(replica = name, "starts");
         let gate = Arc::new(ReplicaGate::new());
         let dynamic: Arc<dyn Gate> = Arc::clone(&gate) as _;
@@ -97,6 +105,11 @@ impl World {
         let shutdown = CancellationToken::new();
         tokio::spawn(Dispatcher::new(store, Arc::new(connector), agents, options).run(shutdown.clone()));
         self.replicas.borrow_mut().push(Replica { gate, shutdown, name });
+    }
+
+    pub(crate) fn next_name(&self) -> String {
+        *self.started.borrow_mut() += 1;
+        format!("r{}", self.started.borrow())
     }
 
     pub(crate) fn kill_replica(&self, which: usize) {
@@ -143,6 +156,11 @@ impl World {
 
     // ---- the rest
 
+    /// What users and their API see of the database. Inside a runtime only.
+    pub(crate) fn store(&self) -> &Store {
+        self.store.get_or_init(|| self.database.store())
+    }
+
     pub(crate) async fn create_pipeline(&self) -> PipelineRow {
         let agents: Vec<_> = self.agents.iter().map(Agent::address).collect();
         let mut spec = serde_json::json!({
@@ -154,7 +172,7 @@ impl World {
         }
         let spec = PipelineSpec::from_value(spec).unwrap();
         let id = PipelineId::new(self.weather.uuid());
-        let identity = self.store.identity().await.unwrap();
+        let identity = self.store().identity().await.unwrap();
         let fence = Fence {
             generation: Generation::FIRST,
             pipeline: id,
@@ -170,10 +188,10 @@ impl World {
         };
         let fence_bytes = Some(String::from_utf8(fence.encode()).unwrap());
         let new = NewPipeline { id, spec, fence_bytes, request_id: None };
-        self.store.create_pipeline(new, &alice()).await.unwrap();
-        let mut changes = self.store.changes();
+        self.store().create_pipeline(new, &alice()).await.unwrap();
+        let mut changes = self.store().changes();
         loop {
-            let row = self.store.get_pipeline(&id.into()).await.unwrap();
+            let row = self.store().get_pipeline(&id.into()).await.unwrap();
             match row.claim {
                 ClaimState::Owned => return row,
                 ClaimState::Claiming => changes.next().await,
