@@ -31,6 +31,10 @@ pub struct Options {
     pub transfer: Option<v1::TransferOptions>,
     /// Whether the S3 server's ETags are MD5s, as AWS's are; without, gigabytes cost less.
     pub md5_etags: bool,
+    /// Where coordinators find their database; none: a database of their own on the server that tests share.
+    pub database_url: Option<String>,
+    /// `--unreachable-after` of the coordinators.
+    pub unreachable_after: &'static str,
     /// `--lease` of the coordinators.
     pub lease: &'static str,
     /// `--renew-every` of the coordinators.
@@ -49,6 +53,8 @@ impl Default for Options {
             buckets: Vec::new(),
             transfer: None,
             md5_etags: true,
+            database_url: None,
+            unreachable_after: "10s",
             lease: "2s",
             renew_every: "500ms",
             in_memory: false,
@@ -317,7 +323,8 @@ impl Cluster {
 
     /// A further replica over the same database; its process and gRPC address.
     pub async fn another_coordinator(&self, name: &str, listen: &str, secret: &str) -> (Process, String) {
-        self.coordinator_on(self.database.url(), name, listen, secret).await
+        let database = self.options.database_url.as_deref().unwrap_or(self.database.url());
+        self.coordinator_on(database, name, listen, secret).await
     }
 
     async fn coordinator_on(&self, database: &str, name: &str, listen: &str, secret: &str) -> (Process, String) {
@@ -338,7 +345,7 @@ impl Cluster {
             "--long-poll",
             "2s",
             "--unreachable-after",
-            "10s",
+            self.options.unreachable_after,
             "--store-patience",
             "2s",
             "--retry-base",
@@ -373,6 +380,11 @@ impl Cluster {
     /// Stops or continues the coordinator (SIGSTOP, SIGCONT).
     pub fn pause_coordinator(&self, paused: bool) {
         self.coordinator.as_ref().expect("the coordinator runs").pause(paused);
+    }
+
+    /// Stops or continues one agent (SIGSTOP, SIGCONT).
+    pub fn pause_agent(&self, idx: usize, paused: bool) {
+        self.agents[idx].process.as_ref().expect("the agent runs").pause(paused);
     }
 
     /// Where the coordinator serves HTTP.

@@ -93,6 +93,11 @@ impl Process {
         self.child.wait().expect("a killed child can be waited for");
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_some())
+    }
+
     /// SIGTERM, and no wait.
     pub fn ask_to_stop(&self) {
         self.signal(Signal::SIGTERM);

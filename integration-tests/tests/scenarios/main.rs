@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod coordinator;
+mod database_faults;
 mod feldera;
 mod files;
 mod identity;
@@ -11,6 +12,7 @@ mod increments;
 mod limits;
 mod no_space;
 mod ownership;
+mod paused;
 mod push_and_restore;
 mod schedule;
 mod store_errors;

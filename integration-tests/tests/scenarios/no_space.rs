@@ -1,43 +1,16 @@
 //! Scenario 40: the disk is full. A small file system of its own is mounted for one host; that takes root, as in CI.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::fs;
 
 use lockstep_client::v1::{self, ParticipantPhase, RoundPhase, TransferOptions};
 use lockstep_devkit::{FaultAction, FaultRule};
 use lockstep_integration_tests::{
     cluster::{Cluster, Options, agent_key},
     content::{differences, identity, noise, put},
+    small_disk::{self, SmallDisk},
 };
 
 const MIB: usize = 1 << 20;
-
-/// A mounted tmpfs, unmounted with it.
-struct Small(PathBuf);
-
-impl Small {
-    /// `None` where nobody may mount: said, and a failure for root.
-    fn mount(at: &Path, mib: usize) -> Option<Self> {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("skipped: only root can mount a small disk");
-            return None;
-        }
-        let size = format!("size={mib}m");
-        let status = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "lockstep-test"]).arg(at).status();
-        assert!(status.is_ok_and(|status| status.success()), "cannot mount a tmpfs on {}", at.display());
-        Some(Self(at.to_owned()))
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        // Lazily: an agent of a failed test may still have files open there.
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
 
 /// Large files, whose place can be taken beforehand, and small ones.
 fn files() -> Vec<(String, usize)> {
@@ -46,7 +19,7 @@ fn files() -> Vec<(String, usize)> {
 }
 
 /// What host 0's engine has at step 1 and must keep, a pushed checkpoint of 12 MiB at step 2, and host 0 on a new disk of 20 MiB.
-async fn prepared() -> Option<(Cluster, Small)> {
+async fn prepared() -> Option<(Cluster, SmallDisk)> {
     let transfer = TransferOptions { part_size: 5 << 20, memory: 20 << 20, concurrency: 2, bandwidth_limit: 0 };
     let mut cluster = Cluster::with(Options { hosts: 2, transfer: Some(transfer), ..Options::default() }).await;
     for host in &cluster.hosts {
@@ -59,7 +32,7 @@ async fn prepared() -> Option<(Cluster, Small)> {
     cluster.pushed().await;
     cluster.kill_agent(0);
     cluster.hosts[0].wipe();
-    let disk = Small::mount(&cluster.hosts[0].dir, 20)?;
+    let disk = SmallDisk::mount(&cluster.hosts[0].dir, 20)?;
     cluster.hosts[0].checkpoint_filled(1, |folder| put(folder, "engine", &noise(9, "engine", MIB)));
     cluster.start_agent(0).await;
     Some((cluster, disk))
@@ -132,16 +105,7 @@ async fn s40_a_disk_that_fills_up_while_staging_is_no_space_and_the_round_can_be
     .await;
     // The engine, or whoever else writes there, takes all that is left.
     let filler = host.dir.join("somebody-elses.bin");
-    let mut left = fs::File::create(&filler).unwrap();
-    let full = loop {
-        match std::io::Write::write_all(&mut left, &[1; 64 << 10]) {
-            Ok(()) => {}
-            Err(error) => break error,
-        }
-    };
-    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
-    // Its place is free once it is neither named nor open.
-    drop(left);
+    small_disk::fill(&filler);
     cluster.s3.faults().remove(slow);
     let round = cluster.client.wait_round(&round.id).await.unwrap();
     refused(&cluster, &round, &engine);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use lockstep_client::v1::{self, TransferOptions};
 use lockstep_devkit::{FaultAction, FaultRule};
 use lockstep_integration_tests::{
-    cluster::{BUCKET, Cluster, Options, PIPELINE, agent_key},
+    cluster::{BUCKET, COORDINATOR_KEY, Cluster, Options, PIPELINE, agent_key},
     content::{Identity, differences, identity, noise, put},
 };
 
@@ -163,4 +163,46 @@ async fn events(cluster: &Cluster, round: &v1::Round) -> Vec<v1::AuditEvent> {
         ..v1::ListAuditEventsRequest::default()
     };
     cluster.client.list_audit_events(filter, 100).await.unwrap()
+}
+
+/// The decision itself: whatever the store does to the coordinator's requests, each push is one commit and acknowledged.
+#[tokio::test(flavor = "multi_thread")]
+async fn s39_a_commit_that_is_throttled_unanswered_cut_or_late_stands_once_and_is_acknowledged() {
+    let cluster = cluster(Vec::new()).await;
+    fill(&cluster);
+    let error = || FaultAction::ErrorAfterWrite { status: 503, code: "SlowDown".to_owned() };
+    let troubles = [
+        ("PutObject", FaultAction::SlowDown, 3),
+        ("PutObject", FaultAction::ResetAfterWrite, 1),
+        ("PutObject", error(), 1),
+        ("PutObject", FaultAction::ResetDuringBody { after_bytes: 100 }, 2),
+        ("PutObject", FaultAction::DelayWrite { ms: 1500 }, 1),
+        ("GetObject", FaultAction::Truncate { after_bytes: 100 }, 2),
+    ];
+    for (pushed, (operation, action, times)) in (1..).zip(troubles) {
+        // The answer to the PUT is lost first, so that there is something to read.
+        let lost = FaultRule::new(FaultAction::ResetAfterWrite).operation("PutObject").times(1);
+        let first = (operation == "GetObject").then_some(lost);
+        let rule = FaultRule::new(action.clone()).operation(operation).times(times);
+        let rules = first.into_iter().chain([rule]);
+        let on_commits = |rule: FaultRule| rule.access_key(COORDINATOR_KEY).key_contains("/commits/");
+        let ids: Vec<u64> = rules.map(|rule| cluster.s3.faults().add(on_commits(rule))).collect();
+        let push =
+            v1::StartPushRequest { pipeline: PIPELINE.to_owned(), force: true, ..v1::StartPushRequest::default() };
+        let round = cluster.client.start_push(push).await.unwrap();
+        let ended = cluster.client.wait_round(&round.id).await.unwrap();
+        assert_eq!(ended.phase(), v1::RoundPhase::Committed, "{operation}, {action:?}: {:?}", ended.problem);
+        all_hit(&cluster, &ids);
+        assert_eq!(
+            cluster.s3.admin().keys(BUCKET, "orders/commits/").unwrap().len(),
+            pushed,
+            "{operation}, {action:?}"
+        );
+        assert_eq!(
+            cluster.client.get_checkpoint(PIPELINE, "latest").await.unwrap().id,
+            round.id,
+            "{operation}, {action:?}"
+        );
+        cluster.s3.faults().clear();
+    }
 }
