@@ -3,7 +3,7 @@
 //! All that is left to chance follows from a seed, so a run can be had again, with its log:
 //! `LOCKSTEP_SEED=17 cargo test --workspace --test simulation dispatch -- --nocapture`. docs/reliability/simulation.md says what is simulated and what is checked.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't be set up has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that can't be set up has failed")]
 
 mod agent;
 mod bucket;

@@ -83,6 +83,7 @@ struct Seen {
 struct User {
     world: Rc<World>,
     seen: Rc<Seen>,
+    chances: Chances,
     rng: StdRng,
     step: u64,
 }
@@ -154,6 +155,9 @@ impl User {
 
     async fn live(mut self) -> turmoil::Result {
         self.world.create_pipeline().await;
+        let seed = self.rng.random();
+        self.world.database.random_faults(seed, self.chances.database);
+        self.world.buckets.random_faults(seed, self.chances.bucket);
         self.checkpoint();
         while self.seen.calm_at.get().is_none() {
             tokio::time::sleep(Duration::from_millis(self.rng.random_range(0..3_000))).await;
@@ -307,11 +311,10 @@ fn run(seed: u64) -> Result<Told, String> {
         sim.host(replica, move || coordinator(Rc::clone(&world)));
     }
     let seen = Rc::new(Seen::default());
-    let user = User { world: Rc::clone(&world), seen: Rc::clone(&seen), rng: StdRng::seed_from_u64(!seed), step: 0 };
+    let user =
+        User { world: Rc::clone(&world), seen: Rc::clone(&seen), chances, rng: StdRng::seed_from_u64(!seed), step: 0 };
     sim.client("user", user.live());
     let mut next = Duration::from_secs(2);
-    world.database.random_faults(seed, chances.database);
-    world.buckets.random_faults(seed, chances.bucket);
     loop {
         let over = sim.step().map_err(|error| format!("a host ended: {error}"))?;
         let now = sim.elapsed();
