@@ -2,12 +2,13 @@
 //! bytes.
 //!
 //! - [`push`]: push rounds up to their decision; [`pull`]: pull rounds up to `Installed`
-//! - `cast`: who appears; `told`: events; `book`: distinct rounds, numbered, with what production makes of them
+//! - `cast`: who appears; `told`: events; `book`: distinct rounds, numbered, with what production makes of them; `met`: outcomes
 //! - `row`: the guarded row and its drivers; `agent`: a host's agent
 
 mod agent;
 mod book;
 mod cast;
+mod met;
 pub mod pull;
 pub mod push;
 mod row;

@@ -6,10 +6,7 @@
 
 use std::{
     hash::{Hash, Hasher},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::Arc,
 };
 
 use lockstep_protocol::{
@@ -22,6 +19,7 @@ use super::{
     agent::{Answered, Host, Order, State, What},
     book::{Book, Entry, Page},
     cast::{Cast, MOST_HOSTS, MOST_INCARNATIONS},
+    met::Met,
     row::{Copy, Driver, MOST_ROWS, Rows, WriteFault},
     told::{Processes, Told, Trouble},
 };
@@ -30,10 +28,11 @@ use crate::explore::World;
 mod act;
 mod check;
 mod disk;
+mod possible;
 
 pub use super::told::From;
-pub use act::Act;
 use disk::Disk;
+pub use possible::Act;
 
 /// Attempts in `Installing` are not counted by the round; a host that got this far is not asked again, which no closed world comes to.
 const MOST_ATTEMPTS: u8 = 9;
@@ -114,7 +113,7 @@ pub enum Reached {
 struct Setting {
     book: Book,
     bounds: Bounds,
-    reached: AtomicU32,
+    met: Met,
 }
 
 /// What a driver is about to do.
@@ -194,12 +193,12 @@ impl Pull {
             touched: 0,
             torn: false,
         };
-        Self { set: Arc::new(Setting { book, bounds, reached: AtomicU32::new(0) }), now }
+        Self { set: Arc::new(Setting { book, bounds, met: Met::default() }), now }
     }
 
     /// Whether some state that was checked so far had this outcome.
     pub fn has_reached(&self, what: Reached) -> bool {
-        self.set.reached.load(Ordering::Relaxed) & what as u32 != 0
+        self.set.met.has(what as u32)
     }
 
     /// Distinct rounds met so far, and distinct (round, event) pairs that the production code decided.

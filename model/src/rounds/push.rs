@@ -6,10 +6,7 @@
 
 use std::{
     hash::{Hash, Hasher},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::Arc,
 };
 
 use lockstep_protocol::{
@@ -24,6 +21,7 @@ use super::{
     agent::{Answered, Host, Order, State, What},
     book::{Book, Entry, Page, Paper},
     cast::{self, Cast, MOST_HOSTS, MOST_INCARNATIONS, Wrote},
+    met::Met,
     row::{Copy, Driver, MOST_ROWS, Rows, WriteFault},
     told::{Known, Next, Processes, Refusal, Told, Trouble},
 };
@@ -31,8 +29,9 @@ use crate::explore::World;
 
 mod act;
 mod check;
+mod possible;
 
-pub use act::Act;
+pub use possible::Act;
 
 const MOST_ATTEMPTS: u32 = 3;
 
@@ -115,7 +114,7 @@ pub enum Reached {
 struct Setting {
     book: Book,
     bounds: Bounds,
-    reached: AtomicU32,
+    met: Met,
 }
 
 /// What a driver is about to do.
@@ -231,12 +230,12 @@ impl Push {
             },
             slip: None,
         };
-        Self { set: Arc::new(Setting { book, bounds, reached: AtomicU32::new(0) }), now }
+        Self { set: Arc::new(Setting { book, bounds, met: Met::default() }), now }
     }
 
     /// Whether some state that was checked so far had this outcome.
     pub fn has_reached(&self, what: Reached) -> bool {
-        self.set.reached.load(Ordering::Relaxed) & what as u32 != 0
+        self.set.met.has(what as u32)
     }
 
     /// Distinct rounds met so far, and distinct (round, event) pairs that the production code decided.

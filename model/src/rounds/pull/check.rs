@@ -33,12 +33,6 @@ impl Pull {
         Ok(())
     }
 
-    pub(super) fn reached(&self, found: u32) {
-        if self.set.reached.load(Ordering::Relaxed) & found != found {
-            self.set.reached.fetch_or(found, Ordering::Relaxed);
-        }
-    }
-
     /// Which outcomes were met.
     pub(super) fn note(&self) {
         let mut found = 0;
@@ -74,7 +68,7 @@ impl Pull {
                 }
             }
         }
-        self.reached(found);
+        self.set.met.add(found);
     }
 
     pub(super) fn line(&self) -> String {

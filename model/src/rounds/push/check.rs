@@ -83,9 +83,7 @@ impl Push {
                 add(Reached::AbortStands);
             }
         }
-        if self.set.reached.load(Ordering::Relaxed) & found != found {
-            self.set.reached.fetch_or(found, Ordering::Relaxed);
-        }
+        self.set.met.add(found);
     }
 
     pub(super) fn line(&self) -> String {
