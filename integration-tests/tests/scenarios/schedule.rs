@@ -32,6 +32,13 @@ async fn rounds(cluster: &Cluster) -> Vec<v1::Round> {
     rounds
 }
 
+/// A look between the checkpoints of two hosts may find no common step, and says so by a round that fails: those are left out.
+async fn committed(cluster: &Cluster) -> Vec<v1::Round> {
+    let mut rounds = rounds(cluster).await;
+    rounds.retain(|round| round.phase() != RoundPhase::Failed);
+    rounds
+}
+
 async fn committed_step(cluster: &Cluster, step: u64) -> v1::Round {
     wait::until(&format!("step {step} is committed by itself"), || async {
         let rounds = rounds(cluster).await;
@@ -76,7 +83,7 @@ async fn s05_a_pipeline_is_pushed_by_itself_from_the_end_of_the_last_push_and_on
         cluster.another_coordinator("second", "127.0.0.1:0", &format!("{COORDINATOR_KEY}-secret")).await;
     looked_again(&cluster).await;
     looked_again(&cluster).await;
-    assert_eq!(rounds(&cluster).await.len(), 1, "an unchanged step is not pushed");
+    assert_eq!(committed(&cluster).await.len(), 1, "an unchanged step is not pushed");
 
     checkpoint_all(&cluster, 20);
     let second = committed_step(&cluster, 20).await;
@@ -90,7 +97,7 @@ async fn s05_a_pipeline_is_pushed_by_itself_from_the_end_of_the_last_push_and_on
     cluster.client = client_of(&format!("http://{other}"));
     checkpoint_all(&cluster, 40);
     committed_step(&cluster, 40).await;
-    let rounds = rounds(&cluster).await;
+    let rounds = committed(&cluster).await;
     assert_eq!(rounds.iter().map(|round| round.step).collect::<Vec<_>>(), [Some(10), Some(20), Some(30), Some(40)]);
     assert!(rounds.iter().all(|round| round.trigger() == RoundTrigger::Periodic));
 }
