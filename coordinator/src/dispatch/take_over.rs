@@ -54,6 +54,8 @@ pub(super) async fn run(services: Arc<Services>, shutdown: CancellationToken) {
 /// One take-over, until it ends, is somebody else's, or the process stops; then its lease runs out, and another replica goes on.
 async fn drive(services: Arc<Services>, take_over: TakeOver, shutdown: CancellationToken) {
     let lost = CancellationToken::new();
+    // Also if a step panics: a take-over that is renewed for nobody would never end.
+    let _renewed_no_longer = lost.clone().drop_guard();
     let renewal = tokio::spawn(renew(Arc::clone(&services), take_over.clone(), lost.clone()));
     let stop = async {
         tokio::select! {
