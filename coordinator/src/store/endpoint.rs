@@ -73,10 +73,11 @@ impl Endpoint {
         let first = Seen::within(&connect, &place, patience).await?;
         let mut pooled = pooler == Pooler::Yes;
         let mut looks = if pooler == Pooler::Ask { LOOKS } else { 0 };
+        let mut clock = LastRead(first.now);
         while looks > 0 && !pooled {
             looks -= 1;
             let later = Seen::within(&connect, &place, patience).await?;
-            pooled = later.started.is_some_and(|started| started < first.now);
+            pooled = clock.shows_an_older_server(later.now, later.started);
         }
         Ok(Self { connect, place, pooled, identity: first.identity })
     }
@@ -84,6 +85,18 @@ impl Endpoint {
     /// Whether two addresses lead to one database.
     pub(super) fn same_database(&self, other: &Self) -> bool {
         self.identity == other.identity
+    }
+}
+
+/// The server's clock as the look before read it. Only the latest will do: a pooler may open another server connection after the first look, and
+/// lend that one from then on.
+struct LastRead(i64);
+
+impl LastRead {
+    /// Whether the server behind a connection opened after this reading was there before it.
+    fn shows_an_older_server(&mut self, now: i64, started: Option<i64>) -> bool {
+        let last = std::mem::replace(&mut self.0, now);
+        started.is_some_and(|started| started < last)
     }
 }
 
@@ -130,5 +143,25 @@ impl Seen {
             in_recovery: row.try_get::<String, _>("in_recovery")? == "true",
             identity: (row.try_get("system_identifier")?, row.try_get("database")?),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::LastRead;
+
+    #[test]
+    fn a_server_connection_that_a_pooler_opened_after_the_first_look_is_told_by_the_third() {
+        let mut clock = LastRead(10);
+        assert!(!clock.shows_an_older_server(20, Some(15)));
+        assert!(clock.shows_an_older_server(30, Some(15)));
+    }
+
+    #[test]
+    fn a_server_of_its_own_for_each_connection_is_never_taken_for_a_pooler() {
+        let mut clock = LastRead(10);
+        assert!(!clock.shows_an_older_server(20, Some(11)));
+        assert!(!clock.shows_an_older_server(30, Some(20)));
+        assert!(!clock.shows_an_older_server(40, None));
     }
 }
