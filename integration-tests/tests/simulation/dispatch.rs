@@ -1,19 +1,41 @@
 //! Seeds of the dispatch simulation: all of them hold the invariants, and a seed is one history.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
+use crate::{
+    figures::{Figures, replayed},
+    log, number_of, story,
 };
-
-use crate::{log, number_of, story};
 
 /// Seeds of one run of the suite.
 const SEEDS: u64 = 200;
 
-/// Plays a seed with its log.
-fn replay(seed: u64) -> (Result<story::Told, String>, String) {
-    log::collect(|| story::play(seed))
-}
+const FAULTS: [&str; 26] = [
+    "agent down",
+    "agent restarted",
+    "bucket: Conflict",
+    "bucket: Duplicate",
+    "bucket: FailBefore",
+    "bucket: LandLate",
+    "bucket: LoseAnswer",
+    "bucket: Throttle",
+    "bucket: Truncate",
+    "call: answer lost",
+    "call: late",
+    "call: request lost",
+    "call: twice",
+    "cancel",
+    "database: answer lost",
+    "database: request late",
+    "database: request lost",
+    "database: unavailable",
+    "deadline of seconds",
+    "disk lost",
+    "replica killed",
+    "replica shut down",
+    "replica stopped",
+    "replica stopped beyond its lease",
+    "request repeated",
+    "slow",
+];
 
 /// Shows where two logs part.
 pub(crate) fn assert_same(seed: u64, first: &str, second: &str) {
@@ -26,7 +48,8 @@ pub(crate) fn assert_same(seed: u64, first: &str, second: &str) {
 #[test]
 fn dispatch_is_replayed_byte_for_byte_by_its_seed() {
     for seed in 0..6 {
-        let (first, second) = (replay(seed), replay(seed));
+        let play = || log::collect(|| story::play(seed));
+        let (first, second) = (play(), play());
         assert_same(seed, &first.1, &second.1);
         assert_eq!(first.0, second.0, "seed {seed}");
         let lines = first.1.lines().count();
@@ -36,42 +59,11 @@ fn dispatch_is_replayed_byte_for_byte_by_its_seed() {
 
 #[test]
 fn dispatch_holds_the_invariants_whatever_fails() {
-    if let Some(seed) = number_of("LOCKSTEP_SEED") {
-        let (told, log) = replay(seed);
-        println!("{log}");
-        println!("{:#?}", told.unwrap_or_else(|violation| panic!("seed {seed}: {violation}")));
+    if replayed(story::play) {
         return;
     }
-    let seeds = number_of("LOCKSTEP_SEEDS").unwrap_or(SEEDS);
-    let begun = Instant::now();
-    let (mut faults, mut rounds) = (BTreeMap::<String, (u64, u64)>::new(), BTreeMap::<String, u64>::new());
-    let mut recoveries = Vec::new();
-    let mut took = Duration::ZERO;
-    for seed in 0..seeds {
-        let told = story::play(seed).unwrap_or_else(|violation| {
-            let (_, log) = replay(seed);
-            let tail = log.lines().rev().take(60).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n");
-            panic!("{tail}\nseed {seed}: {violation}\nLOCKSTEP_SEED={seed} replays it")
-        });
-        for (fault, count) in told.faults {
-            let (seeds, total) = faults.entry(fault).or_default();
-            *seeds += 1;
-            *total += count;
-        }
-        told.rounds.into_iter().for_each(|(round, count)| *rounds.entry(round).or_default() += count);
-        recoveries.push(told.recovery);
-        took += told.took;
-    }
-    recoveries.sort_unstable();
-    let at = |share: usize| recoveries[(recoveries.len() - 1) * share / 100];
-    println!("{seeds} seeds in {:.1} s, {} virtual hours", begun.elapsed().as_secs_f64(), took.as_secs() / 3600);
-    println!("recovery p50 {:?}, p99 {:?}, longest {:?}", at(50), at(99), at(100));
-    println!("faults (seeds, times): {faults:#?}\nrounds: {rounds:#?}");
-    // Histories that never meet a fault or an outcome would prove nothing about it.
-    for (fault, (met, _)) in faults.iter().filter(|(fault, _)| *fault != "stranded pull superseded") {
-        assert!(*met * 20 >= seeds, "{fault} is met by {met} of {seeds} seeds only");
-    }
-    for outcome in ["push committed", "push CANCELLED", "pull installed", "pull SUPERSEDED"] {
-        assert!(rounds.contains_key(outcome), "no {outcome}: {rounds:?}");
-    }
+    let figures = Figures::of(number_of("LOCKSTEP_SEEDS").unwrap_or(SEEDS), story::play);
+    figures.print();
+    figures.assert_met(&FAULTS);
+    figures.assert_outcomes(&["push committed", "push CANCELLED", "pull installed", "pull SUPERSEDED"]);
 }

@@ -12,8 +12,7 @@ use lockstep_coordinator::{
 };
 use lockstep_protocol::{
     id::{RequestId, RoundId},
-    problem::{Problem, Reason},
-    round::{CancelRequest, Kind, Participant, Phase, PullRequest, RetryPolicy, Source, WantedCut},
+    round::{CancelRequest, Phase, PullRequest, RetryPolicy, WantedCut},
     spec::PullSelector,
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
@@ -23,25 +22,13 @@ use tracing::info;
 
 use crate::{
     check, log,
+    told::Told,
     weather::LATEST,
     world::{Chances, World, alice},
 };
 
 /// L1: every round is terminal this long after the last fault.
 const L1: Duration = Duration::from_secs(60);
-
-/// What a run came to.
-#[derive(Clone, PartialEq, Debug, Default)]
-pub(crate) struct Told {
-    /// How often each fault happened.
-    pub(crate) faults: BTreeMap<String, u64>,
-    /// Rounds by kind and phase, or by the reason of a failure.
-    pub(crate) rounds: BTreeMap<String, u64>,
-    /// From the last fault until every round was terminal.
-    pub(crate) recovery: Duration,
-    /// Virtual.
-    pub(crate) took: Duration,
-}
 
 /// Plays a seed; an error is what was violated.
 pub(crate) fn play(seed: u64) -> Result<Told, String> {
@@ -68,16 +55,9 @@ fn trouble_the_decision(world: &World, rng: &mut StdRng) {
     }
 }
 
-/// A pull that chose the hosts' own disks, of which one was lost meanwhile: what it held is nowhere else. It waits for the host until a newer pull
-/// supersedes it, since from `Installing` only forward is allowed.
-fn is_stranded(record: &RoundRecord) -> bool {
-    let Kind::Pull(pull) = &record.round.kind else { return false };
-    let local =
-        pull.resolved.as_ref().is_some_and(|resolved| resolved.source == Source::Local && resolved.commit.is_none());
-    let gone = |participant: &Participant| {
-        participant.problem.as_ref().is_some_and(|problem| problem.reason == Reason::CheckpointNotFound)
-    };
-    record.round.phase == Phase::Installing && local && record.round.participants.iter().any(gone)
+fn still_active(record: &RoundRecord) -> String {
+    let round = &record.round;
+    format!("L1: round {} is still {} a minute after the last fault\n{round:#?}", round.id, round.phase)
 }
 
 struct Story {
@@ -128,10 +108,7 @@ impl Story {
         let deadline = last_fault + Duration::from_millis(LATEST) + L1;
         while let Some(active) = self.world.active() {
             if Instant::now() >= deadline {
-                return Err(format!("L1: still active: {:#?}", active.round));
-            }
-            if is_stranded(&active) {
-                self.pull_again().await?;
+                return Err(still_active(&active));
             }
             tokio::time::sleep(Duration::from_millis(250)).await;
             check::now(&self.world)?;
@@ -141,7 +118,7 @@ impl Story {
         tokio::time::sleep(Duration::from_millis(LATEST)).await;
         self.ends_well().await?;
         check::now(&self.world)?;
-        Ok(self.told(recovery, begun.elapsed()))
+        Ok(Told::of(&self.world, recovery, begun.elapsed()))
     }
 
     async fn act(&mut self) -> Result<(), String> {
@@ -206,13 +183,18 @@ impl Story {
     fn request_id(&mut self) -> RequestId {
         let known: Vec<_> = self.requests.keys().copied().collect();
         if !known.is_empty() && self.rng.random_bool(0.1) {
+            self.world.weather.count("request repeated");
             return known[self.rng.random_range(0..known.len())];
         }
         RequestId::new(uuid::Builder::from_random_bytes(self.rng.random()).into_uuid())
     }
 
     fn deadline(&mut self) -> Duration {
-        Duration::from_secs(if self.rng.random_bool(0.2) { self.rng.random_range(1..20) } else { 3_600 })
+        if !self.rng.random_bool(0.2) {
+            return Duration::from_secs(3_600);
+        }
+        self.world.weather.count("deadline of seconds");
+        Duration::from_secs(self.rng.random_range(1..20))
     }
 
     /// A caller asks again, by the same id, until it knows.
@@ -336,19 +318,6 @@ impl Story {
         Ok(())
     }
 
-    /// The only way out of it that the protocol has: a newer pull.
-    async fn pull_again(&mut self) -> Result<(), String> {
-        self.world.weather.count("stranded pull superseded");
-        let request = PullRequest {
-            selector: PullSelector::Latest,
-            standby: true,
-            fail_if_none: true,
-            allow_fingerprint: false,
-            discard_local: true,
-        };
-        self.start_pull(request).await
-    }
-
     async fn start_pull(&mut self, request: PullRequest) -> Result<(), String> {
         let pull = AdmitPull {
             pipeline: self.pipeline.id.into(),
@@ -380,40 +349,13 @@ impl Story {
 
     async fn ended(&self) -> Result<RoundRecord, String> {
         let deadline = Instant::now() + L1;
-        while self.world.active().is_some() {
+        while let Some(active) = self.world.active() {
             if Instant::now() >= deadline {
-                return Err(format!("L1: a round in calm weather is still active: {:#?}", self.world.active()));
+                return Err(still_active(&active));
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
             check::now(&self.world)?;
         }
         self.world.database.rounds().pop().ok_or_else(|| "no round".to_owned())
-    }
-
-    fn told(&self, recovery: Duration, took: Duration) -> Told {
-        Told::of(&self.world, recovery, took)
-    }
-}
-
-impl Told {
-    /// What became of a world.
-    pub(crate) fn of(world: &World, recovery: Duration, took: Duration) -> Self {
-        let mut told = Self { recovery, took, ..Self::default() };
-        for (fault, count) in world.weather.counts() {
-            told.faults.insert(fault.to_owned(), count);
-        }
-        for (fault, count) in world.database.fault_counts() {
-            told.faults.insert(format!("database: {fault:?}"), count);
-        }
-        for (fault, count) in world.buckets.fault_counts() {
-            told.faults.insert(format!("bucket: {fault:?}"), count);
-        }
-        for record in world.database.rounds() {
-            let kind = if matches!(record.round.kind, Kind::Push(_)) { "push" } else { "pull" };
-            let reason = |problem: &Problem| problem.reason.to_string();
-            let why = record.round.problem.as_ref().map_or_else(|| record.round.phase.to_string(), reason);
-            *told.rounds.entry(format!("{kind} {why}")).or_default() += 1;
-        }
-        told
     }
 }
