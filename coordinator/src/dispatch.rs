@@ -11,7 +11,7 @@
 //! - `leases`: which rounds this replica holds; `clock`: by whose clock; `cancels`: which of them somebody asked to stop
 //! - `unsaved`: which reports may wait before they are stored
 //! - `claim`: locations of new pipelines; `schedule`: pushes that nobody asks for; `take_over`: locations that somebody owned; `marks`: of damaged checkpoints
-//! - `compare`: every location with the database, once at start
+//! - `compare`: every location with the database, once at start; `identity`: whether that is still the same database
 //! - `farewell`: what is told to agents and bucket after the end
 //! - `milestone`: failpoints around what is stored
 
@@ -45,6 +45,7 @@ mod driver;
 mod effects;
 mod farewell;
 mod hosts;
+mod identity;
 mod leases;
 mod marks;
 mod milestone;
@@ -184,6 +185,7 @@ impl Dispatcher {
         tasks.spawn(cancels::watch(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(schedule::run(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(take_over::run(Arc::clone(&services), shutdown.clone()));
+        tasks.spawn(identity::watch(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(marks::run(Arc::clone(&services), shutdown.clone()));
         claim_rounds(&services, &tasks, &shutdown).await;
         tasks.close();

@@ -6,7 +6,7 @@ use lockstep_protocol::{
     fence::Fence,
     id::Generation,
     problem::{Problem, Reason},
-    takeover::{Phase, TakeOver, exact_base},
+    takeover::{Phase, Purpose, TakeOver, exact_base},
 };
 use tokio::time::Instant;
 
@@ -30,7 +30,8 @@ impl Api {
             let generation = before.as_ref().map_or(Generation::FIRST, |fence| fence.generation.next());
             return self.taken_over(&row, before, None, generation).await;
         }
-        let ask = AdmitTakeOver { pipeline: row.id.into(), request_id, retry: self.options.retry };
+        let purpose = Purpose::TakeOver;
+        let ask = AdmitTakeOver { pipeline: row.id.into(), purpose, request_id, retry: self.options.retry };
         let admitted = self.store.admit_take_over(ask, &caller).await?;
         let now = self.take_over_ended(admitted).await?;
         match (now.phase, &now.problem) {
@@ -54,7 +55,7 @@ impl Api {
     }
 
     /// As it is when it has ended, or after the longest wait.
-    async fn take_over_ended(&self, mut now: TakeOver) -> Result<TakeOver, Problem> {
+    pub(super) async fn take_over_ended(&self, mut now: TakeOver) -> Result<TakeOver, Problem> {
         let until = Instant::now() + self.options.create_wait;
         let mut changes = self.store.changes();
         let pipeline = now.pipeline;
@@ -88,7 +89,7 @@ impl Api {
     }
 }
 
-fn still_under_way(row: &PipelineRow, now: &TakeOver) -> Problem {
+pub(super) fn still_under_way(row: &PipelineRow, now: &TakeOver) -> Problem {
     let name = &row.spec.name;
     let last = now.problem.as_ref().map_or_else(String::new, |problem| format!(" ({problem})"));
     Problem::new(

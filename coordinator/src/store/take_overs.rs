@@ -22,6 +22,7 @@ use super::{
     audit::{self, Entry, event},
     changes::Reach,
     identity,
+    learnt::{self, Learnt},
     pipelines::{Lock, find},
     rows::{number, unsigned},
     session::Session,
@@ -36,6 +37,8 @@ use crate::chance;
 pub struct AdmitTakeOver {
     /// Who takes its location over.
     pub pipeline: PipelineSelector,
+    /// What for.
+    pub purpose: Purpose,
     /// Idempotency key. None: each call is a new request.
     pub request_id: Option<RequestId>,
     /// Frozen in the row.
@@ -57,6 +60,8 @@ pub struct Adoption {
     pub round: Option<(Round, round::Decision)>,
     /// The commit that the base names, as the newest that is known to stand.
     pub last: Option<LastCommit>,
+    /// A resync's: commits that count, whose rounds the database may not know.
+    pub learnt: Vec<Learnt>,
 }
 
 /// One guarded write.
@@ -176,7 +181,7 @@ pub(super) fn new_take_over(pipeline: &PipelineRow, request: &Request, writer: W
         pipeline_name: pipeline.spec.name.clone(),
         writer,
         location: pipeline.spec.location.clone(),
-        purpose: Purpose::TakeOver,
+        purpose: request.ask.purpose,
         holds: pipeline.generation,
         version: 1,
         term: Term::NONE,
@@ -193,7 +198,8 @@ pub(super) fn new_take_over(pipeline: &PipelineRow, request: &Request, writer: W
 }
 
 pub(super) fn admitted_because(take_over: &TakeOver) -> String {
-    format!("take-over {} of {}, from generation {}", take_over.id, take_over.location, take_over.holds)
+    let what = if take_over.purpose == Purpose::Resync { "resync as take-over" } else { "take-over" };
+    format!("{what} {} of {}, from generation {}", take_over.id, take_over.location, take_over.holds)
 }
 
 pub(super) fn not_found(id: Uuid) -> Problem {
@@ -368,7 +374,7 @@ async fn adopt(connection: &mut Session, change: &Move, adoption: &Adoption) -> 
     let next = &change.decision.next;
     let (Some(fence), id) = (&next.fence, next.pipeline.uuid()) else { return Ok(false) };
     // Admission takes the same lock, so no round comes between.
-    find(connection, &next.pipeline.into(), Lock::ForUpdate).await?;
+    let pipeline = find(connection, &next.pipeline.into(), Lock::ForUpdate).await?;
     let open: Option<Uuid> = sqlx::query_scalar("SELECT id FROM rounds WHERE pipeline_id = $1 AND ended_at IS NULL")
         .bind(id)
         .fetch_optional(&mut *connection)
@@ -383,13 +389,19 @@ async fn adopt(connection: &mut Session, change: &Move, adoption: &Adoption) -> 
             return Ok(false);
         }
     }
+    for known_again in &adoption.learnt {
+        if let Some(round) = learnt::round_of(&pipeline, next, known_again) {
+            let trace_id = known_again.document.trace_id.as_ref();
+            learnt::insert(connection, &pipeline, &round, trace_id, &change.caller).await?;
+        }
+    }
     let identity = identity::read(connection).await?;
     let last = adoption.last.as_ref();
     let local: Option<Vec<Uuid>> = last.map(|last| last.local_checkpoints.iter().map(|id| id.uuid()).collect());
     sqlx::query(
         "UPDATE pipelines SET
              claim = 'owned', claim_problem = NULL, generation = $2, fence_bytes = $3, fenced_at = NULL, fenced_problem = NULL, behind_at = NULL, behind_problem = NULL,
-             next_seq = 1,
+             next_seq = 1, next_round_no = $15,
              last_generation = $4, last_seq = $5, last_round_id = $6, last_digest = $7, last_step = $8, last_fingerprint = $9,
              last_local = $10, last_committed_at = $11, database_id = $12, system_identifier = $13, timeline = $14,
              version = version + 1, updated_at = clock_timestamp()
@@ -409,6 +421,7 @@ async fn adopt(connection: &mut Session, change: &Move, adoption: &Adoption) -> 
     .bind(identity.database.uuid())
     .bind(&identity.system_identifier)
     .bind(i64::from(identity.timeline))
+    .bind(learnt::next_round_no(&pipeline, &adoption.learnt).as_i64())
     .execute(connection)
     .await?;
     Ok(true)
@@ -431,9 +444,7 @@ fn take_over(row: &PgRow) -> Result<TakeOver, Fail> {
     let unreadable = |what: &str| Fail::Unreadable(format!("{what} of take-over {id} is not readable by this version"));
     let phase: String = row.try_get("phase")?;
     let purpose: String = row.try_get("purpose")?;
-    if purpose != Purpose::TakeOver.as_str() {
-        return Err(unreadable("purpose"));
-    }
+    let purpose = Purpose::parse(&purpose).ok_or_else(|| unreadable("purpose"))?;
     let generation = row.try_get::<Option<i64>, _>("generation")?.map(number::<Generation>).transpose()?;
     let fence = match (generation, bytes(row, "fence_bytes")?) {
         (Some(generation), Some(bytes)) => {
@@ -455,7 +466,7 @@ fn take_over(row: &PgRow) -> Result<TakeOver, Fail> {
         pipeline_name: PipelineName::new(name).map_err(|_| unreadable("pipeline_name"))?,
         writer: required(row, "writer")?,
         location: required(row, "location")?,
-        purpose: Purpose::TakeOver,
+        purpose,
         holds: number(row.try_get("holds")?)?,
         version: unsigned("version", row.try_get("version")?)?,
         term: number(row.try_get("term")?)?,

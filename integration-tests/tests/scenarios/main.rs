@@ -15,6 +15,7 @@ mod ownership;
 mod paused;
 mod push_and_restore;
 mod replicas;
+mod resync;
 mod schedule;
 mod solo;
 mod sources;
