@@ -33,7 +33,7 @@ async fn listed(cluster: &Cluster) -> Vec<String> {
 
 /// The spec as its owner keeps it.
 fn spec_file(cluster: &Cluster) -> String {
-    let agents: Vec<String> = cluster.agents.iter().map(|agent| format!("\"http://{}\"", agent.address)).collect();
+    let agents: Vec<String> = cluster.agents.iter().map(|agent| format!("\"{}\"", agent.address)).collect();
     let spec = format!(
         "name: {PIPELINE}\nhosts: 3\nagents: [{}]\nlocation: {{bucket: {BUCKET}, prefix: {PIPELINE}, region: us-east-1, endpoint: \"{}\", force_path_style: true}}\n",
         agents.join(", "),
@@ -48,17 +48,14 @@ fn spec_file(cluster: &Cluster) -> String {
 async fn copy_of(cluster: &Cluster) -> TestDatabase {
     let copy = TestDatabase::create().await.unwrap();
     let (of, to) = (cluster.database.name(), copy.name());
-    let mut admin = PgConnection::connect(&copy.url().replace(to, "postgres")).await.unwrap();
-    admin.execute(AssertSqlSafe(format!("DROP DATABASE {to}"))).await.unwrap();
-    let mut admin = Some(admin);
-    wait::until("nobody is connected to the database any more", async || {
-        let statement = format!("CREATE DATABASE {to} TEMPLATE {of}");
-        match admin.as_mut() {
-            Some(admin) => admin.execute(AssertSqlSafe(statement)).await.map(|_| ()),
-            None => Ok(()),
-        }
-    })
-    .await;
+    let server = copy.url().replace(to, "postgres");
+    let run = async |statement: String| -> Result<(), sqlx::Error> {
+        let mut admin = PgConnection::connect(&server).await?;
+        admin.execute(AssertSqlSafe(statement)).await.map(|_| ())
+    };
+    run(format!("DROP DATABASE {to}")).await.unwrap();
+    wait::until("nobody is connected to the database any more", || run(format!("CREATE DATABASE {to} TEMPLATE {of}")))
+        .await;
     copy
 }
 
