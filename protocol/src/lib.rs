@@ -13,7 +13,7 @@
 //! - [`selection`]: the newest step that all hosts share
 //! - [`reuse`]: which contents of its base a push uses again, so that garbage stays bounded
 //! - [`planted`]: bugs that tests plant, in builds with debug assertions only
-//! - [`schedule`]: when a pipeline is pushed by itself
+//! - [`schedule`]: when a pipeline is pushed by itself; [`standby`]: how a standby follows, and how far behind it is
 //! - [`round`]: push and pull as `decide(round, event) -> Decision`
 
 pub mod commit;
@@ -37,6 +37,7 @@ pub mod round;
 pub mod schedule;
 pub mod selection;
 pub mod spec;
+pub mod standby;
 pub mod takeover;
 pub mod tombstone;
 pub mod unit;

@@ -9,6 +9,7 @@ mod faults;
 mod pipelines;
 mod rounds;
 mod schedules;
+mod standbys;
 mod take_overs;
 
 use std::{
@@ -35,9 +36,9 @@ use uuid::Uuid;
 pub use faults::StoreFault;
 
 use super::{
-    Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, Created, DatabaseIdentity, DuePushes, Listed,
-    NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, Store, StoreError, TakeOverApplied,
-    apply,
+    Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, Created, DatabaseIdentity, DuePushes, DueStandbys,
+    Listed, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StandbyRow, Store, StoreError,
+    TakeOverApplied, apply,
     ask::Request,
     claims::{FenceOut, Settle},
     drive::{Cancel, Claim, Progress},
@@ -46,6 +47,7 @@ use super::{
     schedules::SaveSchedule,
     schema::Schema,
     sqlstate::{Fail, Place},
+    standbys::{SaveFollowState, Steer},
     take_overs as take_overs_of,
     transactions::Transactions,
 };
@@ -53,6 +55,7 @@ use faults::Faults;
 use pipelines::StoredPipeline;
 use rounds::StoredRound;
 use schedules::StoredSchedule;
+use standbys::StoredStandby;
 use take_overs::StoredTakeOver;
 
 /// Stands between one replica and everything outside of it. A gate that never opens again is a replica that was killed; one that opens late is a
@@ -90,6 +93,7 @@ struct Tables {
     /// Digest of the parameters, and the round that answered.
     requests: BTreeMap<(PipelineId, RequestId), (String, RoundId)>,
     schedules: BTreeMap<PipelineId, StoredSchedule>,
+    standbys: BTreeMap<PipelineId, StoredStandby>,
     take_overs: BTreeMap<Uuid, StoredTakeOver>,
     audit: Vec<AuditRow>,
 }
@@ -168,6 +172,7 @@ impl MemoryDatabase {
             rounds: BTreeMap::new(),
             requests: BTreeMap::new(),
             schedules: BTreeMap::new(),
+            standbys: BTreeMap::new(),
             take_overs: BTreeMap::new(),
             audit: Vec::new(),
         };
@@ -462,6 +467,22 @@ impl Transactions for Link {
 
     async fn push_schedule(&self, id: PipelineId) -> Result<Option<PushSchedule>, StoreError> {
         self.run("push_schedule", Access::Read, move |tables, _| Ok(tables.push_schedule(id))).await
+    }
+
+    async fn due_standbys(&self, lease: Duration, at_most: u32) -> Result<DueStandbys, StoreError> {
+        self.run("due_standbys", Access::Write, move |tables, now| Ok(tables.due_standbys(lease, at_most, now))).await
+    }
+
+    async fn save_follow_state(&self, save: SaveFollowState) -> Result<bool, StoreError> {
+        self.run("save_follow_state", Access::Write, move |tables, _| tables.save_follow_state(&save)).await
+    }
+
+    async fn steer_standby(&self, steer: Steer) -> Result<PipelineRow, StoreError> {
+        self.run("steer_standby", Access::Write, move |tables, now| tables.steer_standby(&steer, now)).await
+    }
+
+    async fn standbys(&self, only: Option<PipelineId>) -> Result<Vec<StandbyRow>, StoreError> {
+        self.run("standbys", Access::Read, move |tables, _| Ok(tables.list_standbys(only))).await
     }
 
     async fn admit_take_over(&self, request: take_overs_of::Request) -> Result<TakeOver, StoreError> {
