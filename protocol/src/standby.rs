@@ -126,6 +126,8 @@ pub struct LastPull {
 pub enum Look {
     /// Ask location and hosts.
     Now(FollowState),
+    /// A pull runs, and how far behind it is was not looked at for an interval: ask the location alone.
+    Lag(FollowState),
     /// Not yet.
     Wait(FollowState),
 }
@@ -160,7 +162,9 @@ impl FollowState {
 pub fn look(state: FollowState, last: Option<&LastPull>, interval: Duration, now: DateTime<Utc>, jitter: u32) -> Look {
     let state = match last {
         Some(LastPull { end: None, .. }) => {
-            return Look::Wait(FollowState { due_at: later(now, WHILE_RUNNING), ..state });
+            let stale = state.sighting.at.is_none_or(|at| later(at, interval) <= now);
+            let state = FollowState { due_at: later(now, WHILE_RUNNING), ..state };
+            return if stale { Look::Lag(state) } else { Look::Wait(state) };
         }
         Some(last) if state.seen != Some(last.round) => reckon(state, last, interval, jitter),
         _ => state,

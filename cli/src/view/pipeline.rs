@@ -101,8 +101,11 @@ pub(crate) fn pipeline(pipeline: &v1::Pipeline) -> String {
     if let Some(problem) = pipeline.standby.as_ref().and_then(|standby| standby.problem.as_ref()) {
         shown.push_str(&format!("\n\nthe standby keeps what it has:\n{}", problem_lines(problem)));
     }
-    if let Some(problem) = pipeline.push_schedule.as_ref().and_then(|schedule| schedule.problem.as_ref()) {
-        shown.push_str(&format!("\n\nthe last periodic push failed:\n{}", problem_lines(problem)));
+    if let Some(schedule) = &pipeline.push_schedule
+        && let Some(problem) = &schedule.problem
+    {
+        let what = if schedule.failures == 0 { "nothing to push yet" } else { "the last periodic push failed" };
+        shown.push_str(&format!("\n\n{what}:\n{}", problem_lines(problem)));
     }
     if let Some(spec) = &pipeline.spec {
         shown.push_str(&format!("\n\n{}", spec_lines(&json::spec(spec))));

@@ -61,7 +61,8 @@ impl Api {
         let now = self.store.now().await?;
         let interval = row.spec.pull_interval.unwrap_or(DEFAULT_INTERVAL);
         standby.state = standby.state.map(|state| {
-            let (Look::Now(state) | Look::Wait(state)) = look(state, last.as_ref(), interval, now, MIDDLE_JITTER);
+            let (Look::Now(state) | Look::Lag(state) | Look::Wait(state)) =
+                look(state, last.as_ref(), interval, now, MIDDLE_JITTER);
             state
         });
         Ok(Some(convert::standby::standby(&standby, active, now)))

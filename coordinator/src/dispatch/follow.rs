@@ -11,7 +11,7 @@ use lockstep_protocol::{
     problem::{Problem, Reason},
     round::{Kind, PullRequest, PullState},
     spec::PullSelector,
-    standby::{DEFAULT_INTERVAL, FollowState, Following, Look, Point, is_held, look},
+    standby::{DEFAULT_INTERVAL, FollowState, Following, Look, Point, Sighting, is_held, look},
 };
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -119,20 +119,15 @@ async fn attempt(services: &Arc<Services>, due: &DueStandby) -> Result<FollowSta
     let last = last.items.first().map(RoundRecord::as_last_pull);
     let state = match look(due.state.clone(), last.as_ref(), interval, services.clock.now(), jitter()) {
         Look::Wait(state) => return Ok(state),
+        Look::Lag(state) => return Ok(lag(services, &row, state).await),
         Look::Now(state) => state,
     };
     let seen = match see(services, &row, &due.following).await {
         Ok(seen) => seen,
         Err(problem) => return Ok(failed(services, state, problem)),
     };
+    let sighting = sighted(services, &state, seen.newest.as_ref(), seen.held(&state)).await;
     let now = services.clock.now();
-    let held = seen.held(&state);
-    let bytes = match &seen.newest {
-        None => 0,
-        Some((newest, place)) => behind::bytes(place, newest, held, &state.sighting).await,
-    };
-    let newest = seen.newest.as_ref().map(|(newest, _)| point(newest));
-    let sighting = state.sighting.next(newest, held, bytes, now);
     let state = FollowState { sighting: sighting.clone(), ..state };
     let disks = match seen.disks {
         Ok(disks) => disks,
@@ -145,6 +140,34 @@ async fn attempt(services: &Arc<Services>, due: &DueStandby) -> Result<FollowSta
         (None, Some(pinned)) => Ok(failed(services, state, pinned_is_missing(&row, pinned))),
         (Some(_), _) => pull(services, due, &row, state).await,
     }
+}
+
+/// While a pull runs: what it leaves behind goes on growing. An answer that doesn't come is waited for at the next look.
+async fn lag(services: &Services, row: &PipelineRow, state: FollowState) -> FollowState {
+    let newest = async { find(&places(services, row).await?, &PullSelector::Latest).await };
+    match newest.await {
+        Ok(newest) => {
+            let sighting = sighted(services, &state, newest.as_ref(), state.sighting.held).await;
+            FollowState { sighting, ..state }
+        }
+        Err(problem) => {
+            tracing::debug!(reason = %problem.reason, "the newest checkpoint is not known: {}", problem.message);
+            state
+        }
+    }
+}
+
+async fn sighted(
+    services: &Services,
+    state: &FollowState,
+    newest: Option<&(Checkpoint, Place)>,
+    held: Option<Point>,
+) -> Sighting {
+    let bytes = match newest {
+        None => 0,
+        Some((newest, place)) => behind::bytes(place, newest, held, &state.sighting).await,
+    };
+    state.sighting.next(newest.map(|(newest, _)| point(newest)), held, bytes, services.clock.now())
 }
 
 fn failed(services: &Services, state: FollowState, problem: Problem) -> FollowState {
@@ -230,10 +253,7 @@ fn point(checkpoint: &Checkpoint) -> Point {
 
 async fn see(services: &Services, row: &PipelineRow, following: &Following) -> Result<Seen, Problem> {
     let context = services.plan_context();
-    let mut places = vec![Place::open(&context, &row.spec.location, Right::FinishBase).await?];
-    if let Some(read) = &row.spec.read_location {
-        places.push(Place::open(&context, read, Right::Read).await?);
-    }
+    let places = places(services, row).await?;
     let newest = find(&places, &PullSelector::Latest).await?;
     let target = match following.selector() {
         PullSelector::Latest => newest.as_ref().map(|(newest, _)| newest.clone()),
@@ -245,6 +265,16 @@ async fn see(services: &Services, row: &PipelineRow, following: &Following) -> R
     let agents = hosts::ask_all(&context, &round).await;
     let disks = agents.map(|agents| agents.into_iter().map(|agent| agent.checkpoints).collect());
     Ok(Seen { newest, target, disks })
+}
+
+/// The location, whose fences a standby finishes (F3), then the read location, which is never written.
+async fn places(services: &Services, row: &PipelineRow) -> Result<Vec<Place>, Problem> {
+    let context = services.plan_context();
+    let mut places = vec![Place::open(&context, &row.spec.location, Right::FinishBase).await?];
+    if let Some(read) = &row.spec.read_location {
+        places.push(Place::open(&context, read, Right::Read).await?);
+    }
+    Ok(places)
 }
 
 /// In the first place that has it; unknown is never absent.

@@ -40,13 +40,18 @@ pub(crate) async fn owner_and(flags: &[&'static str], spec: impl FnOnce(&mut v1:
 
 /// Starts (again) an agent of the heir, which may read and write the owner's location and its own beside it.
 pub(crate) async fn start_agent(owner: &Cluster, heir: &mut Cluster, idx: usize) {
+    start_agent_with(owner, heir, idx, &format!("agent-{idx}-secret")).await;
+}
+
+/// The same with this S3 secret.
+pub(crate) async fn start_agent_with(owner: &Cluster, heir: &mut Cluster, idx: usize, secret: &str) {
     let identity = heir.identity(idx);
     let mut flags = vec!["--pipeline".to_owned(), HEIR.to_owned()];
     for prefix in [PIPELINE, HEIR] {
         let allowed = format!("s3://{BUCKET}/{prefix}?endpoint={}&path_style=true", owner.endpoint());
         flags.extend(["--allow-location".to_owned(), allowed]);
     }
-    heir.start_agent_as(idx, &identity, &flags, &format!("agent-{idx}-secret")).await;
+    heir.start_agent_as(idx, &identity, &flags, secret).await;
 }
 
 pub(crate) async fn push(cluster: &Cluster, pipeline: &str) -> v1::Round {

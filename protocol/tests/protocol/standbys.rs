@@ -53,14 +53,14 @@ fn failure() -> PullEnd {
 fn waits(looked: Look) -> FollowState {
     match looked {
         Look::Wait(state) => state,
-        Look::Now(state) => panic!("looks: {state:?}"),
+        Look::Now(state) | Look::Lag(state) => panic!("looks: {state:?}"),
     }
 }
 
 fn looks(looked: Look) -> FollowState {
     match looked {
         Look::Now(state) => state,
-        Look::Wait(state) => panic!("waits: {state:?}"),
+        Look::Wait(state) | Look::Lag(state) => panic!("waits: {state:?}"),
     }
 }
 
@@ -84,9 +84,12 @@ fn it_looks_at_its_interval_and_again_at_once_when_a_pull_has_changed_what_the_h
     let state = looks(look(FollowState::new(at(0)), None, INTERVAL, at(0), 0));
     let state = state.up_to_date(Sighting::default(), INTERVAL, at(0));
     assert_eq!(waits(look(state.clone(), None, INTERVAL, at(9), 0)).due_at, at(10));
-    let state = looks(look(state, None, INTERVAL, at(10), 0)).pulling(Sighting::default(), at(10));
+    let seen = Sighting::default().next(None, None, 0, at(10));
+    let state = looks(look(state, None, INTERVAL, at(10), 0)).pulling(seen, at(10));
     let running = LastPull { round: round(1), followed: true, end: None };
-    assert_eq!(waits(look(state.clone(), Some(&running), INTERVAL, at(40), 0)).due_at, at(41), "one pull at a time");
+    assert_eq!(waits(look(state.clone(), Some(&running), INTERVAL, at(19), 0)).due_at, at(20), "one pull at a time");
+    let watched = look(state.clone(), Some(&running), INTERVAL, at(20), 0);
+    assert!(matches!(watched, Look::Lag(_)), "however long it takes, the lag is known: {watched:?}");
     let done = ended(1, 42, true, PullEnd::Installed);
     let state = looks(look(state, Some(&done), INTERVAL, at(42), 0)).up_to_date(Sighting::default(), INTERVAL, at(43));
     assert_eq!(waits(look(state, Some(&done), INTERVAL, at(44), 0)).due_at, at(53), "reckoned in once");
