@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, SubsecRound, Utc};
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     fence::{FenceBase, Writer},
     id::{Generation, PipelineId, PipelineName, RequestId, Term},
@@ -255,7 +256,9 @@ pub(super) async fn admit(connection: &mut Session, request: &Request) -> Result
         cause: &cause,
     };
     audit::write(&mut transaction, &request.caller, &entry).await?;
+    reached(Point::TakeOverBeforeCommit);
     transaction.commit().await.settling()?;
+    reached(Point::TakeOverStored);
     take_over(&row)
 }
 
@@ -352,6 +355,9 @@ pub(super) async fn apply(connection: &mut Session, change: &Move) -> Result<Tak
             cause: &transition.cause,
         };
         audit::write(&mut transaction, &change.caller, &entry).await?;
+    }
+    if change.adoption.is_some() {
+        reached(Point::AdoptedBeforeCommit);
     }
     transaction.commit().await.settling()?;
     Ok(TakeOverApplied::Stored(stored(change)))

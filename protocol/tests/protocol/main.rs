@@ -16,4 +16,5 @@ mod schedules;
 mod selection;
 mod specs;
 mod standbys;
+mod starts;
 mod takeovers;
