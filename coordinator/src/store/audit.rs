@@ -25,6 +25,10 @@ pub(super) mod event {
     pub(crate) const TAKE_OVER_PHASE: &str = "take_over_phase";
     pub(crate) const STANDBY_STARTED: &str = "standby_started";
     pub(crate) const STANDBY_STOPPED: &str = "standby_stopped";
+    pub(crate) const CHECKPOINT_VERIFIED: &str = "checkpoint_verified";
+    pub(crate) const CHECKPOINT_MARKED: &str = "checkpoint_marked";
+    pub(crate) const PIPELINE_BEHIND: &str = "pipeline_behind";
+    pub(crate) const CHECKPOINT_LOST: &str = "checkpoint_lost";
     pub(crate) const CANCEL_REQUESTED: &str = "cancel_requested";
     pub(crate) const ROUND_PHASE: &str = "round_phase";
     pub(crate) const HOST_PHASE: &str = "host_phase";
