@@ -13,7 +13,6 @@ use lockstep_protocol::{
     spec::PullSelector,
     takeover::{Event, TakeOver},
 };
-use uuid::Uuid;
 
 use super::{Services, follow};
 use crate::store::{AdmitPull, Change, Changes, Page, RoundFilter, RoundRecord};
