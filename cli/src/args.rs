@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{audit, checkpoint, pipeline, probe, pull, push, round, status, take_over};
+use crate::commands::{audit, checkpoint, gc, pipeline, probe, pull, push, round, status, take_over};
 use crate::demo::Demo;
 use crate::dev::Dev;
 use crate::hidden;
@@ -82,6 +82,8 @@ pub(crate) enum Ours {
     /// Look at what a pipeline's location holds.
     #[command(subcommand)]
     Checkpoint(checkpoint::Command),
+    /// Retire, sweep and delete what a location does not need any more.
+    Gc(gc::Gc),
     /// Make a pipeline the owner of its location, whoever owns it now.
     TakeOver(take_over::TakeOver),
     /// Who did what, each phase change with its cause.

@@ -1,9 +1,11 @@
 //! Rounds, pipelines and checkpoints as text for people.
 
 mod checkpoint;
+mod garbage;
 mod pipeline;
 mod round;
 
 pub(crate) use checkpoint::{checkpoint, checkpoints, verification};
+pub(crate) use garbage::{collection, would_go};
 pub(crate) use pipeline::{pipeline, pipelines, spec_lines};
 pub(crate) use round::{audit_trail, outcome, problem_lines, round, rounds, what};

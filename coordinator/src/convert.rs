@@ -14,3 +14,4 @@ pub mod round;
 pub mod status;
 pub mod time;
 pub mod update;
+pub mod upkeep;

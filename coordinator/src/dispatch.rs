@@ -10,7 +10,8 @@
 //! - `drive`: what effects and driver of one round share; `progress` of its hosts
 //! - `leases`: which rounds this replica holds; `clock`: by whose clock; `cancels`: which of them somebody asked to stop
 //! - `unsaved`: which reports may wait before they are stored
-//! - `claim`: locations of new pipelines; `schedule`: pushes that nobody asks for; `take_over`: locations that somebody owned
+//! - `claim`: locations of new pipelines; `schedule`: pushes that nobody asks for; `take_over`: locations that somebody owned;
+//!   `upkeep`: pins, retirements and collections, with what they delete in `collect`
 //! - `compare`: every location with the database, once at start
 //! - `farewell`: what is told to agents and bucket after the end
 //! - `milestone`: failpoints around what is stored
@@ -36,6 +37,7 @@ use crate::{
 mod cancels;
 mod claim;
 mod clock;
+mod collect;
 mod compare;
 mod drive;
 mod driver;
@@ -52,6 +54,7 @@ mod settle;
 mod take_over;
 mod transfer;
 mod unsaved;
+mod upkeep;
 mod work;
 
 use clock::DatabaseClock;
@@ -85,8 +88,27 @@ pub struct DispatchOptions {
     pub max_rounds: usize,
     /// Of pushes that nobody asks for. 1 h.
     pub push_deadline: Duration,
-    /// Of pushes that nobody asks for.
+    /// Of pushes and collections that nobody asks for.
     pub retry: RetryPolicy,
+    /// How garbage is collected.
+    pub garbage: GarbageOptions,
+}
+
+/// How garbage is collected.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GarbageOptions {
+    /// How long what is retired keeps its objects, for readers who can't pin. 24 h.
+    pub grace: Duration,
+    /// How far apart collections begin that nobody asks for; none: there are none. 1 h.
+    pub every: Option<Duration>,
+    /// Of one collection. 200.
+    pub deletes_per_second: u32,
+}
+
+impl Default for GarbageOptions {
+    fn default() -> Self {
+        Self { grace: Duration::from_secs(24 * 3600), every: Some(Duration::from_secs(3600)), deletes_per_second: 200 }
+    }
 }
 
 impl Default for DispatchOptions {
@@ -104,6 +126,7 @@ impl Default for DispatchOptions {
             max_rounds: 256,
             push_deadline: Duration::from_secs(3600),
             retry: RetryPolicy::default(),
+            garbage: GarbageOptions::default(),
         }
     }
 }
@@ -180,6 +203,8 @@ impl Dispatcher {
         tasks.spawn(cancels::watch(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(schedule::run(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(take_over::run(Arc::clone(&services), shutdown.clone()));
+        tasks.spawn(upkeep::run(Arc::clone(&services), shutdown.clone()));
+        tasks.spawn(upkeep::schedule(Arc::clone(&services), shutdown.clone()));
         claim_rounds(&services, &tasks, &shutdown).await;
         tasks.close();
         tasks.wait().await;

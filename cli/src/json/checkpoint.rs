@@ -22,6 +22,18 @@ pub(crate) fn checkpoint(checkpoint: &v1::Checkpoint) -> Value {
         "pipeline": {"id": checkpoint.pipeline_id, "name": checkpoint.pipeline_name},
         "root_digest": optional(&checkpoint.root_digest),
         "damaged": checkpoint.damaged,
+        "pins": checkpoint.pins.iter().map(pin).collect::<Vec<_>>(),
+    })
+}
+
+pub(crate) fn pin(pin: &v1::Pin) -> Value {
+    json!({
+        "id": pin.id,
+        "name": pin.name,
+        "key": pin.key,
+        "checkpoint": pin.checkpoint,
+        "pinned_by": pin.pinned_by,
+        "pin_time": time(pin.pin_time.as_ref()),
     })
 }
 

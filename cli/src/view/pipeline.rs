@@ -85,6 +85,9 @@ pub(crate) fn pipeline(pipeline: &v1::Pipeline) -> String {
     if let Some(schedule) = &pipeline.push_schedule {
         rows.push(("next push", next_push(schedule)));
     }
+    if let Some(collection) = &pipeline.last_collection {
+        rows.push(("last collection", super::collection(collection)));
+    }
     rows.push(("created", text::time(pipeline.create_time.as_ref())));
     rows.push(("updated", text::time(pipeline.update_time.as_ref())));
     rows.push(("etag", or_none(&pipeline.etag).to_owned()));

@@ -16,6 +16,7 @@ use lockstep_protocol::{
     commit::CommitDocument,
     id::Step,
     location::Location,
+    pin::Pin,
     problem::{Problem, Reason},
 };
 use tokio::{sync::mpsc, time::Instant};
@@ -54,15 +55,16 @@ impl Api {
             .last()
             .filter(|_| rest.next().is_some())
             .map(|last| Cursor { generation: last.commit.generation, seq: last.commit.seq }.token());
+        let pins = pins(&store).await?;
         Ok(v1::ListCheckpointsResponse {
-            checkpoints: shown.into_iter().map(message_of).collect(),
+            checkpoints: shown.into_iter().map(|checkpoint| with_pins(checkpoint, &pins)).collect(),
             next_page_token: next.unwrap_or_default(),
         })
     }
 
     pub(super) async fn do_get_checkpoint(&self, message: v1::GetCheckpointRequest) -> Result<v1::Checkpoint, Problem> {
-        let (_, checkpoint) = self.checkpoint(&message.pipeline, &message.checkpoint).await?;
-        Ok(message_of(&checkpoint))
+        let (store, checkpoint) = self.checkpoint(&message.pipeline, &message.checkpoint).await?;
+        Ok(with_pins(&checkpoint, &pins(&store).await?))
     }
 
     pub(super) async fn do_verify_checkpoint(
@@ -76,7 +78,11 @@ impl Api {
         Ok(Box::pin(ReceiverStream::new(receiver)))
     }
 
-    async fn checkpoint(&self, pipeline: &str, name: &str) -> Result<(Arc<dyn ObjectStore>, Checkpoint), Problem> {
+    pub(super) async fn checkpoint(
+        &self,
+        pipeline: &str,
+        name: &str,
+    ) -> Result<(Arc<dyn ObjectStore>, Checkpoint), Problem> {
         let selector = selector_of(name)?;
         let row = self.pipeline(pipeline).await?;
         let store = self.connector.connect(&row.spec.location).await?;
@@ -107,7 +113,16 @@ fn read_all<'a>(
     Box::pin(lockstep_bucket::verify_checkpoint(store, document, progress))
 }
 
-fn message_of(checkpoint: &Checkpoint) -> v1::Checkpoint {
+pub(super) fn pins(store: &Arc<dyn ObjectStore>) -> BoxFuture<'_, Result<Vec<Pin>, Problem>> {
+    Box::pin(patiently(PATIENCE, move || lockstep_bucket::pins::list_pins(store.as_ref())))
+}
+
+fn with_pins(checkpoint: &Checkpoint, pins: &[Pin]) -> v1::Checkpoint {
+    let own = pins.iter().filter(|pin| pin.commit == checkpoint.commit);
+    v1::Checkpoint { pins: own.map(convert::upkeep::pin).collect(), ..message_of(checkpoint) }
+}
+
+pub(super) fn message_of(checkpoint: &Checkpoint) -> v1::Checkpoint {
     convert::checkpoint::checkpoint(&checkpoint.commit, &checkpoint.document, checkpoint.damaged)
 }
 

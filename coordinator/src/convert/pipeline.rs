@@ -220,9 +220,6 @@ pub fn warnings(spec: &PipelineSpec) -> Vec<String> {
     if spec.pull_interval.is_some() {
         warnings.push("pull_interval is stored, but this version has no standby that would follow it".to_owned());
     }
-    if spec.retention.is_some() {
-        warnings.push("retention is stored, but this version never deletes a checkpoint".to_owned());
-    }
     warnings
 }
 
@@ -300,7 +297,7 @@ pub(super) mod tests {
         assert_eq!(domain.push_interval, Some(Duration::from_secs(120)));
         let named: Vec<String> =
             warnings(&domain).iter().filter_map(|w| w.split(' ').next().map(str::to_owned)).collect();
-        assert_eq!(named, ["pull_interval", "retention"]);
+        assert_eq!(named, ["pull_interval"]);
     }
 
     #[test]

@@ -3,30 +3,34 @@
 //! What is made of an answer that was lost (R6) and who is told of a change stands above it, so it runs on whatever stands below: Postgres, or the
 //! in-memory twin that simulations use.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use lockstep_protocol::{
+    commit::CommitRef,
+    garbage::Retiring,
     id::{PipelineId, RoundId, Term},
     problem::Problem,
     round::CancelRequest,
     schedule::PushSchedule,
     takeover::TakeOver,
+    upkeep::{Tally, Upkeep},
 };
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use super::{
-    Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, Created, DatabaseIdentity, DuePushes, Listed,
-    NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, TakeOverApplied, apply,
+    Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, CollectionView, Created, DatabaseIdentity,
+    DuePushes, Listed, Marking, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError,
+    TakeOverApplied, UpkeepApplied, apply,
     ask::Request,
     claims::{FenceOut, Settle},
     drive::{Cancel, Claim, Progress},
     ownership::{Delete, Update},
     schedules::SaveSchedule,
     schema::Schema,
-    take_overs,
+    take_overs, upkeep,
 };
 
 /// See the module's documentation. The methods of [`Store`](super::Store) say what each does.
@@ -83,6 +87,22 @@ pub(super) trait Transactions: fmt::Debug + Send + Sync + 'static {
     async fn renew_take_over(&self, id: Uuid, term: Term, lease: Duration) -> Result<bool, StoreError>;
     async fn apply_take_over(&self, change: Arc<take_overs::Move>) -> Result<TakeOverApplied, StoreError>;
     async fn get_take_over(&self, id: Uuid) -> Result<TakeOver, StoreError>;
+
+    async fn admit_upkeep(&self, request: upkeep::Request) -> Result<Upkeep, StoreError>;
+    async fn claim_upkeep(&self, replica: String, lease: Duration, at_most: u32) -> Result<Vec<Upkeep>, StoreError>;
+    async fn renew_upkeep(&self, id: Uuid, term: Term, lease: Duration, tally: Tally) -> Result<bool, StoreError>;
+    async fn apply_upkeep(&self, change: Arc<upkeep::Move>) -> Result<UpkeepApplied, StoreError>;
+    async fn get_upkeep(&self, id: Uuid) -> Result<Upkeep, StoreError>;
+    async fn last_collection(&self, pipeline: PipelineId) -> Result<Option<Upkeep>, StoreError>;
+    async fn due_collections(&self, every: Duration, at_most: u32) -> Result<Vec<PipelineId>, StoreError>;
+
+    async fn mark_retired(&self, marking: Marking) -> Result<Vec<Retiring>, StoreError>;
+    async fn settle_retirement(&self, pipeline: PipelineId, commit: CommitRef, landed: bool) -> Result<(), StoreError>;
+    async fn collection_view(
+        &self,
+        pipeline: PipelineId,
+        rounds: BTreeSet<RoundId>,
+    ) -> Result<CollectionView, StoreError>;
 
     /// Tells other replicas, best effort.
     async fn notify(&self, payloads: Vec<String>) -> Result<(), StoreError>;

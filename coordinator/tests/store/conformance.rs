@@ -136,7 +136,7 @@ async fn run(store: &Store, operation: &Operation, known: Option<&Round>, now: D
                 Ok(Applied::Stored(round)) if round.version == before.version => Vec::new(),
                 Ok(Applied::Stored(round)) => vec![round.clone()],
                 // What it is now, as a driver looks.
-                Ok(Applied::Moved) => {
+                Ok(Applied::Moved | Applied::SourceRetired(_)) => {
                     store.get_round(before.id).await.iter().map(|found| found.round.clone()).collect()
                 }
                 Err(_) => Vec::new(),
