@@ -130,10 +130,24 @@ impl Collector {
                     let stands = self.fence_stands(read.generation()).await?;
                     read.answer(stands).map_err(why)?
                 }
-                Sweep::Delete(plan) => return Ok(plan),
+                Sweep::Delete(plan) => return self.still_there(plan).await,
                 Sweep::Nothing => return Ok(Plan::default()),
             };
         }
+    }
+
+    /// Without what an earlier sweep has deleted already: a dry run shows what would go, not what is gone.
+    async fn still_there(&self, mut plan: Plan) -> Result<Plan, Problem> {
+        if plan.is_empty() {
+            return Ok(plan);
+        }
+        let bucket = self.bucket();
+        let listed = self.patiently(|| garbage::list_attempts(bucket)).await?;
+        let there: BTreeSet<&str> = listed.iter().map(|object| object.key.as_str()).collect();
+        for stage in [&mut plan.data, &mut plan.manifests, &mut plan.inherited] {
+            stage.retain(|doomed| there.contains(doomed.key.as_str()));
+        }
+        Ok(plan)
     }
 
     /// G3.

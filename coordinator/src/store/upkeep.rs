@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use chrono::SubsecRound;
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     commit::CommitRef,
     id::{PipelineId, PipelineName, RequestId, Term},
@@ -273,6 +274,7 @@ pub(super) async fn admit(connection: &mut Session, request: &Request) -> Result
     };
     audit::write(&mut transaction, caller, &entry).await?;
     transaction.commit().await.settling()?;
+    reached(Point::UpkeepStored);
     Ok(admitted)
 }
 
