@@ -135,7 +135,16 @@ pub(super) async fn apply_settling(connection: &mut Session, change: &Change) ->
     let mut transaction = connection.begin().await?;
     find(&mut transaction, &change.before.pipeline.into(), Lock::ForUpdate).await?;
     if retirements::is_marked(&mut transaction, change.before.pipeline, &source).await? {
-        return Ok(Applied::SourceRetired(source));
+        let before = &change.before;
+        let current: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM rounds WHERE id = $1 AND version = $2 AND term = $3 AND ended_at IS NULL)",
+        )
+        .bind(before.id.uuid())
+        .bind(bigint(before.version))
+        .bind(before.term.as_i64())
+        .fetch_one(&mut *transaction)
+        .await?;
+        return Ok(if current { Applied::SourceRetired(source) } else { Applied::Moved });
     }
     let applied = apply(&mut transaction, change).await?;
     transaction.commit().await.settling()?;
