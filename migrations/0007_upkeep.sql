@@ -84,8 +84,6 @@ COMMENT ON COLUMN retirements.tombstone IS 'exact bytes of its tombstone, stored
 COMMENT ON COLUMN retirements.marked_at IS 'database clock';
 COMMENT ON COLUMN retirements.landed_at IS 'when its tombstone was known to stand; null: not yet';
 
+-- Which events there are, the code says: a list in this place would tie the order in which migrations are written.
 ALTER TABLE audit_events DROP CONSTRAINT audit_events_event_check;
-ALTER TABLE audit_events ADD CONSTRAINT audit_events_event_check CHECK (event IN (
-    'pipeline_created', 'pipeline_updated', 'pipeline_deleted', 'pipeline_claim', 'pipeline_fenced', 'round_admitted', 'round_claimed',
-    'round_released', 'round_phase', 'round_note', 'host_phase', 'cancel_requested', 'take_over_admitted', 'take_over_phase',
-    'upkeep_admitted', 'upkeep_ended', 'checkpoint_retired'));
+ALTER TABLE audit_events ADD CONSTRAINT audit_events_event_check CHECK (event ~ '^[a-z]+(_[a-z]+)*$' AND length(event) <= 64);

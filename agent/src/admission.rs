@@ -36,12 +36,12 @@ impl Core {
         check_identity(header, &self.identity, &touches)
     }
 
-    fn refuse_during_sync(&self) -> Result<(), Problem> {
+    fn refuse_while_alone(&self) -> Result<(), Problem> {
         match self.register.running() {
-            Some(running) if running.activity == Activity::Sync => {
-                Err(Problem::new(Reason::TransferInProgress, "a direct sync runs here; order again when it has ended")
-                    .with("kind", "sync")
-                    .with("round", running.round))
+            Some(running) if matches!(running.activity, Activity::Sync | Activity::Start) => {
+                let kind = running.activity.as_str();
+                let message = format!("a {kind} without a coordinator runs here; order again when it has ended");
+                Err(Problem::new(Reason::TransferInProgress, message).with("kind", kind).with("round", running.round))
             }
             _ => Ok(()),
         }
@@ -51,7 +51,7 @@ impl Core {
     async fn gate(&self, header: &OrderHeader) -> Result<MutexGuard<'_, Marks>, Problem> {
         let marks = self.marks.lock().await;
         self.refuse_when_leaving()?;
-        self.refuse_during_sync()?;
+        self.refuse_while_alone()?;
         check_mark(header, marks.highest(header))?;
         Ok(marks)
     }

@@ -12,19 +12,31 @@ use lockstep_bucket::{AwsConnector, Connector};
 use lockstep_failpoint::{Point, reached};
 use lockstep_proto::v1::agent_server::AgentServer;
 use lockstep_protocol::{
+    commit::CommitRef,
     host::{HostInfo, Slot},
     id::Incarnation,
     location::Location,
     order::{AgentIdentity, PipelineSelector},
     problem::{Problem, Reason},
+    start::StartPull,
 };
 use lockstep_rpc::{GrpcServer, MAX_MESSAGE_BYTES, ServerOptions};
-use tokio::{runtime::Runtime, sync::watch};
+use tokio::{
+    runtime::{Handle, Runtime},
+    sync::watch,
+};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    core::Core, durable, marks::Marks, order::TransferLimits, service::Service, store::CheckpointStore,
+    core::Core,
+    durable,
+    marks::Marks,
+    order::TransferLimits,
+    service::Service,
+    start::{self, Started},
+    store::CheckpointStore,
+    sync,
     work::DISK_THREADS,
 };
 
@@ -163,7 +175,7 @@ impl AgentBuilder {
         let thread = thread::Builder::new()
             .name("lockstep-agent".to_owned())
             .spawn({
-                let stop = stop.clone();
+                let (core, stop) = (Arc::clone(&core), stop.clone());
                 move || {
                     yield_to_the_engine();
                     let runtime = match runtime() {
@@ -171,7 +183,7 @@ impl AgentBuilder {
                         Err(problem) => return drop(starting.send(Err(problem))),
                     };
                     // Nobody may be left who asks, here and below.
-                    let _ = starting.send(Ok(()));
+                    let _ = starting.send(Ok(runtime.handle().clone()));
                     let outcome = runtime.block_on(serve(core, listener, stop));
                     runtime.shutdown_timeout(Duration::from_secs(1));
                     let _ = ending.send(Some(outcome));
@@ -179,8 +191,9 @@ impl AgentBuilder {
             })
             .map_err(no_threads)?;
         reached(Point::StartListening);
-        started.recv().unwrap_or_else(|_| Err(Problem::new(Reason::AgentPanic, "the agent's thread panicked")))?;
-        Ok(AgentHandle { addr, incarnation, stop, ended, thread: Some(thread) })
+        let runtime =
+            started.recv().unwrap_or_else(|_| Err(Problem::new(Reason::AgentPanic, "the agent's thread panicked")))?;
+        Ok(AgentHandle { addr, incarnation, core, runtime, stop, ended, thread: Some(thread) })
     }
 }
 
@@ -257,6 +270,9 @@ async fn serve(core: Arc<Core>, listener: TcpListener, stop: CancellationToken) 
 pub struct AgentHandle {
     addr: SocketAddr,
     incarnation: Incarnation,
+    core: Arc<Core>,
+    /// The agent's own.
+    runtime: Handle,
     stop: CancellationToken,
     ended: watch::Receiver<Option<Result<(), String>>>,
     thread: Option<thread::JoinHandle<()>>,
@@ -271,6 +287,33 @@ impl AgentHandle {
     /// Drawn at this start.
     pub const fn incarnation(&self) -> Incarnation {
         self.incarnation
+    }
+
+    /// Solo only, without a coordinator: brings the disk to where the engine shall start, from the first location that was allowed. Call it before the engine starts, and
+    /// start the engine only after `Ok`. An answer of the store that is not known is an error, never a fresh start; a location that a coordinator or another
+    /// pipeline owns is `LOCATION_OWNED`. Runs on the agent's threads; if the caller goes away it goes on to its end.
+    pub async fn pull_at_start(&self, request: StartPull) -> Result<Started, Problem> {
+        self.whole(start::pull(Arc::clone(&self.core), request)).await
+    }
+
+    /// Solo only, without a coordinator: pushes the newest local checkpoint to a location that was allowed, and commits it there. What is the newest commit already is
+    /// not pushed again. After an error the same call finishes what was begun.
+    pub async fn sync(&self, location: Location) -> Result<CommitRef, Problem> {
+        let location = location.or_endpoint(self.core.default_endpoint.as_deref());
+        Ok(self.whole(sync::sync(Arc::clone(&self.core), location)).await?.commit)
+    }
+
+    async fn whole<T: Send + 'static>(
+        &self,
+        run: impl Future<Output = Result<T, Problem>> + Send + 'static,
+    ) -> Result<T, Problem> {
+        match self.runtime.spawn(run).await {
+            Ok(outcome) => outcome,
+            Err(error) if error.is_panic() => {
+                Err(Problem::new(Reason::AgentPanic, format!("it was not carried through: {error}")))
+            }
+            Err(_) => Err(Problem::new(Reason::Cancelled, "the agent has ended")),
+        }
     }
 
     /// Asks it to stop: no more orders, running transfers are cancelled and cleaned up.

@@ -4,7 +4,10 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use clap::{Args, ValueEnum};
@@ -13,13 +16,15 @@ use lockstep_protocol::{
     location::Location,
     order::PipelineSelector,
     problem::{Problem, Reason},
+    spec::PullSelector,
+    start::{self, StartPull},
 };
 use lockstep_telemetry::{LogFormat, TelemetryOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     agent::{Agent, AgentHandle},
-    durable,
+    alone, durable,
     store::{CheckpointStore, directory::DirectoryStore, feldera::FelderaStore},
 };
 
@@ -52,9 +57,13 @@ Examples:
     AWS_ENDPOINT_URL=http://127.0.0.1:9000 lockstep-agent --insecure --pipeline orders --solo --dir ./state \\
       --allow-location 's3://acme-ckpt/orders?path_style=true'
 
+  the same without any coordinator: before the engine starts its disk is brought to the newest checkpoint of the location; Sync pushes:
+    lockstep-agent --insecure --pipeline 7d4f0a52-9c1e-4b7a-8f6e-2a1b3c4d5e6f --solo --dir ./state --pull-at-start latest \
+      --allow-location 's3://acme-ckpt/orders?path_style=true' --addr-file ./started
+
 S3 credentials come from the standard AWS chain (environment, profile, web identity, instance metadata), never from flags.
 OTEL_EXPORTER_OTLP_ENDPOINT switches the export of traces on.
-Exit status: 0 after SIGTERM or SIGINT, 1 if it could not start or go on, 2 for wrong usage.";
+Exit status: 0 after SIGTERM or SIGINT, 1 if it could not start or go on (a start-up pull that failed included), 2 for wrong usage.";
 
 /// Flags of an agent; each has an environment variable.
 #[derive(Args, Clone, Debug)]
@@ -112,7 +121,26 @@ pub struct AgentArgs {
     #[arg(long, env = "LOCKSTEP_AGENT_HTTP_LISTEN", value_name = "ADDR")]
     pub http_listen: Option<SocketAddr>,
 
-    /// Write the gRPC address to this file once it is served, for supervisors that use port 0
+    /// Solo without a coordinator: before anything else bring the disk to this checkpoint of the first --allow-location: latest, a step, the UUID of a
+    /// checkpoint, or a time (RFC 3339). Needs --pipeline to be a UUID. Start the engine when /readyz answers 200 or --addr-file is there: until then it must
+    /// not run. If the store gives no certain answer the agent exits with 1 and the disk stays as it is
+    #[arg(long, env = "LOCKSTEP_AGENT_PULL_AT_START", value_name = "CHECKPOINT", value_parser = start::parse_selector)]
+    pub pull_at_start: Option<PullSelector>,
+
+    /// Exit with 1 where --pull-at-start would let the engine start fresh, because there is no checkpoint anywhere [default: false for latest, true for whatever
+    /// names a checkpoint]
+    #[arg(
+        long,
+        env = "LOCKSTEP_AGENT_FAIL_IF_NONE",
+        requires = "pull_at_start",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        require_equals = true,
+        value_name = "BOOL"
+    )]
+    pub fail_if_none: Option<bool>,
+
+    /// Write the gRPC address to this file once it is served and the start-up pull is done, for supervisors that use port 0
     #[arg(long, env = "LOCKSTEP_AGENT_ADDR_FILE", value_name = "PATH")]
     pub addr_file: Option<PathBuf>,
 
@@ -142,6 +170,10 @@ pub fn run(args: AgentArgs) -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Err(problem) = start_pull(&args, slot) {
+        eprintln!("error: {problem}");
+        return ExitCode::from(2);
+    }
     let mut options = TelemetryOptions::new("lockstep-agent");
     options.log_format = match args.log_format {
         Format::Text => LogFormat::Text,
@@ -179,6 +211,14 @@ fn slot(args: &AgentArgs) -> Result<Slot, Problem> {
     }
 }
 
+/// None: the disk is left as it is, and a coordinator orders what is pulled.
+fn start_pull(args: &AgentArgs, slot: Slot) -> Result<Option<StartPull>, Problem> {
+    let Some(from) = args.pull_at_start else { return Ok(None) };
+    alone::refuse_multihost(slot)?;
+    alone::Owner::of(&args.pipeline)?;
+    Ok(Some(StartPull { from, fail_if_none: args.fail_if_none }))
+}
+
 fn open_store(kind: StoreKind, dir: &Path) -> Result<Arc<dyn CheckpointStore>, Problem> {
     // Said here because a store may create what is missing: a directory that is not mounted must not become an empty one.
     std::fs::read_dir(dir).map_err(|error| durable::io_problem("read --dir", dir, &error))?;
@@ -197,6 +237,7 @@ async fn until_signalled(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
+    let start = start_pull(&args, slot)?;
     let store = open_store(args.store, &args.dir)?;
     let mut builder = Agent::builder(args.pipeline, slot, Arc::clone(&store)).listen(args.listen);
     for location in args.allow_locations {
@@ -214,14 +255,12 @@ async fn until_signalled(
         None => None,
     };
     let agent = builder.start()?;
-    if let Some(path) = &args.addr_file {
-        durable::replace(path, agent.addr().to_string().as_bytes())
-            .map_err(|error| durable::io_problem("write", path, &error))?;
-    }
+    let started = Arc::new(AtomicBool::new(start.is_none()));
     let (http_stop, http_stopped) = tokio::sync::oneshot::channel::<()>();
     if let Some(listener) = http {
         tracing::info!(addr = %listener.local_addr()?, "health and metrics");
-        let router = lockstep_telemetry::http_router(metrics, move || ready(Arc::clone(&store)));
+        let started = Arc::clone(&started);
+        let router = lockstep_telemetry::http_router(metrics, move || ready(Arc::clone(&store), Arc::clone(&started)));
         tokio::spawn(async move {
             let stopped = async {
                 let _ = http_stopped.await;
@@ -231,13 +270,28 @@ async fn until_signalled(
             }
         });
     }
-    let outcome = watch(&agent, &mut terminate, &mut interrupt).await;
+    let begin = async {
+        if let Some(request) = start {
+            agent.pull_at_start(request).await?;
+            started.store(true, Ordering::SeqCst);
+        }
+        if let Some(path) = &args.addr_file {
+            durable::replace(path, agent.addr().to_string().as_bytes())
+                .map_err(|error| durable::io_problem("write", path, &error))?;
+        }
+        // From now on only a signal or its own end.
+        std::future::pending::<Result<(), Problem>>().await
+    };
+    let outcome = watch(&agent, begin, &mut terminate, &mut interrupt).await;
     drop(http_stop);
     outcome
 }
 
-/// Ready: the disk that stagings go to answers.
-async fn ready(store: Arc<dyn CheckpointStore>) -> Result<(), String> {
+/// Ready: the engine may start, and the disk that stagings go to answers.
+async fn ready(store: Arc<dyn CheckpointStore>, started: Arc<AtomicBool>) -> Result<(), String> {
+    if !started.load(Ordering::SeqCst) {
+        return Err("the start-up pull is not done: the engine must not start yet".to_owned());
+    }
     let checked =
         tokio::task::spawn_blocking(move || store.staging_root().and_then(|root| crate::space::free_bytes(&root)));
     match checked.await {
@@ -249,11 +303,13 @@ async fn ready(store: Arc<dyn CheckpointStore>) -> Result<(), String> {
 
 async fn watch(
     agent: &AgentHandle,
+    begin: impl Future<Output = Result<(), Problem>>,
     terminate: &mut tokio::signal::unix::Signal,
     interrupt: &mut tokio::signal::unix::Signal,
 ) -> anyhow::Result<()> {
     tokio::select! {
         outcome = agent.ended() => return outcome.map_err(anyhow::Error::msg),
+        outcome = begin => return outcome.map_err(anyhow::Error::from),
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
     }
@@ -295,6 +351,24 @@ mod tests {
         let args = parse(&format!("{LEAST} --host-idx 3 --n-hosts 3")).unwrap();
         let problem = slot(&args).unwrap_err();
         assert_eq!((problem.reason, problem.metadata["host_idx"].as_str()), (Reason::HostInfoInvalid, "3"));
+    }
+
+    #[test]
+    fn a_start_up_pull_is_for_solo_agents_with_a_uuid_and_says_which_checkpoint() {
+        let solo =
+            "agent --pipeline 7d4f0a52-9c1e-4b7a-8f6e-2a1b3c4d5e6f --dir /x --allow-location s3://acme/orders --solo";
+        let args = parse(&format!("{solo} --pull-at-start 12 --fail-if-none=false")).unwrap();
+        let start = start_pull(&args, Slot::Solo).unwrap().unwrap();
+        assert_eq!((start.from.to_string().as_str(), start.fail_if_none), ("step 12", Some(false)));
+        let args = parse(&format!("{solo} --pull-at-start latest --fail-if-none")).unwrap();
+        assert_eq!(start_pull(&args, Slot::Solo).unwrap().unwrap().fail_if_none, Some(true));
+        assert!(parse(&format!("{solo} --fail-if-none")).unwrap_err().contains("--pull-at-start"));
+        assert!(parse(&format!("{solo} --pull-at-start newest")).unwrap_err().contains("a step"));
+        let reason = |line: &str, slot| start_pull(&parse(line).unwrap(), slot).unwrap_err().reason;
+        let named = format!("{LEAST} --solo --pull-at-start latest");
+        assert_eq!(reason(&named, Slot::Solo), Reason::SpecInvalid);
+        let hosts = Agent::slot(0, 3).unwrap();
+        assert_eq!(reason(&named, hosts), Reason::MultihostRequiresCoordinator);
     }
 
     #[test]

@@ -70,7 +70,7 @@ fn run(core: &Arc<Core>, round: RoundId, what: InstallWhat, stale: Option<PathBu
 }
 
 /// Blocks. Idempotent: what a crash or a lost answer left half done, the same order finishes.
-fn place(
+pub(crate) fn place(
     store: &dyn CheckpointStore,
     staged: Option<&Staged>,
     what: InstallWhat,

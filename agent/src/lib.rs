@@ -17,7 +17,7 @@
 //! # }
 //! ```
 //!
-//! An agent does nothing by itself. An order is compared with what the agent was started with and with the highest order it has accepted,
+//! An agent does nothing by itself, but where nobody coordinates it: [`AgentHandle::sync`], [`AgentHandle::pull_at_start`]. An order is compared with what the agent was started with and with the highest order it has accepted,
 //! before S3 or the disk is touched; then it runs as the one transfer of this agent, in the background, and status calls tell how it goes.
 //! A failure, a panic in the engine's [`store::CheckpointStore`] included, is a state of the transfer and never the end of the process.
 //!
@@ -27,7 +27,7 @@
 //! Modules: [`store`] (what an engine implements, and two implementations), [`agent`] (builder and handle), [`args`] and [`allocator`] (flags and memory of the sidecar);
 //! inside `service` and `convert` (gRPC), `admission` (order checks, status, cancel), `marks` (highest order on disk), `register` (the one transfer and its
 //! state), `core` (runs a transfer to its end), `work` (what a transfer may use and how it stops), `blocks` (its memory), `window` (its
-//! requests in flight), `remote` (a location as a transfer uses it), `tree` (digests of pieces), `digests` (of files that were hashed before), `push`, `pull`, `install`, `sync`, and
+//! requests in flight), `remote` (a location as a transfer uses it), `tree` (digests of pieces), `digests` (of files that were hashed before), `push`, `pull`, `install`; without a coordinator `alone`, `sync`, `start`; and
 //! `progress`, `space`, `durable`.
 //!
 //! Metrics: `lockstep_agent_transfers_total{kind,outcome}`, `lockstep_agent_transfers_running{kind}`,
@@ -36,6 +36,7 @@
 mod admission;
 pub mod agent;
 pub mod allocator;
+mod alone;
 pub mod args;
 mod blocks;
 mod convert;
@@ -52,6 +53,7 @@ mod register;
 mod remote;
 mod service;
 mod space;
+mod start;
 pub mod store;
 mod sync;
 mod tree;
@@ -60,6 +62,7 @@ mod work;
 
 pub use agent::{Agent, AgentBuilder, AgentHandle};
 pub use order::TransferLimits;
+pub use start::Started;
 
 /// The example of the embedding guide is compiled with the documentation tests.
 #[cfg(doctest)]

@@ -8,7 +8,7 @@ use std::{
 
 use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
-    id::Fingerprint,
+    id::{Attempt, Fingerprint, RoundId},
     manifest::PartManifest,
     problem::{Problem, Reason},
 };
@@ -57,26 +57,30 @@ pub(crate) fn start(core: &Arc<Core>, order: Pull) {
             let staged = run(&for_body, &order, work, &tasks).await?;
             Ok::<Ended, Problem>((State::Pulled(staged.done.clone()), Some(staged)))
         },
-        move |work| async move {
-            // What the download spawned may still have been writing.
-            spawned.close();
-            spawned.wait().await;
-            work.settled().await;
-            let store = Arc::clone(&for_clean_up.store);
-            let removed = for_clean_up
-                .blocking(move || {
-                    let folder = staging::folder(&store.staging_root()?, name);
-                    durable::remove_folder(&folder).map_err(|error| durable::io_problem("remove", &folder, &error))
-                })
-                .await;
-            if let Err(problem) = removed {
-                tracing::warn!(reason = %problem.reason, "staging was not removed: {}", problem.message);
-            }
-        },
+        move |work| async move { clean_up(&for_clean_up, name, spawned, work).await },
     );
 }
 
-async fn run(core: &Core, order: &Pull, work: Work, tasks: &TaskTracker) -> Result<Staged, Problem> {
+/// After a pull that failed, whose downloads were spawned in `tasks`.
+pub(crate) async fn clean_up(core: &Core, name: (RoundId, Attempt), tasks: TaskTracker, work: Work) {
+    // What the download spawned may still have been writing.
+    tasks.close();
+    tasks.wait().await;
+    work.settled().await;
+    let store = Arc::clone(&core.store);
+    let removed = core
+        .blocking(move || {
+            let folder = staging::folder(&store.staging_root()?, name);
+            durable::remove_folder(&folder).map_err(|error| durable::io_problem("remove", &folder, &error))
+        })
+        .await;
+    if let Err(problem) = removed {
+        tracing::warn!(reason = %problem.reason, "staging was not removed: {}", problem.message);
+    }
+}
+
+/// Downloads one part into staging.
+pub(crate) async fn run(core: &Core, order: &Pull, work: Work, tasks: &TaskTracker) -> Result<Staged, Problem> {
     let store: Arc<dyn CheckpointStore> = Arc::clone(&core.store);
     let name = (order.header.round, order.header.attempt);
     let root = work

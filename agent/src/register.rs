@@ -36,6 +36,7 @@ pub(crate) enum Activity {
     Pull,
     Install,
     Sync,
+    Start,
 }
 
 impl Activity {
@@ -45,6 +46,7 @@ impl Activity {
             Self::Pull => "pull",
             Self::Install => "install",
             Self::Sync => "sync",
+            Self::Start => "start-up pull",
         }
     }
 
@@ -52,7 +54,7 @@ impl Activity {
         match self {
             Self::Push => Family::Push,
             Self::Pull | Self::Install => Family::Pull,
-            Self::Sync => Family::Sync,
+            Self::Sync | Self::Start => Family::Sync,
         }
     }
 }

@@ -7,6 +7,7 @@ use lockstep_protocol::{order::OrderHeader, problem::Problem};
 use tonic::{Request, Response, Status};
 
 use crate::{
+    alone::refuse_multihost,
     convert,
     core::Core,
     register::{Family, View, ViewState},
@@ -185,7 +186,7 @@ impl Agent for Service {
 
     async fn sync(&self, request: Request<v1::SyncRequest>) -> Answer<v1::SyncResponse> {
         let order = async {
-            sync::refuse_multihost(self.core.identity.slot)?;
+            refuse_multihost(self.core.identity.slot)?;
             let location =
                 convert::location("location", request.into_inner().location, self.core.default_endpoint.as_deref())?;
             let synced = Core::whole(sync::sync(Arc::clone(&self.core), location)).await?;

@@ -11,20 +11,20 @@ use lockstep_protocol::{
     digest::Digest,
     fence::{Counts, Fence, Writer},
     host::{Layout, Slot},
-    id::{Attempt, Generation, PipelineId, PipelineName, RoundId, RoundNo, Seq},
+    id::{Attempt, Generation, RoundId, RoundNo, Seq},
     key::{AttemptPath, Key},
     location::Location,
-    order::PipelineSelector,
     problem::{Problem, Reason},
     selection::LocalCheckpoint,
 };
 use uuid::Uuid;
 
 use crate::{
-    core::{Core, Ended},
+    alone::{self, Owner, refuse_multihost},
+    core::Core,
     order::{PartRef, PushDone},
     push::{self, Assignment},
-    register::{Activity, Family, State, ViewState},
+    register::{Activity, State},
     remote::Remote,
     work::Work,
 };
@@ -45,19 +45,6 @@ pub(crate) struct Synced {
     pub(crate) done: PushDone,
 }
 
-/// Before anything else, the location included.
-pub(crate) fn refuse_multihost(slot: Slot) -> Result<(), Problem> {
-    match slot {
-        Slot::Solo => Ok(()),
-        Slot::Host(info) => Err(Problem::new(
-            Reason::MultihostRequiresCoordinator,
-            format!("this agent runs as {info}: hosts of one pipeline commit together, push through the coordinator"),
-        )
-        .with("host_idx", info.host_idx())
-        .with("n_hosts", info.n_hosts())),
-    }
-}
-
 /// Pushes the newest local checkpoint and commits it. Runs to its end once called: see [`Core::whole`].
 pub(crate) async fn sync(core: Arc<Core>, location: Location) -> Result<Synced, Problem> {
     refuse_multihost(core.identity.slot)?;
@@ -71,74 +58,21 @@ pub(crate) async fn sync(core: Arc<Core>, location: Location) -> Result<Synced, 
         .with("allowed", allowed));
     }
     let owner = Owner::of(&core.identity.pipeline)?;
-    let (round, attempt) = (RoundId::new(Uuid::new_v4()), Attempt::FIRST);
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    {
-        // The gate: no order is admitted between the look and the start.
-        let _gate = core.marks.lock().await;
-        core.refuse_when_leaving()?;
-        if let Some(running) = core.register.running() {
-            return Err(Problem::new(
-                Reason::TransferInProgress,
-                format!("a {} of round {} runs here", running.activity.as_str(), running.round),
-            )
-            .with("kind", running.activity.as_str())
-            .with("round", running.round));
-        }
-        let (for_body, for_clean_up, for_uploads) = (Arc::clone(&core), Arc::clone(&core), location.clone());
-        let trail = push::Trail::default();
-        let left = trail.clone();
-        core.launch(
-            Activity::Sync,
-            (round, attempt),
-            None,
-            core.limits,
-            |work| async move {
-                let synced = run(&for_body, &owner, location, round, work, trail).await?;
-                let state = State::Pushed(synced.done.clone());
-                // Nobody waits any more: the commit stands all the same.
-                let _ = sender.send(synced);
-                Ok::<Ended, Problem>((state, None))
-            },
-            move |work| async move { left.abandon(&for_clean_up, &for_uploads, &work).await },
-        );
-    }
-    if let Ok(synced) = receiver.await {
-        core.until_idle(Duration::from_secs(60)).await;
-        return Ok(synced);
-    }
-    core.until_idle(Duration::from_secs(60)).await;
-    match core.register.view(Family::Sync, round, attempt).state {
-        ViewState::Failed(problem) => Err(problem),
-        _ => Err(Problem::new(Reason::Cancelled, "the sync was replaced before its end was told").with("round", round)),
-    }
-}
-
-/// Who a direct sync writes as.
-#[derive(Clone, Debug)]
-struct Owner {
-    pipeline: PipelineId,
-    name: PipelineName,
-}
-
-impl Owner {
-    /// Only a UUID names a pipeline for good; its name is the coordinator's to give, so it gets one that follows from the UUID.
-    fn of(selector: &PipelineSelector) -> Result<Self, Problem> {
-        match selector {
-            PipelineSelector::Id(pipeline) => {
-                let name = format!("direct-{}", pipeline.uuid().simple());
-                Ok(Self { pipeline: *pipeline, name: PipelineName::new(name)? })
-            }
-            PipelineSelector::Name(name) => Err(Problem::new(
-                Reason::SpecInvalid,
-                format!(
-                    "this agent runs for pipeline {name}: a direct sync needs --pipeline to be a UUID, names may change"
-                ),
-            )
-            .with("field", "pipeline")
-            .with("value", name)),
-        }
-    }
+    let round = RoundId::new(Uuid::new_v4());
+    let (for_body, for_clean_up, for_uploads) = (Arc::clone(&core), Arc::clone(&core), location.clone());
+    let trail = push::Trail::default();
+    let left = trail.clone();
+    alone::run(
+        &core,
+        Activity::Sync,
+        (round, Attempt::FIRST),
+        |work| async move {
+            let synced = run(&for_body, &owner, location, round, work, trail).await?;
+            Ok((State::Pushed(synced.done.clone()), synced))
+        },
+        move |work| async move { left.abandon(&for_clean_up, &for_uploads, &work).await },
+    )
+    .await
 }
 
 async fn run(
@@ -254,6 +188,39 @@ async fn claim(
     }
 }
 
+/// Before anything is chosen from the location: a commit whose end the last sync did not see is put until it is known what stands.
+pub(crate) async fn finish_pending(
+    core: &Core,
+    bucket: &dyn ObjectStore,
+    generation: Option<Generation>,
+    work: &Work,
+) -> Result<(), Problem> {
+    let location = bucket.location();
+    let mut journal = Journal::load(&core.state_dir, location, work).await?;
+    let Some(pending) = journal.pending() else { return Ok(()) };
+    if generation.is_none() {
+        // Its fence stood before the commit was made.
+        return Err(Problem::new(
+            Reason::StoreNotFound,
+            format!(
+                "{location} has no owner, but this agent has synced to it: it was emptied or is another one; nothing is started from it"
+            ),
+        )
+        .with("location", location)
+        .with("key", location.full_key(&Key::Fence(Generation::FIRST).to_string())));
+    }
+    let round = pending.round;
+    match decide(bucket, &mut journal, pending, work).await {
+        Ok(commit) => tracing::info!(round.id = %round, seq = %commit.seq, "the commit of an earlier sync stands"),
+        // Decided otherwise, so that the location tells what there is.
+        Err(problem) if journal.pending().is_none() => {
+            tracing::warn!(round.id = %round, reason = %problem.reason, "an earlier sync came to nothing: {}", problem.message);
+        }
+        Err(problem) => return Err(problem),
+    }
+    Ok(())
+}
+
 async fn newest_local(core: &Core, work: &Work) -> Result<LocalCheckpoint, Problem> {
     let store = Arc::clone(&core.store);
     let listed = work.disk(move |_| store.list()).await?;
@@ -280,7 +247,7 @@ fn already(newest: &Checkpoint, local: &LocalCheckpoint) -> Option<PushDone> {
     })
 }
 
-fn part_ref(part: &CommitPart) -> Result<PartRef, Problem> {
+pub(crate) fn part_ref(part: &CommitPart) -> Result<PartRef, Problem> {
     match Key::from_str(&part.manifest)? {
         Key::PartManifest(path) => Ok(PartRef { path, length: part.manifest_length, blake3: part.manifest_blake3 }),
         other => {

@@ -8,6 +8,7 @@ use lockstep_protocol::{
     fence::{Counts, Fence, FenceBase, Successor, counts},
     id::{Generation, RoundId, Seq},
     key::Key,
+    planted::{self, Bug},
     problem::Problem,
 };
 
@@ -15,7 +16,7 @@ use crate::{
     document,
     error::{Operation, StoreError},
     fences,
-    store::{CreateOutcome, Lookup, ObjectStore},
+    store::{CreateOutcome, Lookup, ObjectStore, WriteOutcome},
 };
 
 /// What is known of a decision key after a try to write it. Whoever won the key has decided (push steps 4, 5).
@@ -59,7 +60,7 @@ pub async fn put_decision(
     let key = Key::Commit(generation, seq).to_string();
     // A tombstone is only looked for where the key is read: a late duplicate that lands on a swept key (R18) harms nobody, since every
     // reader of the key reads its tombstone.
-    let lost = match store.create(&key, bytes.clone()).await {
+    let lost = match put(store, &key, bytes.clone()).await {
         CreateOutcome::Done => return DecisionOutcome::Stands,
         CreateOutcome::Exists => None,
         CreateOutcome::Refused(error) | CreateOutcome::Unknown(error) => Some(error),
@@ -89,9 +90,23 @@ pub async fn put_decision(
     }
 }
 
+async fn put(store: &dyn ObjectStore, key: &str, bytes: Bytes) -> CreateOutcome {
+    if !planted::is(Bug::UnconditionalCommitPut) {
+        return store.create(key, bytes).await;
+    }
+    match store.put(key, bytes.into()).await {
+        WriteOutcome::Done => CreateOutcome::Done,
+        WriteOutcome::Refused(error) => CreateOutcome::Refused(error),
+        WriteOutcome::Unknown(error) => CreateOutcome::Unknown(error),
+    }
+}
+
 /// Bytes are compared first: the own retried PUT is answered "exists" (R2).
 fn judge(key: &str, found: &Bytes, mine: &Bytes, my_round: RoundId) -> DecisionOutcome {
-    if found == mine {
+    if planted::is(Bug::ExistsTakenAsFailed) {
+        return DecisionOutcome::OtherRound { round: my_round };
+    }
+    if found == mine || planted::is(Bug::ExistsTakenAsMine) {
         return DecisionOutcome::Stands;
     }
     match DecisionObject::parse(key, found) {

@@ -221,10 +221,12 @@ pub(crate) async fn finish(store: &dyn ObjectStore, mut step: Finish) -> Result<
             }
             Finish::Create(create) => {
                 let key = Key::FenceBase(create.base().generation).to_string();
+                reached(Point::BaseBeforePut);
                 failed = match store.create(&key, Bytes::from(create.base().encode())).await {
                     CreateOutcome::Done | CreateOutcome::Exists => None,
                     CreateOutcome::Refused(error) | CreateOutcome::Unknown(error) => Some(error),
                 };
+                reached(Point::BaseAfterPut);
                 create.sent()
             }
             Finish::ReadStanding(read) => {

@@ -13,7 +13,7 @@ use lockstep_protocol::{
     order::OrderHeader,
     problem::{Problem, Reason},
 };
-use lockstep_rpc::{MAX_MESSAGE_BYTES, TracedChannel, with_deadline};
+use lockstep_rpc::{Carrier, ChannelOptions, MAX_MESSAGE_BYTES, RpcProblem, connect_lazy, with_deadline};
 use tokio::sync::Semaphore;
 use tonic::{Code, Response, Status};
 
@@ -138,16 +138,24 @@ impl fmt::Debug for AgentPool {
     }
 }
 
-type Client = AgentClient<TracedChannel>;
+type Client = AgentClient<Carrier>;
 
 impl AgentPool {
     /// No connection is made yet.
     pub fn new(options: AgentPoolOptions) -> Self {
+        Self::over(options, |address, options| connect_lazy(address, options).map(Carrier::new))
+    }
+
+    /// Over another network: that of a simulation.
+    pub fn over(
+        options: AgentPoolOptions,
+        dial: impl Fn(&str, &ChannelOptions) -> Result<Carrier, RpcProblem> + Send + Sync + 'static,
+    ) -> Self {
         let (calls, polls) = (Semaphore::new(options.max_calls.max(1)), Semaphore::new(options.max_polls.max(1)));
         Self {
             shared: Arc::new(Shared {
                 options,
-                channels: Channels::new(options),
+                channels: Channels::new(options, Box::new(dial)),
                 recent: Recent::default(),
                 calls,
                 polls,

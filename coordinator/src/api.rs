@@ -211,7 +211,8 @@ impl Coordinator for Api {
         &self,
         request: Request<v1::VerifyCheckpointRequest>,
     ) -> Result<Response<Self::VerifyCheckpointStream>, Status> {
-        answer(Box::pin(self.do_verify_checkpoint(request.into_inner())).await)
+        let caller = caller::caller(&request).map_err(status)?;
+        answer(Box::pin(self.do_verify_checkpoint(caller, request.into_inner())).await)
     }
 
     async fn pin_checkpoint(&self, request: Request<v1::PinCheckpointRequest>) -> Result<Response<v1::Pin>, Status> {

@@ -59,6 +59,37 @@ points! {
     /// The outcome is in the row; nobody was told.
     ClaimStored = "claim.stored" of Coordinator;
 
+    // ---- take-overs of locations
+
+    /// A take-over's row is written, not committed.
+    TakeOverBeforeCommit = "take_over.before_commit" of Coordinator;
+    /// It is committed; the caller has no answer.
+    TakeOverStored = "take_over.stored" of Coordinator;
+    /// This replica has the take-over, with a new term; nothing of it is done.
+    TakeOverClaimed = "take_over.claimed" of Coordinator;
+    /// The highest fence is known and has its base; the exact bytes of the next fence are decided, not stored.
+    FencingBeforeStored = "fencing.before_stored" of Coordinator;
+    /// They are stored; no PUT was sent.
+    FencingStored = "fencing.stored" of Coordinator;
+    /// The fence stands; that is in no row.
+    BasingBeforeStored = "basing.before_stored" of Coordinator;
+    /// It is in the row; the base is not begun.
+    BasingStored = "basing.stored" of Coordinator;
+    /// What a base shall name was listed; it is not written. Whoever finishes another one's base comes here too.
+    BaseBeforePut = "base.before_put" of Coordinator;
+    /// Its PUT was answered; what stands was not read.
+    BaseAfterPut = "base.after_put" of Coordinator;
+    /// The base that stands is known, not stored.
+    AdoptingBeforeStored = "adopting.before_stored" of Coordinator;
+    /// It is stored; the pipeline has its old generation.
+    AdoptingStored = "adopting.stored" of Coordinator;
+    /// What becomes of the open round is decided, in memory.
+    AdoptedBeforeStored = "adopted.before_stored" of Coordinator;
+    /// Open round, pipeline and take-over are written, not committed.
+    AdoptedBeforeCommit = "adopted.before_commit" of Coordinator;
+    /// They are committed; nobody was told.
+    AdoptedStored = "adopted.stored" of Coordinator;
+
     // ---- admission and claim of rounds
 
     /// A round and its participants are written, not committed.

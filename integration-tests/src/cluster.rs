@@ -1,18 +1,31 @@
 //! Everything a scenario runs on: one database, one S3 server, coordinators and agents as processes, one pipeline.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, process::Command};
 
 use lockstep_client::{LockstepClient, RetryPolicy, v1};
 use lockstep_devkit::{PgBouncer, PgBouncerOptions, S3Options, S3Server, TestDatabase};
 use tempfile::TempDir;
 use tokio_stream::StreamExt as _;
 
-use crate::{host::Host, process::Process, scratch, wait};
+use crate::{
+    host::Host,
+    process::{Process, binary},
+    scratch, wait,
+};
 
 /// The bucket of every cluster.
 pub const BUCKET: &str = "acme-ckpt";
 /// The pipeline of every cluster, also the prefix of its location.
 pub const PIPELINE: &str = "orders";
+
+/// What coordinators behind PgBouncer have beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooled {
+    /// `--direct-database-url`: a way around it to listen and migrate.
+    Around,
+    /// Nothing: migrated beforehand by `lockstep-coordinator migrate`; what others do is polled for.
+    Alone,
+}
 
 /// What differs between scenarios.
 #[derive(Debug, Clone)]
@@ -39,8 +52,8 @@ pub struct Options {
     pub lease: &'static str,
     /// `--renew-every` of the coordinators.
     pub renew_every: &'static str,
-    /// PgBouncer in transaction mode between coordinators and Postgres, with a way around it.
-    pub pooled: bool,
+    /// PgBouncer in transaction mode between coordinators and Postgres.
+    pub pooled: Option<Pooled>,
     /// Everything in memory instead of on a disk, if there is enough of it.
     pub in_memory: bool,
 }
@@ -59,7 +72,7 @@ impl Default for Options {
             unreachable_after: "10s",
             lease: "2s",
             renew_every: "500ms",
-            pooled: false,
+            pooled: None,
             in_memory: false,
         }
     }
@@ -123,11 +136,15 @@ impl Cluster {
         .await
         .expect("the S3 server starts");
         let database = TestDatabase::create().await.expect("Postgres gives a database");
-        let pooler = if options.pooled {
-            let pooler = PgBouncer::before(database.url(), PgBouncerOptions::default()).await;
-            Some(pooler.expect("PgBouncer starts"))
-        } else {
-            None
+        let pooler = match options.pooled {
+            None => None,
+            Some(pooled) => {
+                if pooled == Pooled::Alone {
+                    migrate(database.url());
+                }
+                let pooler = PgBouncer::before(database.url(), PgBouncerOptions::default()).await;
+                Some(pooler.expect("PgBouncer starts"))
+            }
         };
         let hosts: Vec<Host> = (0..options.hosts.max(1))
             .map(|idx| {
@@ -377,7 +394,7 @@ impl Cluster {
             ("AWS_SECRET_ACCESS_KEY", secret),
             (lockstep_failpoint::VARIABLE, &self.failpoints),
         ];
-        if pooled.is_some() {
+        if self.options.pooled == Some(Pooled::Around) {
             env.push(("LOCKSTEP_DIRECT_DATABASE_URL", database));
         }
         let log = self.path(&format!("{name}.log"));
@@ -520,6 +537,13 @@ impl Cluster {
     pub fn requests_by(&self, access_key: &str) -> usize {
         self.s3.log().count(|request| request.access_key.as_deref() == Some(access_key))
     }
+}
+
+/// What an operator runs where coordinators reach Postgres through a pooler only.
+fn migrate(database: &str) {
+    let mut command = Command::new(binary("lockstep-coordinator"));
+    let output = command.arg("migrate").env("DATABASE_URL", database).output().expect("the command runs");
+    assert!(output.status.success(), "migrate: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// A client that never retries: tests look at each answer themselves.

@@ -2,12 +2,18 @@
 //!
 //! Remembered is when to look next, and how many periodic pushes have failed since one succeeded. [`look`] folds in what became of the last push and
 //! says whether it is time; what came of the look is the next value.
+//!
+//! Hosts make their checkpoints one after the other, and a look may fall between two of them: [`PushSchedule::apart`].
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::{id::RoundId, problem::Problem, round::later};
+use crate::{
+    id::RoundId,
+    problem::{Problem, Reason},
+    round::later,
+};
 
 /// Wait after the first failure; doubles with each further one.
 const FIRST_RETRY: Duration = Duration::from_secs(5);
@@ -26,7 +32,7 @@ pub struct PushSchedule {
     pub due_at: DateTime<Utc>,
     /// Periodic pushes that failed since a push was committed or nothing was to be pushed.
     pub failures: u32,
-    /// Why the last of them failed.
+    /// Why the last of them failed, or why nothing could be pushed at the last look, which alone is no failure.
     pub problem: Option<Problem>,
     /// The ended push that is reckoned in.
     pub seen: Option<RoundId>,
@@ -72,7 +78,18 @@ impl PushSchedule {
     /// A push was admitted; how it ends is reckoned in later.
     #[must_use]
     pub fn admitted(self, interval: Duration, now: DateTime<Utc>) -> Self {
-        Self { due_at: later(now, while_running(interval)), ..self }
+        let problem = self.problem.filter(|_| self.failures > 0);
+        Self { due_at: later(now, soon(interval)), problem, ..self }
+    }
+
+    /// The hosts hold checkpoints, but none in common, as `problem` tells. The first time the look fell between the checkpoints of two hosts as likely as
+    /// not: they are asked once more soon. From the second time on it is a failure, with its back-off; a round would only find the same.
+    #[must_use]
+    pub fn apart(self, problem: Problem, interval: Duration, now: DateTime<Utc>, jitter: u32) -> Self {
+        if self.problem.as_ref().is_some_and(|last| last.reason == Reason::NoCommonCheckpoint) {
+            return self.refused(problem, interval, now, jitter);
+        }
+        Self { due_at: later(now, soon(interval)), problem: Some(problem), ..self }
     }
 
     /// The hosts have nothing that isn't the newest commit already, or nothing at all yet.
@@ -99,7 +116,7 @@ pub fn look(
 ) -> Look {
     let schedule = match last {
         Some(LastPush { end: None, .. }) => {
-            return Look::Wait(PushSchedule { due_at: later(now, while_running(interval)), ..schedule });
+            return Look::Wait(PushSchedule { due_at: later(now, soon(interval)), ..schedule });
         }
         Some(last) if schedule.seen != Some(last.round) => reckon(schedule, last, interval, jitter),
         _ => schedule,
@@ -125,8 +142,8 @@ fn reckon(schedule: PushSchedule, last: &LastPush, interval: Duration, jitter: u
     }
 }
 
-/// How soon to look again at a push that is under way.
-fn while_running(interval: Duration) -> Duration {
+/// How soon to look again at what won't last: a push that is under way, hosts that are not at one step yet.
+fn soon(interval: Duration) -> Duration {
     (interval / 10).clamp(Duration::from_secs(1), Duration::from_secs(10))
 }
 

@@ -2,16 +2,21 @@
 
 use std::time::Duration;
 
-use http::Uri;
 use http::uri::Scheme;
+use http::{Request, Response, Uri};
+use tonic::body::Body;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, IntoRequest, Request};
+use tonic::{Code, IntoRequest, Status};
+use tower::util::BoxCloneSyncService;
 
 use crate::error::{Retryable, RpcProblem};
 use crate::trace::ClientTrace;
 
 /// The channel of all our clients: `CoordinatorClient<TracedChannel>`. Cheap to clone; clones share one connection.
 pub type TracedChannel = ClientTrace<Channel>;
+
+/// Carries calls to one server, whatever lies in between: a [`TracedChannel`] in production, the network of a simulation in its place.
+pub type Carrier = BoxCloneSyncService<Request<Body>, Response<Body>, Status>;
 
 /// How a client connects.
 #[derive(Debug, Clone)]
@@ -103,7 +108,7 @@ pub fn parse_address(address: &str) -> Result<Uri, RpcProblem> {
 
 /// A request that ends with `DEADLINE_EXCEEDED` if the head of its answer takes longer than `deadline`; the server is
 /// told. For calls that answer with a stream that is the time to its start.
-pub fn with_deadline<T>(request: impl IntoRequest<T>, deadline: Duration) -> Request<T> {
+pub fn with_deadline<T>(request: impl IntoRequest<T>, deadline: Duration) -> tonic::Request<T> {
     /// More is not expressible in the header, and means never.
     const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
     let mut request = request.into_request();

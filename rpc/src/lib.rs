@@ -35,7 +35,7 @@ mod panics;
 mod server;
 mod trace;
 
-pub use channel::{ChannelOptions, TracedChannel, connect_lazy, parse_address, with_deadline};
+pub use channel::{Carrier, ChannelOptions, TracedChannel, connect_lazy, parse_address, with_deadline};
 pub use error::{ERROR_DOMAIN, Retryable, RpcProblem, code_name};
 pub use server::{GrpcServer, ServeError, ServerOptions, listen};
 pub use trace::{ClientTrace, ServerTrace, ServerTraceLayer};

@@ -14,5 +14,6 @@ mod push;
 mod push_increments;
 mod push_resume;
 mod push_sources;
+mod start;
 mod sync;
 mod watched;

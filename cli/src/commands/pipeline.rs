@@ -81,14 +81,18 @@ Examples:
 const APPLY_HELP: &str = "\
 A spec (only name, hosts or solo, agents and location must be there; unknown fields are errors):
   name: orders
+  initial: running                        # or: standby; it owns nothing, and pulls from the location until it takes it over
   hosts: 3                                # or: solo: true
   agents: \"http://orders-{host}.orders.default.svc:7402\"   # or a list, one a host
   location: {bucket: acme-ckpt, prefix: orders, region: eu-west-1}
   read_location: null                     # read-only fallback for pulls
-  start: {from: latest, fail_if_none: false}
-  transfer: {concurrency: 16, part_size: 16MiB, memory: 64MiB}
+  start: {from: latest, fail_if_none: false}   # from: latest, {step: N}, {checkpoint: UUID} or {time: T}
+  push_interval: 2m                       # pushed by itself, so long after the end of the last push; left out: never
+  pull_interval: 10s                      # of a standby; stored, nothing follows it yet: apply warns
+  retention: {min_count: 10, min_age: 30d}     # stored, nothing is deleted yet: apply warns
+  transfer: {concurrency: 16, part_size: 16MiB, memory: 64MiB, bandwidth_limit: null}
 
-Credentials never stand in a spec: coordinator and agents find theirs by the standard AWS chain.
+Durations and sizes have units. Credentials never stand in a spec: coordinator and agents find theirs by the standard AWS chain.
 
 Examples:
   lockstep pipeline apply -f orders.yaml
@@ -199,5 +203,21 @@ fn import(context: &Context, args: Import) -> Result<(), Failure> {
 fn warn(pipeline: &v1::Pipeline) {
     for warning in &pipeline.warnings {
         note(&format!("warning: {warning}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_spec_in_the_help_is_a_good_one_and_shows_every_field() {
+        let lines = APPLY_HELP.lines().skip(1).take_while(|line| line.starts_with("  "));
+        let text: Vec<&str> = lines.map(|line| &line[2..]).collect();
+        let value = serde_saphyr::from_str(&text.join("\n")).unwrap();
+        let shown = PipelineSpec::from_value(value).unwrap().to_value();
+        for field in shown.as_object().unwrap().keys() {
+            assert!(text.iter().any(|line| line.starts_with(&format!("{field}: "))), "{field} is not in the help");
+        }
     }
 }

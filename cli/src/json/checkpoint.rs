@@ -23,6 +23,15 @@ pub(crate) fn checkpoint(checkpoint: &v1::Checkpoint) -> Value {
         "root_digest": optional(&checkpoint.root_digest),
         "damaged": checkpoint.damaged,
         "pins": checkpoint.pins.iter().map(pin).collect::<Vec<_>>(),
+        "last_verification": maybe(checkpoint.last_verification.as_ref(), |last| json!({
+            "time": time(last.time.as_ref()),
+            "structure_only": last.structure_only,
+            "intact": last.intact,
+            "bytes": last.bytes,
+            "problems": last.problems.iter().map(problem).collect::<Vec<_>>(),
+            "mark_time": time(last.mark_time.as_ref()),
+            "actor": last.actor,
+        })),
     })
 }
 

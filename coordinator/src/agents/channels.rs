@@ -6,11 +6,12 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
-use lockstep_rpc::{ChannelOptions, RpcProblem, TracedChannel, connect_lazy};
+use lockstep_rpc::{Carrier, ChannelOptions, RpcProblem};
 use tokio::time::Instant;
 
 use super::AgentPoolOptions;
@@ -18,14 +19,23 @@ use super::AgentPoolOptions;
 /// How often idle connections are looked for, while there are any.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// Makes the channel to an address, connecting when it is first used.
+pub(super) type Dial = dyn Fn(&str, &ChannelOptions) -> Result<Carrier, RpcProblem> + Send + Sync;
+
 /// Clones share the connections.
 #[derive(Clone, Debug)]
 pub(super) struct Channels(Arc<Shared>);
 
-#[derive(Debug)]
 struct Shared {
     options: AgentPoolOptions,
+    dial: Box<Dial>,
     state: Mutex<State>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("options", &self.options).field("state", &self.state).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -38,7 +48,7 @@ struct State {
 
 #[derive(Debug)]
 struct Open {
-    channel: TracedChannel,
+    channel: Carrier,
     number: u64,
     calls: usize,
     used: Instant,
@@ -57,14 +67,14 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn channel(&self, address: &str) -> Result<TracedChannel, RpcProblem> {
+    fn channel(&self, address: &str) -> Result<Carrier, RpcProblem> {
         let options = ChannelOptions {
             connect_timeout: self.options.connect_timeout,
             keepalive_interval: self.options.keepalive_interval,
             keepalive_timeout: self.options.keepalive_timeout,
             ..ChannelOptions::default()
         };
-        connect_lazy(address, &options)
+        (self.dial)(address, &options)
     }
 
     /// Closes what is idle for too long or too many; false: nothing is left to look after.
@@ -91,8 +101,8 @@ impl Shared {
 
 impl Channels {
     /// None is open yet.
-    pub(super) fn new(options: AgentPoolOptions) -> Self {
-        Self(Arc::new(Shared { options, state: Mutex::default() }))
+    pub(super) fn new(options: AgentPoolOptions, dial: Box<Dial>) -> Self {
+        Self(Arc::new(Shared { options, dial, state: Mutex::default() }))
     }
 
     /// How many are open, or about to be.
@@ -101,7 +111,7 @@ impl Channels {
     }
 
     /// The connection to an address, for one call.
-    pub(super) fn get(&self, address: &str) -> Result<(TracedChannel, InUse), RpcProblem> {
+    pub(super) fn get(&self, address: &str) -> Result<(Carrier, InUse), RpcProblem> {
         let mut state = self.0.lock();
         let begin_sweeping = !std::mem::replace(&mut state.sweeping, true);
         let used = Instant::now();
@@ -163,7 +173,9 @@ mod tests {
     use super::*;
 
     fn channels(max_idle: usize, idle_after: Duration) -> Channels {
-        Channels::new(AgentPoolOptions { max_idle, idle_after, ..AgentPoolOptions::default() })
+        let dial =
+            |address: &str, options: &ChannelOptions| lockstep_rpc::connect_lazy(address, options).map(Carrier::new);
+        Channels::new(AgentPoolOptions { max_idle, idle_after, ..AgentPoolOptions::default() }, Box::new(dial))
     }
 
     fn address(number: usize) -> String {

@@ -36,7 +36,7 @@ impl Api {
     ) -> Result<v1::Pin, Problem> {
         let row = self.pipeline(&message.pipeline).await?;
         let name = pin_name(message.name)?;
-        let (_, checkpoint) = self.checkpoint(&message.pipeline, &message.checkpoint).await?;
+        let (_, _, checkpoint) = self.checkpoint(&message.pipeline, &message.checkpoint).await?;
         let pin = Pin {
             name,
             id: chance::id(),
@@ -89,7 +89,7 @@ impl Api {
         message: v1::DeleteCheckpointRequest,
     ) -> Result<v1::DeleteCheckpointResponse, Problem> {
         let row = self.pipeline(&message.pipeline).await?;
-        let (_, checkpoint) = self.checkpoint(&message.pipeline, &message.checkpoint).await?;
+        let (_, _, checkpoint) = self.checkpoint(&message.pipeline, &message.checkpoint).await?;
         if message.validate_only {
             let survey = self.collector(&row).await?.survey(Some(NO_LIMITS)).await?;
             check_may_go(&survey, &checkpoint.commit)?;
@@ -97,7 +97,7 @@ impl Api {
             let work = Work::Retire { commit: checkpoint.commit };
             self.kept_up(&row, work, &message.request_id, &caller).await?;
         }
-        Ok(v1::DeleteCheckpointResponse { checkpoint: Some(checkpoints::message_of(&checkpoint)) })
+        Ok(v1::DeleteCheckpointResponse { checkpoint: Some(checkpoints::message_of(&checkpoint, None)) })
     }
 
     pub(super) async fn do_collect_garbage(

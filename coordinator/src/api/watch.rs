@@ -20,14 +20,25 @@ use crate::{
 /// Rows are looked at this often without any hint: how late a change made by another replica is seen if its hint was lost.
 const POLL: Duration = Duration::from_secs(1);
 
-/// How often a watch looks for progress, of which there are no hints.
+/// How often a watch looks for progress, of which there are no hints, while there is some; and while there is none, at the seldomest.
 const PROGRESS: Duration = Duration::from_millis(500);
+const NO_PROGRESS: Duration = Duration::from_secs(4);
 
 /// Changes on the way that come closer together than this share one look; the end is told at once.
 const GAP: Duration = Duration::from_millis(250);
 
 /// Messages of a watch that wait for a slow reader; beyond it, states are left out.
 const BUFFER: usize = 4;
+
+/// Each look that finds nothing new doubles the wait for the next one, so that many watches of rounds that wait cost little.
+struct Pace(Duration);
+
+impl Pace {
+    fn after_look(&mut self, anything_new: bool) -> Duration {
+        self.0 = if anything_new { PROGRESS } else { (self.0 * 2).min(NO_PROGRESS) };
+        self.0
+    }
+}
 
 /// Looks again when something said to have changed concerns `wanted`, which is returned, at the latest after `poll`.
 async fn woken(changes: &mut Changes, wanted: impl Fn(Change) -> bool, poll: Duration) -> Option<Change> {
@@ -129,10 +140,13 @@ impl Api {
         let mut record = first;
         let mut sent: Option<v1::Round> = None;
         let mut failing_since: Option<Instant> = None;
+        let mut pace = Pace(PROGRESS);
         loop {
             let looked = Instant::now();
             let message = convert::round::round(&record);
-            if sent.as_ref() != Some(&message) {
+            let news = sent.as_ref() != Some(&message);
+            let poll = pace.after_look(news);
+            if news {
                 if sender.send(Ok(message.clone())).await.is_err() {
                     return;
                 }
@@ -143,7 +157,7 @@ impl Api {
             }
             loop {
                 let next = async {
-                    let woke = woken(&mut changes, concerns_round(id), PROGRESS).await;
+                    let woke = woken(&mut changes, concerns_round(id), poll).await;
                     if woke != Some(Change::Ended(id)) {
                         let gap = (looked + GAP).saturating_duration_since(Instant::now());
                         woken(&mut changes, ends(id), gap).await;
@@ -177,5 +191,19 @@ impl Api {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{NO_PROGRESS, PROGRESS, Pace};
+
+    #[test]
+    fn a_watch_looks_less_and_less_often_while_nothing_is_new_and_often_again_when_something_is() {
+        let mut pace = Pace(PROGRESS);
+        assert_eq!(pace.after_look(true), PROGRESS);
+        let idle: Vec<_> = (0..5).map(|_| pace.after_look(false)).collect();
+        assert_eq!(idle, [PROGRESS * 2, PROGRESS * 4, NO_PROGRESS, NO_PROGRESS, NO_PROGRESS]);
+        assert_eq!(pace.after_look(true), PROGRESS);
     }
 }

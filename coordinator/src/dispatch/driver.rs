@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use lockstep_protocol::round::{Decision, Effect, Event, Round, effects, next_wake};
+use lockstep_protocol::{
+    planted::{self, Bug},
+    round::{Decision, Effect, Event, Phase, Round, effects, next_wake},
+};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -97,7 +100,7 @@ const fn only_looks(effect: &Effect) -> bool {
 /// Stores what some events have come to, in one write. A write that finds the round moved, or whose outcome is unknown, is followed by a look: whatever
 /// stands there is what the event is decided on next, and one that fits it no more changes nothing.
 async fn settle(
-    drive: &Drive,
+    drive: &Arc<Drive>,
     mut round: Round,
     mut decision: Decision,
     events: &[Event],
@@ -113,6 +116,12 @@ async fn settle(
         if decision.next.phase != round.phase {
             // What people see of a phase afterwards is the last there was.
             drive.save_progress(&round).await;
+        }
+        if planted::is(Bug::EffectsBeforeStored) && decision.next.phase == Phase::Committing {
+            for effect in effects(&decision.next, services.clock.now()) {
+                let (drive, next) = (Arc::clone(drive), Arc::new(decision.next.clone()));
+                Box::pin(super::effects::run(drive, next, effect)).await;
+            }
         }
         let milestone = milestone::of(&round, &decision.next);
         milestone::before_stored(milestone);

@@ -1,7 +1,10 @@
 //! Which failpoints lie around the write of a decision: what it stores of a round says so.
 
 use lockstep_failpoint::{Point, reached};
-use lockstep_protocol::round::{Kind, Phase, Round};
+use lockstep_protocol::{
+    round::{Kind, Phase, Round},
+    takeover::{self, TakeOver},
+};
 
 /// The places right before and right after the write.
 pub(super) type Milestone = Option<[Point; 2]>;
@@ -28,6 +31,24 @@ pub(super) fn of(before: &Round, next: &Round) -> Milestone {
         Phase::Installed => Some([Point::InstalledBeforeStored, Point::InstalledStored]),
         Phase::Fresh => Some([Point::FreshBeforeStored, Point::FreshStored]),
         Phase::Failed | Phase::Cancelled => Some([Point::GivenUpBeforeStored, Point::GivenUpStored]),
+    }
+}
+
+/// The same of a take-over.
+pub(super) fn of_take_over(before: &TakeOver, next: &TakeOver) -> Milestone {
+    if next.phase == before.phase {
+        return None;
+    }
+    match next.phase {
+        takeover::Phase::Fencing => Some([Point::FencingBeforeStored, Point::FencingStored]),
+        takeover::Phase::Basing => Some([Point::BasingBeforeStored, Point::BasingStored]),
+        takeover::Phase::Adopting => Some([Point::AdoptingBeforeStored, Point::AdoptingStored]),
+        takeover::Phase::Done => Some([Point::AdoptedBeforeStored, Point::AdoptedStored]),
+        takeover::Phase::Warming
+        | takeover::Phase::Preparing
+        | takeover::Phase::Pulling
+        | takeover::Phase::Failed
+        | takeover::Phase::Cancelled => None,
     }
 }
 

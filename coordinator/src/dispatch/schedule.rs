@@ -122,6 +122,10 @@ async fn attempt(services: &Arc<Services>, due: &DuePush) -> Result<Option<PushS
             return Ok(Some(schedule.nothing_new(interval, now)));
         }
         Held::Cut(cut) => Some(cut),
+        Held::Apart(problem) => {
+            tracing::debug!("nothing to push: {}", problem.message);
+            return Ok(Some(schedule.apart(problem, interval, now, jitter())));
+        }
         // The round finds out what is wrong, insists, and keeps the cause.
         Held::Unknown => None,
     };
@@ -161,6 +165,9 @@ enum Held {
     Cut(FoundCut),
     /// No host has any checkpoint yet.
     Nothing,
+    /// `NO_COMMON_CHECKPOINT`.
+    Apart(Problem),
+    /// Not every host has told.
     Unknown,
 }
 
@@ -172,7 +179,10 @@ async fn held_in_common(services: &Services, row: &PipelineRow) -> Held {
     let round = draft::round(row, kind, services.clock.now(), options.push_deadline, options.retry);
     match hosts::ask_ahead(&context, &round).await {
         Ok(agents) if agents.iter().all(|agent| agent.checkpoints.is_empty()) => Held::Nothing,
-        Ok(agents) => hosts::common(&agents, WantedCut::Newest).map_or(Held::Unknown, |cut| Held::Cut(cut.into())),
+        Ok(agents) => match hosts::common(&agents, WantedCut::Newest) {
+            Ok(cut) => Held::Cut(cut.into()),
+            Err(problem) => Held::Apart(problem),
+        },
         Err(problem) => {
             tracing::debug!(reason = %problem.reason, "the hosts were not asked: {}", problem.message);
             Held::Unknown

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use lockstep_bucket::{DecisionFound, FenceOutcome, Lookup, ObjectStore, decide as decisions, fences, probe};
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     commit::{CommitRef, DecisionObject},
     fence::{Fence, FenceBase},
@@ -17,7 +18,7 @@ use lockstep_protocol::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
-use super::{Services, drive::jitter, next_look};
+use super::{Services, drive::jitter, milestone, next_look};
 use crate::{
     plan::BackOff,
     store::{Adoption, Change, LastCommit, Page, RoundFilter, StoreError, TakeOverApplied},
@@ -66,6 +67,7 @@ async fn drive(services: Arc<Services>, take_over: TakeOver, shutdown: Cancellat
     let mut back_off = BackOff::of_calls();
     let mut now = take_over;
     let steps = async {
+        reached(Point::TakeOverClaimed);
         while !now.phase.is_terminal() {
             match step(&services, &now).await {
                 Ok(Some(next)) => {
@@ -130,8 +132,13 @@ async fn step(services: &Services, take_over: &TakeOver) -> Result<Option<TakeOv
     if !decision.changes(take_over) {
         return Ok(Some(take_over.clone()));
     }
+    let milestone = milestone::of_take_over(take_over, &decision.next);
+    milestone::before_stored(milestone);
     match services.store.apply_take_over(take_over, &decision, adoption, &services.caller()).await? {
-        TakeOverApplied::Stored(next) => Ok(Some(next)),
+        TakeOverApplied::Stored(next) => {
+            milestone::stored(milestone);
+            Ok(Some(next))
+        }
         TakeOverApplied::Moved => match services.store.get_take_over(take_over.id).await? {
             found if found.term == take_over.term => Ok(Some(found)),
             _ => Ok(None),

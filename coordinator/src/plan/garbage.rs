@@ -27,7 +27,7 @@ use lockstep_protocol::{
 };
 
 use super::patiently;
-use crate::store::{CollectionView, Store};
+use crate::store::{CollectionView, Store, refuse_behind};
 
 /// Commits whose manifests are read at once.
 const PARALLEL: usize = 4;
@@ -221,6 +221,7 @@ impl Collector {
         let view = self.store.collection_view(self.ground.pipeline, rounds).await?;
         check_identity(&view)?;
         let pipeline = &view.pipeline;
+        refuse_behind(pipeline)?;
         if view.rounds.fenced || pipeline.generation != self.ground.generation {
             return Err(Problem::new(
                 Reason::Fenced,

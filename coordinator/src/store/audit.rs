@@ -26,6 +26,10 @@ pub(super) mod event {
     pub(crate) const UPKEEP_ADMITTED: &str = "upkeep_admitted";
     pub(crate) const UPKEEP_ENDED: &str = "upkeep_ended";
     pub(crate) const CHECKPOINT_RETIRED: &str = "checkpoint_retired";
+    pub(crate) const CHECKPOINT_VERIFIED: &str = "checkpoint_verified";
+    pub(crate) const CHECKPOINT_MARKED: &str = "checkpoint_marked";
+    pub(crate) const PIPELINE_BEHIND: &str = "pipeline_behind";
+    pub(crate) const CHECKPOINT_LOST: &str = "checkpoint_lost";
     pub(crate) const CANCEL_REQUESTED: &str = "cancel_requested";
     pub(crate) const ROUND_PHASE: &str = "round_phase";
     pub(crate) const HOST_PHASE: &str = "host_phase";

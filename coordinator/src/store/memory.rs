@@ -5,12 +5,14 @@
 //! statements in this module's parent by the conformance test (`coordinator/tests/store/conformance.rs`); what both must say in the same words is
 //! written once, beside the statements. Builds without debug assertions don't have it: no process of a release can be told to forget its database.
 
+mod differences;
 mod faults;
 mod pipelines;
 mod rounds;
 mod schedules;
 mod take_overs;
 mod upkeep;
+mod verifications;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -41,9 +43,10 @@ pub use faults::StoreFault;
 use super::{
     Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, CollectionView, Created, DatabaseIdentity,
     DuePushes, Listed, Marking, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, Store,
-    StoreError, TakeOverApplied, UpkeepApplied, apply,
+    StoreError, TakeOverApplied, UpkeepApplied, Verification, VerificationsOf, apply,
     ask::Request,
     claims::{FenceOut, Settle},
+    differences::Note,
     drive::{Cancel, Claim, Progress},
     ownership::{Delete, Update},
     pool::Access,
@@ -53,6 +56,7 @@ use super::{
     take_overs as take_overs_of,
     transactions::Transactions,
     upkeep as upkeep_of,
+    verifications::{Keep, SettleMark},
 };
 use faults::Faults;
 use pipelines::StoredPipeline;
@@ -60,6 +64,7 @@ use rounds::StoredRound;
 use schedules::StoredSchedule;
 use take_overs::StoredTakeOver;
 use upkeep::{StoredRetirement, StoredUpkeep};
+use verifications::StoredVerification;
 
 /// Stands between one replica and everything outside of it. A gate that never opens again is a replica that was killed; one that opens late is a
 /// replica that was stopped, or whose machine slept.
@@ -99,6 +104,7 @@ struct Tables {
     take_overs: BTreeMap<Uuid, StoredTakeOver>,
     upkeep: BTreeMap<Uuid, StoredUpkeep>,
     retirements: BTreeMap<(PipelineId, Generation, Seq), StoredRetirement>,
+    verifications: BTreeMap<Uuid, StoredVerification>,
     audit: Vec<AuditRow>,
 }
 
@@ -179,6 +185,7 @@ impl MemoryDatabase {
             take_overs: BTreeMap::new(),
             upkeep: BTreeMap::new(),
             retirements: BTreeMap::new(),
+            verifications: BTreeMap::new(),
             audit: Vec::new(),
         };
         Self(Arc::new(Shared {
@@ -495,6 +502,26 @@ impl Transactions for Link {
         self.run("get_take_over", Access::Read, move |tables, _| tables.get_take_over(id)).await
     }
 
+    async fn keep_verification(&self, keep: Keep) -> Result<Verification, StoreError> {
+        self.run("keep_verification", Access::Write, move |tables, now| tables.keep_verification(&keep, now)).await
+    }
+
+    async fn owed_marks(&self, lease: Duration) -> Result<Vec<Verification>, StoreError> {
+        self.run("owed_marks", Access::Write, move |tables, now| Ok(tables.owed_marks(lease, now))).await
+    }
+
+    async fn settle_mark(&self, settle: SettleMark) -> Result<bool, StoreError> {
+        self.run("settle_mark", Access::Write, move |tables, now| tables.settle_mark(&settle, now)).await
+    }
+
+    async fn get_verification(&self, id: Uuid) -> Result<Verification, StoreError> {
+        self.run("get_verification", Access::Read, move |tables, _| tables.get_verification(id)).await
+    }
+
+    async fn verifications(&self, of: VerificationsOf) -> Result<Vec<Verification>, StoreError> {
+        self.run("verifications", Access::Read, move |tables, _| Ok(tables.newest_verifications(&of))).await
+    }
+
     async fn admit_upkeep(&self, request: upkeep_of::Request) -> Result<Upkeep, StoreError> {
         self.run("admit_upkeep", Access::Write, move |tables, now| tables.admit_upkeep(&request, now)).await
     }
@@ -548,6 +575,10 @@ impl Transactions for Link {
 
     async fn fence_out(&self, fence: FenceOut) -> Result<bool, StoreError> {
         self.run("fence_out", Access::Write, move |tables, now| Ok(tables.fence_out(&fence, now))).await
+    }
+
+    async fn note_difference(&self, note: Note) -> Result<bool, StoreError> {
+        self.run("note_difference", Access::Write, move |tables, now| tables.note_difference(&note, now)).await
     }
 
     async fn notify(&self, payloads: Vec<String>) -> Result<(), StoreError> {

@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, SubsecRound, Utc};
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     fence::{FenceBase, Writer},
     id::{Generation, PipelineId, PipelineName, RequestId, Term},
@@ -255,7 +256,9 @@ pub(super) async fn admit(connection: &mut Session, request: &Request) -> Result
         cause: &cause,
     };
     audit::write(&mut transaction, &request.caller, &entry).await?;
+    reached(Point::TakeOverBeforeCommit);
     transaction.commit().await.settling()?;
+    reached(Point::TakeOverStored);
     take_over(&row)
 }
 
@@ -353,6 +356,9 @@ pub(super) async fn apply(connection: &mut Session, change: &Move) -> Result<Tak
         };
         audit::write(&mut transaction, &change.caller, &entry).await?;
     }
+    if change.adoption.is_some() {
+        reached(Point::AdoptedBeforeCommit);
+    }
     transaction.commit().await.settling()?;
     Ok(TakeOverApplied::Stored(stored(change)))
 }
@@ -382,7 +388,8 @@ async fn adopt(connection: &mut Session, change: &Move, adoption: &Adoption) -> 
     let local: Option<Vec<Uuid>> = last.map(|last| last.local_checkpoints.iter().map(|id| id.uuid()).collect());
     sqlx::query(
         "UPDATE pipelines SET
-             claim = 'owned', claim_problem = NULL, generation = $2, fence_bytes = $3, fenced_at = NULL, fenced_problem = NULL, next_seq = 1,
+             claim = 'owned', claim_problem = NULL, generation = $2, fence_bytes = $3, fenced_at = NULL, fenced_problem = NULL, behind_at = NULL, behind_problem = NULL,
+             next_seq = 1,
              last_generation = $4, last_seq = $5, last_round_id = $6, last_digest = $7, last_step = $8, last_fingerprint = $9,
              last_local = $10, last_committed_at = $11, database_id = $12, system_identifier = $13, timeline = $14,
              version = version + 1, updated_at = clock_timestamp()

@@ -18,6 +18,7 @@ use super::{
     Caller, Change, ClaimState, PipelineRow, PipelineSelector, Store, StoreError,
     audit::{self, Entry, event},
     changes::Reach,
+    differences::refuse_behind,
     pipelines::{Lock, find},
     retirements,
     rows::{number, readable, unsigned},
@@ -142,8 +143,9 @@ impl Store {
     }
 }
 
-/// Only the owner of a location may write into it.
+/// Only the owner of a location may write into it, and only while its database knows all of it.
 pub(super) fn check_admits(pipeline: &PipelineRow) -> Result<(), Problem> {
+    refuse_behind(pipeline)?;
     let name = &pipeline.spec.name;
     if let Some(fenced) = &pipeline.fenced {
         let mut problem = Problem::new(
@@ -336,7 +338,7 @@ pub(super) async fn due(connection: &mut Session, (every, at_most): &(Duration, 
         "SELECT p.id FROM pipelines p
          LEFT JOIN LATERAL (SELECT u.ended_at, u.created_at FROM upkeep u WHERE u.pipeline_id = p.id AND u.kind = 'collect'
                             ORDER BY u.created_at DESC LIMIT 1) AS last ON true
-         WHERE p.deleted_at IS NULL AND p.claim = 'owned' AND p.fenced_at IS NULL
+         WHERE p.deleted_at IS NULL AND p.claim = 'owned' AND p.fenced_at IS NULL AND p.behind_at IS NULL
            AND (last.created_at IS NULL OR last.ended_at IS NOT NULL)
            AND coalesce(last.created_at, p.created_at) < clock_timestamp() - make_interval(secs => $1)
          ORDER BY coalesce(last.created_at, p.created_at) LIMIT $2",

@@ -17,4 +17,5 @@ mod retirement;
 mod rig;
 mod trail;
 mod trouble;
+mod verifications;
 mod wire;

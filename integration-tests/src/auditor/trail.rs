@@ -53,7 +53,7 @@ struct Followed {
 pub(super) fn check(rows: &Rows, audit: &mut Audit) {
     let mut rounds: BTreeMap<Uuid, Followed> = BTreeMap::new();
     let mut active: BTreeMap<Uuid, Uuid> = BTreeMap::new();
-    for event in &rows.events {
+    for (at, event) in rows.events.iter().enumerate() {
         audit.events += 1;
         let Some(id) = event.round else { continue };
         if event.event == "round_admitted" {
@@ -68,7 +68,7 @@ pub(super) fn check(rows: &Rows, audit: &mut Audit) {
             audit.found("S6", format!("event {} is of round {id}, which was never admitted", event.id));
             continue;
         };
-        follow(round, id, event, audit);
+        follow(round, id, event, is_settled_by_adoption(&rows.events[at..]), audit);
         if event.event == "round_phase" && is_terminal(&round.phase) {
             active.remove(&event.pipeline);
         }
@@ -100,7 +100,15 @@ pub(super) fn check(rows: &Rows, audit: &mut Audit) {
     }
 }
 
-fn follow(round: &mut Followed, id: Uuid, event: &Event, audit: &mut Audit) {
+/// Whether the first of these events was written by whoever drives a take-over of the pipeline, with the adoption of the new generation: that ends the open round in
+/// the same transaction, whoever drives it.
+fn is_settled_by_adoption(events: &[Event]) -> bool {
+    let Some(event) = events.first() else { return false };
+    let next = events.iter().find(|next| next.pipeline == event.pipeline && next.event == "take_over_phase");
+    next.is_some_and(|next| next.actor == event.actor && next.from.as_deref() == Some("adopting"))
+}
+
+fn follow(round: &mut Followed, id: Uuid, event: &Event, adopted: bool, audit: &mut Audit) {
     let name = format!("event {} of round {id}, {}", event.id, event.event);
     let (from, to) = (event.from.as_deref().unwrap_or_default(), event.to.as_deref().unwrap_or_default());
     let (Some(term), Some(version)) = (event.term, event.version) else {
@@ -123,7 +131,7 @@ fn follow(round: &mut Followed, id: Uuid, event: &Event, audit: &mut Audit) {
                 round.term, round.version
             ),
         );
-    } else if event.actor.starts_with("replica ") && event.actor != round.driver {
+    } else if event.actor.starts_with("replica ") && event.actor != round.driver && !adopted {
         audit.found("S6", format!("{name} was written by {}, term {term} is that of {}", event.actor, round.driver));
     }
     (round.term, round.version) = (term.max(round.term), version.max(round.version));

@@ -9,7 +9,12 @@ use lockstep_integration_tests::{
 };
 use prost::Message;
 
-use crate::{answer::Kind, call::connect, cases::methods, fields::try_method};
+use crate::{
+    answer::Kind,
+    call::connect,
+    cases::methods,
+    fields::{Unwatched, try_method},
+};
 
 /// A good request for each method.
 fn good(
@@ -74,7 +79,7 @@ async fn each_field_of_each_rpc_of_an_agent_may_be_anything() {
     for (method, request) in methods("Agent") {
         let name = method.split_once('/').unwrap().1;
         let good = good.get(name).unwrap_or_else(|| panic!("{name} has no good request here to make bad ones from"));
-        let came_to = try_method(&channel, &method, &request, good).await;
+        let came_to = try_method(&channel, &method, &request, good, &Unwatched).await;
         println!("{method}: {came_to:?}");
         assert!(came_to.contains_key(&Kind::Reason) || asks_nothing.contains(&name), "{method} refuses nothing");
         let described = agent.describe(v1::DescribeRequest {}).await.unwrap().into_inner();

@@ -1,6 +1,5 @@
-//! Bad input on every RPC of an agent, field by field from the descriptors that reflection serves, and bad manners below the RPCs, to
-//! coordinator and agent: each gets its
-//! reason, and meanwhile and afterwards other calls and rounds go on. docs/reliability/fuzz.md says what is tried.
+//! Bad input on every RPC of coordinator and agent, field by field from the descriptors that reflection serves, and bad manners below the RPCs: each gets its reason, and
+//! meanwhile and afterwards other calls and rounds go on. docs/reliability/fuzz.md says what is tried.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where its set-up does not hold")]
 
@@ -8,6 +7,7 @@ mod agent;
 mod answer;
 mod call;
 mod cases;
+mod coordinator;
 mod fields;
 mod manners;
 mod raw_http2;

@@ -40,6 +40,8 @@ pub(crate) enum During {
     LateAbort,
     /// SIGTERM while hosts upload.
     HandBack,
+    /// The pipeline takes its own location over, while hosts upload.
+    TakeOver,
 }
 
 #[derive(Clone, Debug)]
@@ -47,11 +49,11 @@ pub(crate) struct Case {
     pub(crate) point: Point,
     during: During,
     /// Where the second one dies, if it does.
-    then: Option<Point>,
+    pub(crate) then: Option<Point>,
     /// It panics there and does not die: there is no second one.
-    panics: bool,
+    pub(crate) panics: bool,
     /// Phases in which the round may end.
-    ends: &'static [RoundPhase],
+    pub(crate) ends: &'static [RoundPhase],
 }
 
 impl fmt::Display for Case {
@@ -65,6 +67,7 @@ impl fmt::Display for Case {
 const COMMITTED: &[RoundPhase] = &[RoundPhase::Committed];
 const INSTALLED: &[RoundPhase] = &[RoundPhase::Installed];
 const FRESH: &[RoundPhase] = &[RoundPhase::Fresh];
+const FAILED: &[RoundPhase] = &[RoundPhase::Failed];
 const CANCELLED: &[RoundPhase] = &[RoundPhase::Cancelled];
 /// Whoever wins the key has decided, and both try.
 const EITHER: &[RoundPhase] = &[RoundPhase::Committed, RoundPhase::Cancelled];
@@ -145,6 +148,26 @@ const TABLE: &[(During, &[RoundPhase], &[Point])] = &[
         &[AbortBeforeStored, AbortStored, AbortBeforePut, AbortAfterPut, AbortFenceRead, CommittedBeforeStored],
     ),
     (During::HandBack, COMMITTED, &[HandBackBefore, HandBackStored]),
+    (
+        During::TakeOver,
+        FAILED,
+        &[
+            TakeOverBeforeCommit,
+            TakeOverStored,
+            TakeOverClaimed,
+            FencingBeforeStored,
+            FencingStored,
+            BasingBeforeStored,
+            BasingStored,
+            BaseBeforePut,
+            BaseAfterPut,
+            AdoptingBeforeStored,
+            AdoptingStored,
+            AdoptedBeforeStored,
+            AdoptedBeforeCommit,
+            AdoptedStored,
+        ],
+    ),
 ];
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -156,7 +179,7 @@ pub(crate) fn cases() -> Vec<Case> {
 
 /// Panics where a coordinator that lives on comes by itself.
 pub(crate) fn panics() -> Vec<Case> {
-    let by_itself = |case: &Case| matches!(case.during, During::Push | During::Pull | During::Fresh);
+    let by_itself = |case: &Case| matches!(case.during, During::Push | During::Pull | During::Fresh | During::TakeOver);
     cases().into_iter().filter(by_itself).map(|case| Case { panics: true, ..case }).collect()
 }
 
@@ -178,7 +201,7 @@ async fn s36_a_coordinator_that_dies_at_a_failpoint_leaves_a_round_that_the_othe
 
 /// Two replicas over one database, two hosts, one pipeline that goes from case to case.
 pub(crate) struct Replicas {
-    cluster: Cluster,
+    pub(crate) cluster: Cluster,
     step: u64,
     /// Every acknowledged step, and what each host had.
     acknowledged: BTreeMap<u64, Vec<State>>,
@@ -214,6 +237,7 @@ impl Lane for Replicas {
             During::Abort => self.abort(case, FaultAction::Hang).await,
             During::LateAbort => self.abort(case, FaultAction::HangAfterWrite).await,
             During::HandBack => self.hand_back(case).await,
+            During::TakeOver => self.take_over(case).await,
         };
         assert_sound(&self.cluster).await;
         self.acknowledged_steps_can_be_pulled().await;
@@ -240,13 +264,13 @@ impl Ask {
 }
 
 /// The replica that is to die.
-struct Victim {
-    process: Process,
-    client: LockstepClient,
+pub(crate) struct Victim {
+    pub(crate) process: Process,
+    pub(crate) client: LockstepClient,
 }
 
 impl Replicas {
-    fn checkpoint(&mut self) -> (u64, Vec<State>) {
+    pub(crate) fn checkpoint(&mut self) -> (u64, Vec<State>) {
         self.step += 1;
         let content = format!("{} of step {}", "x".repeat(5000), self.step);
         let of = |host: &lockstep_integration_tests::host::Host| {
@@ -280,7 +304,7 @@ impl Replicas {
         (round, Outcome { end, recovery })
     }
 
-    async fn restart_survivor(&mut self, plan: &str) {
+    pub(crate) async fn restart_survivor(&mut self, plan: &str) {
         self.cluster.stop_coordinator();
         self.cluster.arm(plan);
         self.cluster.start_coordinator().await;
@@ -288,7 +312,7 @@ impl Replicas {
     }
 
     /// Starts the one that is to die; the other one stops, and will not be in its way.
-    async fn victim(&mut self, plan: &str) -> Victim {
+    pub(crate) async fn victim(&mut self, plan: &str) -> Victim {
         self.cluster.arm(plan);
         let secret = format!("{COORDINATOR_KEY}-secret");
         let (process, address) = self.cluster.another_coordinator("victim", "127.0.0.1:0", &secret).await;
@@ -463,7 +487,7 @@ impl Replicas {
         Outcome { end: "owned, generation 1".to_owned(), recovery: died.elapsed() }
     }
 
-    fn hold_up_host_1(&self) -> u64 {
+    pub(crate) fn hold_up_host_1(&self) -> u64 {
         self.cluster.s3.faults().add(FaultRule::new(FaultAction::Hang).access_key(agent_key(1)).operation("PutObject"))
     }
 
@@ -510,7 +534,7 @@ impl Replicas {
 }
 
 /// Goes on asking while the coordinator is away.
-fn patient(cluster: &Cluster) -> LockstepClient {
+pub(crate) fn patient(cluster: &Cluster) -> LockstepClient {
     LockstepClient::builder(cluster.coordinator_url())
         .actor("failpoints")
         .reconnect_for(wait::PATIENCE)
@@ -518,7 +542,7 @@ fn patient(cluster: &Cluster) -> LockstepClient {
         .expect("a good address")
 }
 
-async fn transferring(client: &LockstepClient, round: &str) {
+pub(crate) async fn transferring(client: &LockstepClient, round: &str) {
     wait::until("hosts upload", || async {
         let round = client.get_round(round).await.map_err(|error| error.to_string())?;
         if round.phase() == RoundPhase::Transferring { Ok(()) } else { Err(format!("{:?}", round.phase())) }

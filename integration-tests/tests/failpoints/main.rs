@@ -18,6 +18,7 @@ mod lane;
 mod pairs;
 mod panics;
 mod soundness;
+mod take_overs;
 
 use std::collections::BTreeSet;
 

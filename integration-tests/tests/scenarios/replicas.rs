@@ -8,7 +8,8 @@ use lockstep_client::{
 };
 use lockstep_devkit::{FaultAction, FaultRule};
 use lockstep_integration_tests::{
-    cluster::{COORDINATOR_KEY, Cluster, Options, PIPELINE, agent_key, client_of},
+    cluster::{COORDINATOR_KEY, Cluster, Options, PIPELINE, Pooled, agent_key, client_of},
+    host::Host,
     process::Process,
     wait,
 };
@@ -126,6 +127,33 @@ fn holding(phase: RoundPhase) -> FaultRule {
     }
 }
 
+/// A push that one replica is asked for is committed although whoever drives it is killed in this phase; how long it was driven by nobody. The dead one is back
+/// afterwards.
+async fn the_driver_of_a_push_dies(
+    cluster: &Cluster,
+    replicas: &mut [Replica; 2],
+    database: &mut PgConnection,
+    asked: usize,
+    phase: RoundPhase,
+) -> Duration {
+    let fault = cluster.s3.faults().add(holding(phase));
+    let round = replicas[asked].client.start_push(push()).await.unwrap();
+    let (owner, term) = driven_by_other(database, &round.id, "").await;
+    in_phase(&replicas[asked].client, &round.id, phase).await;
+    let dead = replicas.iter().position(|replica| replica.name == owner).unwrap();
+    replicas[dead].process.take().expect("it runs").kill();
+    let killed = Instant::now();
+    let (other, next_term) = driven_by_other(database, &round.id, &owner).await;
+    let took = killed.elapsed();
+    assert!(other != owner && next_term > term, "{other} with term {next_term} after {owner} with {term}");
+    cluster.s3.faults().remove(fault);
+    let ended = replicas[1 - dead].client.wait_round(&round.id).await.unwrap();
+    assert_eq!(ended.phase(), RoundPhase::Committed, "{phase:?}: {:?}", ended.problem);
+    assert!(ended.participants.iter().all(|host| host.attempt == 1), "nothing was sent twice: {ended:?}");
+    replicas[dead] = Replica::start(cluster, replicas[dead].name).await;
+    took
+}
+
 /// `LOCKSTEP_TAKE_OVERS` for more.
 #[tokio::test(flavor = "multi_thread")]
 async fn rounds_of_a_killed_replica_are_driven_again_within_its_lease_and_a_second() {
@@ -137,21 +165,7 @@ async fn rounds_of_a_killed_replica_are_driven_again_within_its_lease_and_a_seco
     for kill in 0..kills {
         let phase = [RoundPhase::Planning, RoundPhase::Transferring, RoundPhase::Committing][kill % 3];
         checkpoint_all(&cluster, 10 + kill as u64);
-        let fault = cluster.s3.faults().add(holding(phase));
-        let round = replicas[kill % 2].client.start_push(push()).await.unwrap();
-        let (owner, term) = driven_by_other(&mut database, &round.id, "").await;
-        in_phase(&replicas[kill % 2].client, &round.id, phase).await;
-        let dead = replicas.iter().position(|replica| replica.name == owner).unwrap();
-        replicas[dead].process.take().expect("it runs").kill();
-        let killed = Instant::now();
-        let (other, next_term) = driven_by_other(&mut database, &round.id, &owner).await;
-        took.push((killed.elapsed(), phase));
-        assert!(other != owner && next_term > term, "{other} with term {next_term} after {owner} with {term}");
-        cluster.s3.faults().remove(fault);
-        let ended = replicas[1 - dead].client.wait_round(&round.id).await.unwrap();
-        assert_eq!(ended.phase(), RoundPhase::Committed, "{phase:?}: {:?}", ended.problem);
-        assert!(ended.participants.iter().all(|host| host.attempt == 1), "nothing was sent twice: {ended:?}");
-        replicas[dead] = Replica::start(&cluster, replicas[dead].name).await;
+        took.push((the_driver_of_a_push_dies(&cluster, &mut replicas, &mut database, kill % 2, phase).await, phase));
     }
     took.sort_unstable_by_key(|(took, _)| *took);
     let at = |share: f64| took[(share * (took.len() - 1) as f64).round() as usize].0;
@@ -162,4 +176,59 @@ async fn rounds_of_a_killed_replica_are_driven_again_within_its_lease_and_a_seco
         at(1.0)
     );
     assert!(at(1.0) <= LEASE + BEYOND, "{took:?}");
+}
+
+/// Push, restore and take-over of rounds, every statement of two real coordinators through Debian's PgBouncer.
+async fn all_of_it_behind_pgbouncer(pooled: Pooled) {
+    let mut cluster = Cluster::with(Options { hosts: 2, pooled: Some(pooled), ..Options::default() }).await;
+    let log = cluster.coordinator_log();
+    assert!(log.contains("a pooler stands before Postgres"), "{log}");
+    let mut replicas = two(&mut cluster).await;
+    let mut database = PgConnection::connect(cluster.database.url()).await.unwrap();
+    for (asked, phase) in
+        [RoundPhase::Planning, RoundPhase::Transferring, RoundPhase::Committing].into_iter().enumerate()
+    {
+        checkpoint_all(&cluster, 10 + asked as u64);
+        the_driver_of_a_push_dies(&cluster, &mut replicas, &mut database, asked % 2, phase).await;
+    }
+    // Their ids rise with time.
+    let newest = |host: &Host| host.state_of(host.checkpoints().pop().unwrap().parse().unwrap());
+    let pushed: Vec<_> = cluster.hosts.iter().map(newest).collect();
+
+    // The same for a pull, on empty disks.
+    for idx in 0..cluster.hosts.len() {
+        cluster.lose_disk(idx).await;
+    }
+    let held = FaultRule::new(FaultAction::Hang).access_key(agent_key(1)).operation("GetObject");
+    let held = cluster.s3.faults().add(held);
+    let round = replicas[0].client.start_pull(Cluster::pull_request()).await.unwrap();
+    let (owner, _) = driven_by_other(&mut database, &round.id, "").await;
+    in_phase(&replicas[0].client, &round.id, RoundPhase::Transferring).await;
+    let dead = replicas.iter().position(|replica| replica.name == owner).unwrap();
+    replicas[dead].process.take().expect("it runs").kill();
+    driven_by_other(&mut database, &round.id, &owner).await;
+    cluster.s3.faults().remove(held);
+    let ended = replicas[1 - dead].client.wait_round(&round.id).await.unwrap();
+    assert_eq!(ended.phase(), RoundPhase::Installed, "{:?}", ended.problem);
+    let pulled: Vec<_> = cluster.hosts.iter().map(Host::state).collect();
+    assert_eq!(pulled, pushed);
+
+    // The location changes its generation, and the pipeline goes on there.
+    let survivor = &replicas[1 - dead].client;
+    let taken = v1::TakeOverRequest { pipeline: PIPELINE.to_owned(), ..v1::TakeOverRequest::default() };
+    assert_eq!(survivor.take_over(taken).await.unwrap().generation, 2);
+    checkpoint_all(&cluster, 20);
+    let round = survivor.start_push(push()).await.unwrap();
+    let round = survivor.wait_round(&round.id).await.unwrap();
+    assert_eq!((round.phase(), round.generation), (RoundPhase::Committed, 2), "{:?}", round.problem);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn coordinators_behind_pgbouncer_with_a_direct_url_push_restore_and_take_over_from_each_other() {
+    all_of_it_behind_pgbouncer(Pooled::Around).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn coordinators_behind_pgbouncer_alone_push_restore_and_take_over_from_each_other_by_polling() {
+    all_of_it_behind_pgbouncer(Pooled::Alone).await;
 }

@@ -32,13 +32,6 @@ async fn rounds(cluster: &Cluster) -> Vec<v1::Round> {
     rounds
 }
 
-/// A look between the checkpoints of two hosts may find no common step, and says so by a round that fails: those are left out.
-async fn committed(cluster: &Cluster) -> Vec<v1::Round> {
-    let mut rounds = rounds(cluster).await;
-    rounds.retain(|round| round.phase() != RoundPhase::Failed);
-    rounds
-}
-
 async fn committed_step(cluster: &Cluster, step: u64) -> v1::Round {
     wait::until(&format!("step {step} is committed by itself"), || async {
         let rounds = rounds(cluster).await;
@@ -83,7 +76,7 @@ async fn s05_a_pipeline_is_pushed_by_itself_from_the_end_of_the_last_push_and_on
         cluster.another_coordinator("second", "127.0.0.1:0", &format!("{COORDINATOR_KEY}-secret")).await;
     looked_again(&cluster).await;
     looked_again(&cluster).await;
-    assert_eq!(committed(&cluster).await.len(), 1, "an unchanged step is not pushed");
+    assert_eq!(rounds(&cluster).await.len(), 1, "an unchanged step is not pushed");
 
     checkpoint_all(&cluster, 20);
     let second = committed_step(&cluster, 20).await;
@@ -97,9 +90,30 @@ async fn s05_a_pipeline_is_pushed_by_itself_from_the_end_of_the_last_push_and_on
     cluster.client = client_of(&format!("http://{other}"));
     checkpoint_all(&cluster, 40);
     committed_step(&cluster, 40).await;
-    let rounds = committed(&cluster).await;
+    let rounds = rounds(&cluster).await;
     assert_eq!(rounds.iter().map(|round| round.step).collect::<Vec<_>>(), [Some(10), Some(20), Some(30), Some(40)]);
     assert!(rounds.iter().all(|round| round.trigger() == RoundTrigger::Periodic));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s05_a_look_between_the_checkpoints_of_two_hosts_is_told_and_makes_no_round() {
+    let cluster = periodic_cluster().await;
+    cluster.hosts[0].checkpoint(10, &[("state.bin", b"0 10")]);
+    let told = wait::until("the schedule tells what the hosts hold", || async {
+        let pipeline = cluster.client.get_pipeline(PIPELINE).await.unwrap();
+        pipeline.push_schedule.and_then(|schedule| schedule.problem).ok_or("no problem")
+    })
+    .await;
+    assert_eq!((told.reason.as_str(), told.metadata["host0_steps"].as_str()), ("NO_COMMON_CHECKPOINT", "10"));
+    assert_eq!(told.metadata["host1_steps"], "none");
+
+    for host in &cluster.hosts[1..] {
+        host.checkpoint(10, &[("state.bin", format!("{} 10", host.idx).as_bytes())]);
+    }
+    let pushed = committed_step(&cluster, 10).await;
+    assert_eq!(rounds(&cluster).await.iter().map(|round| &round.id).collect::<Vec<_>>(), [&pushed.id]);
+    let schedule = cluster.client.get_pipeline(PIPELINE).await.unwrap().push_schedule.unwrap();
+    assert_eq!((schedule.failures, schedule.problem), (0, None));
 }
 
 #[tokio::test(flavor = "multi_thread")]

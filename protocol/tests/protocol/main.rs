@@ -15,4 +15,5 @@ mod sample;
 mod schedules;
 mod selection;
 mod specs;
+mod starts;
 mod takeovers;

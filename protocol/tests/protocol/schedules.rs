@@ -84,6 +84,31 @@ fn what_comes_of_a_push_by_hand_that_failed_changes_nothing_but_is_not_looked_at
     assert_eq!((schedule.due_at, schedule.failures), (at(130), 0));
 }
 
+#[test]
+fn hosts_between_two_checkpoints_are_asked_once_more_before_it_is_a_failure() {
+    let apart = || Problem::new(Reason::NoCommonCheckpoint, "host 0: 10; host 1: none");
+    let first = PushSchedule::new(at(0)).apart(apart(), INTERVAL, at(0), 1000);
+    assert_eq!((first.due_at, first.failures, first.problem.clone()), (at(10), 0, Some(apart())), "soon, no failure");
+
+    // The other host's checkpoint came: what was said of the look before is gone.
+    let pushed = pushes(look(first.clone(), None, INTERVAL, at(10), 1000)).admitted(INTERVAL, at(10));
+    assert_eq!((pushed.failures, pushed.problem), (0, None));
+
+    // It did not come: failures with back-off, and no round for any of them.
+    let second = pushes(look(first, None, INTERVAL, at(10), 1000)).apart(apart(), INTERVAL, at(10), 1000);
+    assert_eq!((second.due_at, second.failures, second.problem.clone()), (at(15), 1, Some(apart())));
+    let third = second.apart(apart(), INTERVAL, at(15), 1000);
+    assert_eq!((third.due_at, third.failures), (at(25), 2));
+    assert_eq!(third.nothing_new(INTERVAL, at(25)), PushSchedule { due_at: at(145), ..PushSchedule::new(at(0)) });
+}
+
+#[test]
+fn a_look_between_two_checkpoints_keeps_what_failed_before() {
+    let schedule = waits(look(PushSchedule::new(at(0)), Some(&ended(1, 0, true, failed())), INTERVAL, at(1), 1000));
+    let schedule = schedule.apart(Problem::new(Reason::NoCommonCheckpoint, "apart"), INTERVAL, at(5), 1000);
+    assert_eq!((schedule.due_at, schedule.failures), (at(15), 1), "not two failures");
+}
+
 proptest! {
     #[test]
     fn the_next_push_is_never_early_and_at_most_a_twentieth_late(interval in 1_u64..100_000, jitter in 0_u32..=1000) {

@@ -150,11 +150,9 @@ impl Tables {
     }
 
     pub(super) fn due_collections(&self, every: Duration, at_most: u32, now: DateTime<Utc>) -> Vec<PipelineId> {
-        let owners = self
-            .pipelines
-            .values()
-            .map(|stored| &stored.row)
-            .filter(|row| row.deleted_at.is_none() && row.claim == ClaimState::Owned && row.fenced.is_none());
+        let owners = self.pipelines.values().map(|stored| &stored.row).filter(|row| {
+            row.deleted_at.is_none() && row.claim == ClaimState::Owned && row.fenced.is_none() && row.behind.is_none()
+        });
         let mut due: Vec<(DateTime<Utc>, PipelineId)> = owners
             .filter_map(|row| {
                 let last = self.last_collection(row.id);
