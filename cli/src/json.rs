@@ -7,6 +7,7 @@ mod checkpoint;
 mod garbage;
 mod pipeline;
 mod round;
+mod standby;
 
 use lockstep_client::v1;
 use prost_types::{Duration, Timestamp};
@@ -19,6 +20,7 @@ pub(crate) use checkpoint::{checkpoint, pin, verification};
 pub(crate) use garbage::{collection, would_go};
 pub(crate) use pipeline::{pipeline, spec};
 pub(crate) use round::{audit_event, kind_name, participant_phase_name, phase_name, round, source_name};
+pub(crate) use standby::{standby, state_name as standby_state_name};
 
 /// `ROUND_PHASE_FAILED` without `ROUND_PHASE_`, in lower case.
 fn enumeration(name: &str, prefix: &str) -> String {

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Shown is the middle of the times that the next look may choose.
-const MIDDLE_JITTER: u32 = 500;
+pub(super) const MIDDLE_JITTER: u32 = 500;
 
 impl Api {
     pub(super) async fn do_create_pipeline(
@@ -196,12 +196,13 @@ impl Api {
 
     /// The row with its rounds.
     pub(super) async fn shown(&self, row: &PipelineRow) -> Result<v1::Pipeline, Problem> {
-        let (active, push, pull, push_schedule, collection) = tokio::try_join!(
+        let (active, push, pull, push_schedule, collection, standby) = tokio::try_join!(
             self.newest_round(row.id, true, None),
             self.newest_round(row.id, false, Some(RoundKind::Push)),
             self.newest_round(row.id, false, Some(RoundKind::Pull)),
             self.push_schedule(row),
             self.last_collection(row),
+            self.standby(row),
         )?;
         Ok(v1::Pipeline {
             id: row.id.to_string(),
@@ -220,6 +221,7 @@ impl Api {
             warnings: convert::pipeline::warnings(&row.spec),
             push_schedule,
             last_collection: collection,
+            standby,
         })
     }
 

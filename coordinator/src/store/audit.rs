@@ -26,6 +26,8 @@ pub(super) mod event {
     pub(crate) const UPKEEP_ADMITTED: &str = "upkeep_admitted";
     pub(crate) const UPKEEP_ENDED: &str = "upkeep_ended";
     pub(crate) const CHECKPOINT_RETIRED: &str = "checkpoint_retired";
+    pub(crate) const STANDBY_STARTED: &str = "standby_started";
+    pub(crate) const STANDBY_STOPPED: &str = "standby_stopped";
     pub(crate) const CHECKPOINT_VERIFIED: &str = "checkpoint_verified";
     pub(crate) const CHECKPOINT_MARKED: &str = "checkpoint_marked";
     pub(crate) const PIPELINE_BEHIND: &str = "pipeline_behind";

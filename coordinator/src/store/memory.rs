@@ -10,6 +10,7 @@ mod faults;
 mod pipelines;
 mod rounds;
 mod schedules;
+mod standbys;
 mod take_overs;
 mod upkeep;
 mod verifications;
@@ -42,8 +43,8 @@ pub use faults::StoreFault;
 
 use super::{
     Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, CollectionView, Created, DatabaseIdentity,
-    DuePushes, Listed, Marking, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, Store,
-    StoreError, TakeOverApplied, UpkeepApplied, Verification, VerificationsOf, apply,
+    DuePushes, DueStandbys, Listed, Marking, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter,
+    RoundRecord, StandbyRow, Store, StoreError, TakeOverApplied, UpkeepApplied, Verification, VerificationsOf, apply,
     ask::Request,
     claims::{FenceOut, Settle},
     differences::Note,
@@ -53,6 +54,7 @@ use super::{
     schedules::SaveSchedule,
     schema::Schema,
     sqlstate::{Fail, Place},
+    standbys::{SaveFollowState, Steer},
     take_overs as take_overs_of,
     transactions::Transactions,
     upkeep as upkeep_of,
@@ -62,6 +64,7 @@ use faults::Faults;
 use pipelines::StoredPipeline;
 use rounds::StoredRound;
 use schedules::StoredSchedule;
+use standbys::StoredStandby;
 use take_overs::StoredTakeOver;
 use upkeep::{StoredRetirement, StoredUpkeep};
 use verifications::StoredVerification;
@@ -101,6 +104,7 @@ struct Tables {
     /// Digest of the parameters, and the round that answered.
     requests: BTreeMap<(PipelineId, RequestId), (String, RoundId)>,
     schedules: BTreeMap<PipelineId, StoredSchedule>,
+    standbys: BTreeMap<PipelineId, StoredStandby>,
     take_overs: BTreeMap<Uuid, StoredTakeOver>,
     upkeep: BTreeMap<Uuid, StoredUpkeep>,
     retirements: BTreeMap<(PipelineId, Generation, Seq), StoredRetirement>,
@@ -182,6 +186,7 @@ impl MemoryDatabase {
             rounds: BTreeMap::new(),
             requests: BTreeMap::new(),
             schedules: BTreeMap::new(),
+            standbys: BTreeMap::new(),
             take_overs: BTreeMap::new(),
             upkeep: BTreeMap::new(),
             retirements: BTreeMap::new(),
@@ -479,6 +484,22 @@ impl Transactions for Link {
 
     async fn push_schedule(&self, id: PipelineId) -> Result<Option<PushSchedule>, StoreError> {
         self.run("push_schedule", Access::Read, move |tables, _| Ok(tables.push_schedule(id))).await
+    }
+
+    async fn due_standbys(&self, lease: Duration, at_most: u32) -> Result<DueStandbys, StoreError> {
+        self.run("due_standbys", Access::Write, move |tables, now| Ok(tables.due_standbys(lease, at_most, now))).await
+    }
+
+    async fn save_follow_state(&self, save: SaveFollowState) -> Result<bool, StoreError> {
+        self.run("save_follow_state", Access::Write, move |tables, _| tables.save_follow_state(&save)).await
+    }
+
+    async fn steer_standby(&self, steer: Steer) -> Result<PipelineRow, StoreError> {
+        self.run("steer_standby", Access::Write, move |tables, now| tables.steer_standby(&steer, now)).await
+    }
+
+    async fn standbys(&self, only: Option<PipelineId>) -> Result<Vec<StandbyRow>, StoreError> {
+        self.run("standbys", Access::Read, move |tables, _| Ok(tables.list_standbys(only))).await
     }
 
     async fn admit_take_over(&self, request: take_overs_of::Request) -> Result<TakeOver, StoreError> {
