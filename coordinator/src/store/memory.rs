@@ -557,7 +557,7 @@ impl Transactions for Link {
     }
 
     async fn apply_upkeep(&self, change: Arc<upkeep_of::Move>) -> Result<UpkeepApplied, StoreError> {
-        self.run("apply_upkeep", Access::Write, move |tables, now| Ok(tables.apply_upkeep(&change, now))).await
+        self.run("apply_upkeep", Access::Write, move |tables, now| tables.apply_upkeep(&change, now)).await
     }
 
     async fn get_upkeep(&self, id: Uuid) -> Result<Upkeep, StoreError> {

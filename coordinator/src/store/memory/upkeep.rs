@@ -11,7 +11,7 @@ use lockstep_protocol::{
 };
 use uuid::Uuid;
 
-use super::{Line, Tables, later};
+use super::{Line, Tables, as_json, later};
 use crate::store::{
     ClaimState, CollectionView, Marking, UpkeepApplied,
     audit::event,
@@ -69,7 +69,7 @@ impl Tables {
             pipeline_name: pipeline.spec.name,
             location: pipeline.spec.location,
             generation: pipeline.generation,
-            work: ask.work.clone(),
+            work: as_json(&ask.work)?,
             version: 1,
             term: Term::NONE,
             phase: Phase::Waiting,
@@ -168,17 +168,17 @@ impl Tables {
         due.into_iter().map(|(_, id)| id).collect()
     }
 
-    pub(super) fn apply_upkeep(&mut self, change: &Move, now: DateTime<Utc>) -> UpkeepApplied {
+    pub(super) fn apply_upkeep(&mut self, change: &Move, now: DateTime<Utc>) -> Result<UpkeepApplied, Fail> {
         let (before, next) = (&change.before, &change.next);
-        let Some(stored) = self.upkeep.get_mut(&before.id) else { return UpkeepApplied::Moved };
+        let Some(stored) = self.upkeep.get_mut(&before.id) else { return Ok(UpkeepApplied::Moved) };
         let value = &mut stored.value;
         if value.version != before.version || value.term != before.term || value.ended_at.is_some() {
-            return UpkeepApplied::Moved;
+            return Ok(UpkeepApplied::Moved);
         }
         value.version += 1;
         value.phase = next.phase;
         value.tally = next.tally;
-        value.problem.clone_from(&next.problem);
+        value.problem = as_json(&next.problem)?;
         value.tries = next.tries;
         value.retry_at = next.retry_at.map(|at| at.trunc_subsecs(6));
         if next.phase.is_terminal() {
@@ -203,7 +203,7 @@ impl Tables {
                 },
             );
         }
-        UpkeepApplied::Stored(value)
+        Ok(UpkeepApplied::Stored(value))
     }
 
     pub(super) fn mark_retired(&mut self, marking: &Marking, now: DateTime<Utc>) -> Result<Vec<Retiring>, Fail> {
