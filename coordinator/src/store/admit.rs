@@ -24,6 +24,7 @@ use super::{
     rows::{StoredTransfer, record, rest_of, select_records},
     session::Session,
     sqlstate::{Fail, Settling},
+    standbys,
     text::{json as stored_json, optional_json, text},
 };
 
@@ -38,6 +39,7 @@ pub(super) async fn admit(connection: &mut Session, request: &Request) -> Result
         return Ok(admission);
     }
     check_admits(&pipeline, &request.ask)?;
+    standbys::still_follows(&mut transaction, &pipeline, &request.ask).await?;
     if let Some(admission) = already_committed(&mut transaction, &pipeline, request, &digest, &parameters).await? {
         transaction.commit().await.settling()?;
         return Ok(admission);
@@ -385,7 +387,9 @@ pub(super) fn admitted_because(round: &Round, trigger: Trigger) -> String {
             push.seq,
             push.base.map_or_else(|| "none".to_owned(), |base| format!("{}-{}", base.generation, base.seq))
         ),
-        Kind::Pull(pull) => format!("pull of {}, standby {}", pull.request.selector, pull.request.standby),
+        Kind::Pull(pull) => {
+            format!("{} pull of {}, standby {}", trigger.as_str(), pull.request.selector, pull.request.standby)
+        }
     }
 }
 

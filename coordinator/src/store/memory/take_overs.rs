@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use lockstep_protocol::{
-    id::{RequestId, Seq, Term},
+    id::{PipelineId, RequestId, Seq, Term},
     takeover::TakeOver,
 };
 use uuid::Uuid;
@@ -33,13 +33,12 @@ impl Tables {
         let pipeline = self.own_pipeline(&request.ask.pipeline)?.row.clone();
         let asked = request.ask.request_id;
         let mut of_pipeline = self.take_overs.values().filter(|stored| stored.value.pipeline == pipeline.id);
-        let known = of_pipeline
-            .clone()
-            .find(|stored| stored.value.id == request.id || asked.is_some() && stored.request_id == asked);
+        let known =
+            of_pipeline.find(|stored| stored.value.id == request.id || asked.is_some() && stored.request_id == asked);
         if let Some(known) = known {
             return Ok(known.value.clone());
         }
-        let active = of_pipeline.find(|stored| !stored.value.phase.is_terminal()).map(|stored| stored.value.id);
+        let active = self.active_take_over(pipeline.id);
         check_admits(&pipeline, active)?;
         let new = new_take_over(&pipeline, request, writer_of(&self.identity));
         self.take_overs.insert(
@@ -49,6 +48,11 @@ impl Tables {
         let cause = admitted_because(&new);
         self.tell(&new, (event::TAKE_OVER_ADMITTED, None, new.phase.as_str()), &cause, &request.caller.actor, now);
         Ok(new)
+    }
+
+    pub(super) fn active_take_over(&self, pipeline: PipelineId) -> Option<Uuid> {
+        let mut active = self.take_overs.values().filter(|stored| !stored.value.phase.is_terminal());
+        active.find(|stored| stored.value.pipeline == pipeline).map(|stored| stored.value.id)
     }
 
     fn tell(
