@@ -150,6 +150,11 @@ impl Coordinator for Api {
         answer(self.do_delete_pipeline(caller, request.into_inner()).await)
     }
 
+    async fn activate(&self, request: Request<v1::ActivateRequest>) -> Result<Response<v1::TakeOverResponse>, Status> {
+        let caller = caller::caller(&request).map_err(status)?;
+        answer(Box::pin(self.do_activate(caller, request.into_inner())).await)
+    }
+
     async fn start_standby(&self, request: Request<v1::StartStandbyRequest>) -> Result<Response<v1::Pipeline>, Status> {
         let caller = caller::caller(&request).map_err(status)?;
         answer(Box::pin(self.do_start_standby(caller, request.into_inner())).await)

@@ -10,7 +10,7 @@
 //! - `drive`: what effects and driver of one round share; `progress` of its hosts
 //! - `leases`: which rounds this replica holds; `clock`: by whose clock; `cancels`: which of them somebody asked to stop
 //! - `unsaved`: which reports may wait before they are stored
-//! - `claim`: locations of new pipelines; `schedule`: pushes that nobody asks for; `follow`: pulls of standbys; `take_over`: locations that somebody owned
+//! - `claim`: locations of new pipelines; `schedule`: pushes that nobody asks for; `follow`: pulls of standbys; `take_over`: locations that somebody owned, with the pulls of an `activation`
 //! - `marks`: of damaged checkpoints
 //! - `compare`: every location with the database, once at start
 //! - `farewell`: what is told to agents and bucket after the end
@@ -37,6 +37,7 @@ use crate::{
     store::{Caller, Change, Changes, Difference, RoundRecord, Store},
 };
 
+mod activation;
 mod cancels;
 mod claim;
 mod clock;

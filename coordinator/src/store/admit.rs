@@ -170,6 +170,10 @@ pub(super) fn check_admits(pipeline: &PipelineRow, ask: &Ask) -> Result<(), Prob
     };
     match (&pipeline.claim, ask) {
         (ClaimState::Claiming, _) => owns_none("still claims its location: wait until it owns it", Retryable::Yes),
+        (ClaimState::Standby, Ask::Push(_)) if pipeline.generation > Generation::NONE => owns_none(
+            "is being activated, and its hosts don't all have the newest checkpoint yet: wait for that",
+            Retryable::Yes,
+        ),
         (ClaimState::Standby, Ask::Push(_)) => {
             owns_none("is a standby and owns no location: activate it to push", Retryable::AfterFix)
         }

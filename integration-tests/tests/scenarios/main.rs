@@ -2,6 +2,7 @@
 //! and tells the behaviour; tests without a number hold what the protocol says beyond the scenarios.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests: a failed expectation is a failed test")]
 
+mod activation;
 mod bad_input;
 mod coordinator;
 mod database_faults;

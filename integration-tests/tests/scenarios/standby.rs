@@ -21,7 +21,8 @@ pub(crate) async fn holds(heir: &Cluster, step: u64) -> v1::Standby {
     .await
 }
 
-async fn pulls(heir: &Cluster) -> Vec<v1::Round> {
+/// Every round of the heir, the oldest first.
+pub(crate) async fn rounds(heir: &Cluster) -> Vec<v1::Round> {
     let filter = v1::ListRoundsRequest { pipeline: HEIR.to_owned(), ..Default::default() };
     let mut rounds = heir.client.list_rounds(filter, 1000).await.unwrap();
     rounds.sort_by_key(|round| round.round_no);
@@ -71,7 +72,7 @@ async fn s24_a_standby_follows_every_push_by_itself_and_fetches_only_what_is_new
     owner.pushed().await;
     holds(&heir, 50).await;
 
-    let pulls = pulls(&heir).await;
+    let pulls = rounds(&heir).await;
     assert!(pulls.iter().all(is_installed), "{pulls:?}");
     assert_eq!(pulls.iter().map(|pull| pull.step).collect::<Vec<_>>(), [20, 30, 40, 50].map(Some));
     assert!(pulls.iter().all(|pull| pull.trigger() == RoundTrigger::Periodic && pull.generation == 0));
@@ -100,7 +101,7 @@ async fn s25_a_standby_that_is_pinned_stays_on_its_checkpoint_until_it_is_told_o
     // Told to stop it stays as well, and pulls nothing any more.
     let stopped = heir.client.stop_standby(HEIR).await.unwrap().standby.unwrap();
     assert_eq!((stopped.state(), stopped.next_time), (StandbyState::Stopped, None));
-    let before = pulls(&heir).await.len();
+    let before = rounds(&heir).await.len();
     let unknown = "0b9f1f0e-0f39-4f2b-9b06-0d9a3b8f2c11";
     heir.client.start_standby(HEIR, unknown).await.unwrap();
     wait::until("the pinned checkpoint is not found", || async {
@@ -111,7 +112,7 @@ async fn s25_a_standby_that_is_pinned_stays_on_its_checkpoint_until_it_is_told_o
         }
     })
     .await;
-    assert_eq!(pulls(&heir).await.len(), before);
+    assert_eq!(rounds(&heir).await.len(), before);
     assert_eq!(standby(&heir).await.held.unwrap().step, 10, "the last good one is kept");
     heir.client.start_standby(HEIR, "").await.unwrap();
     holds(&heir, 30).await;
@@ -182,5 +183,5 @@ async fn s30_a_standby_that_can_not_pull_keeps_what_it_has_and_says_how_far_behi
         if lag == (Some(0.0), Some(0.0)) { Ok(()) } else { Err(format!("{lag:?}")) }
     })
     .await;
-    assert!(pulls(&heir).await.iter().any(|pull| pull.phase() == RoundPhase::Failed));
+    assert!(rounds(&heir).await.iter().any(|pull| pull.phase() == RoundPhase::Failed));
 }

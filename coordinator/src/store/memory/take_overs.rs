@@ -16,7 +16,8 @@ use crate::store::{
     audit::event,
     sqlstate::Fail,
     take_overs::{
-        Adoption, Move, Request, admitted_because, check_admits, new_take_over, not_found, stored, writer_of,
+        Adoption, Move, Request, admitted_because, adopted_as, check_admits, hands_over, new_take_over, not_found,
+        stored, writer_of,
     },
 };
 
@@ -39,7 +40,7 @@ impl Tables {
             return Ok(known.value.clone());
         }
         let active = self.active_take_over(pipeline.id);
-        check_admits(&pipeline, active)?;
+        check_admits(&pipeline, request.ask.purpose, active)?;
         let new = new_take_over(&pipeline, request, writer_of(&self.identity));
         self.take_overs.insert(
             new.id,
@@ -122,6 +123,13 @@ impl Tables {
             return Ok(TakeOverApplied::Moved);
         }
         let next = stored(change);
+        if hands_over(change) {
+            self.change_pipeline(next.pipeline, now, |row| {
+                if row.claim == ClaimState::Standby && Some(row.generation) == next.generation() {
+                    row.claim = ClaimState::Owned;
+                }
+            });
+        }
         if change.decision.fence_pipeline {
             let (holds, problem) = (next.holds, next.problem.clone());
             let fits = self.any_pipeline(next.pipeline)?.generation == holds;
@@ -157,7 +165,7 @@ impl Tables {
         }
         let identity = self.identity.clone();
         self.change_pipeline(next.pipeline, now, |row| {
-            row.claim = ClaimState::Owned;
+            row.claim = adopted_as(next);
             row.claim_problem = None;
             row.generation = fence.generation;
             row.fence_bytes = Some(fence.bytes);
