@@ -92,6 +92,7 @@ async fn dispatch(global: Global, command: Ours) -> Result<(), Failure> {
         Ours::Round(command) => commands::round::run(&Context::new(&global)?, command).await,
         Ours::Checkpoint(command) => commands::checkpoint::run(&Context::new(&global)?, command).await,
         Ours::Resync(args) => commands::resync::run(&Context::new(&global)?, args).await,
+        Ours::Gc(args) => commands::gc::run(&Context::new(&global)?, args).await,
         Ours::Standby(command) => commands::standby::run(&Context::new(&global)?, command).await,
         Ours::TakeOver(args) => commands::take_over::run(&Context::new(&global)?, args).await,
         Ours::Audit(args) => commands::audit::run(&Context::new(&global)?, args).await,
