@@ -18,7 +18,7 @@ use lockstep_protocol::{
 use uuid::Builder;
 
 use super::drive::Drive;
-use crate::plan::{PullPlan, place::Place, resolve_pull};
+use crate::plan::{PullPlan, patiently, place::Place, resolve_pull};
 
 /// Checkpoints that are retired one after the other between finding and pinning them.
 const TRIES: u32 = 4;
@@ -30,11 +30,13 @@ pub(super) async fn resolve(drive: &Drive, round: &Round) -> Result<PullPlan, Pr
         let plan = resolve_pull(&drive.services.plan_context(), round, drive.read_location.as_ref()).await?;
         let Some(commit) = to_pin(round, &plan.resolved) else { return Ok(plan) };
         let place = drive.own_place(round).await?;
-        if !pin(drive, round, &place, commit).await? {
+        let patience = drive.services.options.store_patience;
+        if !patiently(patience, async || pin(drive, round, &place, commit).await).await? {
             return Ok(plan);
         }
-        let tombstone = Key::Retired(commit.generation, commit.seq).to_string();
-        if place.bucket().get(&tombstone, MAX_DOCUMENT_BYTES).await.or_problem().known()?.is_none() {
+        let key = Key::Retired(commit.generation, commit.seq).to_string();
+        let read = async || place.bucket().get(&key, MAX_DOCUMENT_BYTES).await.or_problem().known();
+        if patiently(patience, read).await?.is_none() {
             return Ok(plan);
         }
         unpin(round, &place, commit).await;
