@@ -76,7 +76,7 @@ pub struct FoundCommit<'a> {
 
 /// Chooses. `found` is what the location has for the selector; none: proven that it has nothing.
 ///
-/// A disk that is behind the newest commit (an older volume came back) is not `latest`: engines never go back by themselves (S11).
+/// A disk that has neither gone on from the newest commit nor holds it (an older volume came back) is not `latest`: engines never go back by themselves (S11).
 pub fn start_from(
     request: &StartPull,
     location: &Location,
@@ -103,9 +103,7 @@ fn enough<'a>(
     found: Option<FoundCommit<'_>>,
 ) -> Option<&'a LocalCheckpoint> {
     match request.from {
-        PullSelector::Latest => {
-            newest(disk).filter(|local| found.is_none_or(|found| local.step >= found.document.step))
-        }
+        PullSelector::Latest => newest(disk).filter(|local| found.is_none_or(|found| local.step > found.document.step)),
         PullSelector::Step(step) => disk.iter().rfind(|local| local.step == step),
         // These name a commit: which local checkpoint it is made of, only the commit tells.
         PullSelector::Checkpoint(_) | PullSelector::Time(_) => None,
@@ -147,6 +145,7 @@ fn from_commit(location: &Location, disk: &[LocalCheckpoint], found: FoundCommit
         .with("checkpoint_fingerprint", stored)
         .with("fingerprint", own));
     }
+    // Of the same step another one is another history.
     let copy = document.parts.first().and_then(|part| {
         disk.iter().find(|local| {
             local.id == part.local_checkpoint

@@ -88,8 +88,8 @@ A spec (only name, hosts or solo, agents and location must be there; unknown fie
   read_location: null                     # read-only fallback for pulls
   start: {from: latest, fail_if_none: false}   # from: latest, {step: N}, {checkpoint: UUID} or {time: T}
   push_interval: 2m                       # pushed by itself, so long after the end of the last push; left out: never
-  pull_interval: 10s                      # of a standby; stored, nothing follows it yet: apply warns
-  retention: {min_count: 10, min_age: 30d}     # stored, nothing is deleted yet: apply warns
+  pull_interval: 10s                      # of a standby: how often it looks for a newer checkpoint
+  retention: {min_count: 10, min_age: 30d}     # what stays of the checkpoints: the newest 10, and all that are younger than 30 days
   transfer: {concurrency: 16, part_size: 16MiB, memory: 64MiB, bandwidth_limit: null}
 
 Durations and sizes have units. Credentials never stand in a spec: coordinator and agents find theirs by the standard AWS chain.

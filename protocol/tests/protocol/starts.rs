@@ -58,7 +58,9 @@ fn a_disk_that_is_not_behind_is_the_latest_and_one_that_is_behind_is_not() {
         let found = newest.as_ref().map(|document| (document, false));
         assert_eq!(choose(PullSelector::Latest, None, &disk, found), on_disk(&disk[1]));
     }
-    // Made on another disk, while this one was away.
+    // Made on another disk, while this one was away; of the same step too.
+    let beside = commit(&local(3, 20, None));
+    assert_eq!(choose(PullSelector::Latest, None, &disk, Some((&beside, false))), Ok(StartFrom::Commit));
     let ahead = commit(&local(3, 30, None));
     assert_eq!(choose(PullSelector::Latest, None, &disk, Some((&ahead, false))), Ok(StartFrom::Commit));
     assert_eq!(choose(PullSelector::Latest, None, &[], Some((&ahead, false))), Ok(StartFrom::Commit));
