@@ -8,6 +8,7 @@
 //! - [`aws`]: the real thing
 //! - [`decide`]: a push round's decision (push steps 4 to 6); [`fences`]: who owns a location; [`catalog`]: which checkpoints it holds;
 //!   [`parts`]: what a host's share of one holds; [`verify`]: whether they are whole
+//! - [`garbage`]: what a collector reads, and the tombstones it puts; [`pins`]: what keeps a checkpoint from it
 //! - [`mod@probe`]: whether a store can hold checkpoints at all
 //! - [`memory`]: the twin in memory, with faults; [`conformance`] holds it and real servers to one behaviour
 
@@ -19,10 +20,12 @@ pub mod decide;
 mod document;
 pub mod error;
 pub mod fences;
+pub mod garbage;
 pub mod memory;
 mod pace;
 pub mod parts;
 mod payload;
+pub mod pins;
 pub mod probe;
 pub mod store;
 pub mod verify;

@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{audit, checkpoint, pipeline, probe, pull, push, round, standby, status, take_over};
+use crate::commands::{audit, checkpoint, gc, pipeline, probe, pull, push, round, standby, status, take_over};
 use crate::demo::Demo;
 use crate::dev::Dev;
 use crate::hidden;
@@ -83,6 +83,8 @@ pub(crate) enum Ours {
     /// Look at what a pipeline's location holds.
     #[command(subcommand)]
     Checkpoint(checkpoint::Command),
+    /// Retire, sweep and delete what a location does not need any more.
+    Gc(gc::Gc),
     /// Let a standby follow its location, and look how far behind it is.
     #[command(subcommand)]
     Standby(standby::Command),

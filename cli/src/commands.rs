@@ -2,6 +2,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod checkpoint;
+pub(crate) mod gc;
 pub(crate) mod pipeline;
 pub(crate) mod probe;
 pub(crate) mod pull;

@@ -4,6 +4,7 @@
 //! sizes are bytes, absent values are `null`. Fingerprints are strings: 64 bits don't fit a JSON number everywhere.
 
 mod checkpoint;
+mod garbage;
 mod pipeline;
 mod round;
 mod standby;
@@ -15,7 +16,8 @@ use serde_json::{Value, json};
 use crate::failure::retryable_name;
 use crate::text;
 
-pub(crate) use checkpoint::{checkpoint, verification};
+pub(crate) use checkpoint::{checkpoint, pin, verification};
+pub(crate) use garbage::{collection, would_go};
 pub(crate) use pipeline::{pipeline, spec};
 pub(crate) use round::{audit_event, kind_name, participant_phase_name, phase_name, round, source_name};
 pub(crate) use standby::{standby, state_name as standby_state_name};

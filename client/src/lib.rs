@@ -49,6 +49,7 @@ mod phase;
 mod pipelines;
 mod retry;
 mod rounds;
+mod upkeep;
 mod watch;
 
 pub use checkpoints::Verification;

@@ -4,7 +4,7 @@
 //! row, so a caller that goes away changes nothing. Handlers return [`Problem`]s, and one function gives them their gRPC code.
 //!
 //! - `caller`, `request`: what all requests have in common
-//! - `pipelines`, `standby`, `take_over`, `rounds`, `checkpoints`, `audit`: one subject each
+//! - `pipelines`, `standby`, `take_over`, `rounds`, `checkpoints`, `upkeep`, `audit`: one subject each
 //! - `watch`: waiting for rows to change, for watches and for calls that answer later
 
 use std::{pin::Pin, sync::Arc, time::Duration};
@@ -28,15 +28,18 @@ mod request;
 mod rounds;
 mod standby;
 mod take_over;
+mod upkeep;
 mod watch;
 
 pub use caller::ACTOR_HEADER;
 
 /// Methods that wait for something on purpose: they bound that themselves, so the server's default deadline does not.
-pub const OWN_WAIT: [&str; 3] = [
+pub const OWN_WAIT: [&str; 4] = [
     "/lockstep.v1.Coordinator/CreatePipeline",
     "/lockstep.v1.Coordinator/WatchRound",
     "/lockstep.v1.Coordinator/VerifyCheckpoint",
+    // Its dry run reads what every checkpoint reaches.
+    "/lockstep.v1.Coordinator/CollectGarbage",
 ];
 
 /// Settings of the service.
@@ -54,6 +57,8 @@ pub struct ApiOptions {
     pub cancel_wait: Duration,
     /// How long StartPush asks agents whether there is anything to push; a longer answer is left to planning.
     pub look_wait: Duration,
+    /// How long what is retired keeps its objects, as dispatch has it.
+    pub gc_grace: Duration,
     /// How long `validate_only` insists on agents and buckets that don't answer; a round insists longer.
     pub preview: PlanOptions,
 }
@@ -69,6 +74,7 @@ impl Default for ApiOptions {
             create_wait: Duration::from_secs(20),
             cancel_wait: Duration::from_secs(5),
             look_wait: Duration::from_secs(3),
+            gc_grace: Duration::from_secs(24 * 3600),
             preview: PlanOptions { unreachable_after: Duration::from_secs(10), store_patience: Duration::from_secs(5) },
         }
     }
@@ -223,6 +229,35 @@ impl Coordinator for Api {
     ) -> Result<Response<Self::VerifyCheckpointStream>, Status> {
         let caller = caller::caller(&request).map_err(status)?;
         answer(Box::pin(self.do_verify_checkpoint(caller, request.into_inner())).await)
+    }
+
+    async fn pin_checkpoint(&self, request: Request<v1::PinCheckpointRequest>) -> Result<Response<v1::Pin>, Status> {
+        let caller = caller::caller(&request).map_err(status)?;
+        answer(Box::pin(self.do_pin_checkpoint(caller, request.into_inner())).await)
+    }
+
+    async fn unpin_checkpoint(
+        &self,
+        request: Request<v1::UnpinCheckpointRequest>,
+    ) -> Result<Response<v1::UnpinCheckpointResponse>, Status> {
+        let caller = caller::caller(&request).map_err(status)?;
+        answer(Box::pin(self.do_unpin_checkpoint(caller, request.into_inner())).await)
+    }
+
+    async fn delete_checkpoint(
+        &self,
+        request: Request<v1::DeleteCheckpointRequest>,
+    ) -> Result<Response<v1::DeleteCheckpointResponse>, Status> {
+        let caller = caller::caller(&request).map_err(status)?;
+        answer(Box::pin(self.do_delete_checkpoint(caller, request.into_inner())).await)
+    }
+
+    async fn collect_garbage(
+        &self,
+        request: Request<v1::CollectGarbageRequest>,
+    ) -> Result<Response<v1::CollectGarbageResponse>, Status> {
+        let caller = caller::caller(&request).map_err(status)?;
+        answer(Box::pin(self.do_collect_garbage(caller, request.into_inner())).await)
     }
 
     async fn list_audit_events(

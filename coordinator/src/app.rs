@@ -119,6 +119,7 @@ async fn serve(args: CoordinatorArgs, url: DatabaseUrl, prometheus: PrometheusHa
         push_deadline: args.push_deadline,
         pull_deadline: args.pull_deadline,
         retry: args.retry(),
+        gc_grace: args.gc_grace,
         ..ApiOptions::default()
     };
     let api = Api::new(store.clone(), Arc::new(agents.clone()), connector.clone(), options, stopping.clone());
@@ -147,6 +148,7 @@ async fn serve(args: CoordinatorArgs, url: DatabaseUrl, prometheus: PrometheusHa
             push_deadline: args.push_deadline,
             pull_deadline: args.pull_deadline,
             retry: args.retry(),
+            garbage: args.garbage(),
             ..DispatchOptions::default()
         },
     );

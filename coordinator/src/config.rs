@@ -6,12 +6,17 @@ use clap::{Parser, Subcommand, ValueEnum};
 use lockstep_protocol::round::RetryPolicy;
 use lockstep_telemetry::LogFormat;
 
-use crate::store::Pooler;
+use crate::{dispatch::GarbageOptions, store::Pooler};
 
 /// Shortest deadline a round may be given.
 pub const MIN_DEADLINE: Duration = Duration::from_secs(1);
 /// Longest deadline a round may be given.
 pub const MAX_DEADLINE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Longest grace period and interval of collections.
+const MAX_GC_GRACE: Duration = Duration::from_secs(366 * 24 * 3600);
+/// Shortest interval of collections.
+const MIN_GC_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A database URL. It may hold a password, so it prints as nothing but its place.
 #[derive(Clone, PartialEq, Eq)]
@@ -233,6 +238,22 @@ pub struct CoordinatorArgs {
         value_parser = humantime::parse_duration)]
     pub pull_deadline: Duration,
 
+    /// How long a retired checkpoint keeps its objects, for pulls of other databases that may be reading it.
+    #[arg(long, env = "LOCKSTEP_GC_GRACE", default_value = "24h", value_name = "DURATION",
+        value_parser = humantime::parse_duration)]
+    pub gc_grace: Duration,
+
+    /// How far apart collections of garbage begin that nobody asks for: orphans of every pipeline that owns its location, checkpoints
+    /// of those with a retention. 0s: garbage is only collected when asked for.
+    #[arg(long, env = "LOCKSTEP_GC_INTERVAL", default_value = "1h", value_name = "DURATION",
+        value_parser = humantime::parse_duration)]
+    pub gc_interval: Duration,
+
+    /// Deletes that one collection of garbage sends in a second at most.
+    #[arg(long, env = "LOCKSTEP_GC_DELETES_PER_SECOND", default_value_t = 200, value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub gc_deletes_per_second: u32,
+
     /// After SIGTERM: time to hand rounds back and answer calls that are under way.
     #[arg(long, env = "LOCKSTEP_SHUTDOWN_GRACE", default_value = "25s", value_name = "DURATION",
         value_parser = humantime::parse_duration)]
@@ -297,6 +318,12 @@ impl CoordinatorArgs {
                 return Err(format!("{flag} {} is not between 1s and 7d", show(value)));
             }
         }
+        if self.gc_grace > MAX_GC_GRACE {
+            return Err(format!("--gc-grace {} is more than 366d", show(self.gc_grace)));
+        }
+        if !self.gc_interval.is_zero() && !(MIN_GC_INTERVAL..=MAX_GC_GRACE).contains(&self.gc_interval) {
+            return Err(format!("--gc-interval {} is neither 0s nor between 100ms and 366d", show(self.gc_interval)));
+        }
         if self.replica.as_ref().is_some_and(|name| !is_name(name)) {
             return Err("--replica: a replica's name has 1 to 128 printable ASCII characters and no space".to_owned());
         }
@@ -320,6 +347,15 @@ impl CoordinatorArgs {
     /// How attempts of a round are retried.
     pub const fn retry(&self) -> RetryPolicy {
         RetryPolicy { max_attempts: self.max_attempts, base: self.retry_base, max: self.retry_max }
+    }
+
+    /// How garbage is collected.
+    pub fn garbage(&self) -> GarbageOptions {
+        GarbageOptions {
+            grace: self.gc_grace,
+            every: (!self.gc_interval.is_zero()).then_some(self.gc_interval),
+            deletes_per_second: self.gc_deletes_per_second,
+        }
     }
 
     /// Name of this replica: as given, else host name and process id, which no two living replicas share.
@@ -378,6 +414,8 @@ mod tests {
         assert_eq!(args.retry(), RetryPolicy::default());
         assert_eq!((args.push_deadline, args.pull_deadline), (Duration::from_secs(3600), Duration::from_secs(3600)));
         assert_eq!(args.shutdown_grace, Duration::from_secs(25));
+        assert_eq!(args.garbage(), GarbageOptions::default());
+        assert_eq!(args.gc_grace, Duration::from_secs(24 * 3600));
         assert_eq!((args.listen.port(), args.http_listen.port()), (7400, 7401));
     }
 
@@ -390,6 +428,8 @@ mod tests {
             (&["--pull-deadline", "10ms"], "--pull-deadline"),
             (&["--long-poll", "0s"], "--long-poll"),
             (&["--replica", "a b"], "--replica"),
+            (&["--gc-interval", "1ms"], "--gc-interval"),
+            (&["--gc-grace", "400d"], "--gc-grace"),
         ] {
             let flags: Vec<&str> = flags.iter().copied().chain(["--insecure"]).collect();
             let refused = args(&flags).check().unwrap_err();

@@ -15,3 +15,4 @@ pub mod standby;
 pub mod status;
 pub mod time;
 pub mod update;
+pub mod upkeep;

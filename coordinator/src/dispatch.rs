@@ -11,7 +11,7 @@
 //! - `leases`: which rounds this replica holds; `clock`: by whose clock; `cancels`: which of them somebody asked to stop
 //! - `unsaved`: which reports may wait before they are stored
 //! - `claim`: locations of new pipelines; `schedule`: pushes that nobody asks for; `follow`: pulls of standbys; `take_over`: locations that somebody owned, with the pulls of an `activation`
-//! - `marks`: of damaged checkpoints
+//! - `marks`: of damaged checkpoints; `upkeep`: pins, retirements and collections, with what they delete in `collect`
 //! - `compare`: every location with the database, once at start
 //! - `farewell`: what is told to agents and bucket after the end
 //! - `milestone`: failpoints around what is stored
@@ -41,6 +41,7 @@ mod activation;
 mod cancels;
 mod claim;
 mod clock;
+mod collect;
 mod compare;
 mod drive;
 mod driver;
@@ -60,6 +61,7 @@ mod settle;
 mod take_over;
 mod transfer;
 mod unsaved;
+mod upkeep;
 mod work;
 
 use clock::DatabaseClock;
@@ -95,8 +97,27 @@ pub struct DispatchOptions {
     pub push_deadline: Duration,
     /// Of pulls that a standby or an activation asks for. 1 h.
     pub pull_deadline: Duration,
-    /// Of pushes and pulls that nobody asks for.
+    /// Of pushes, pulls and collections that nobody asks for.
     pub retry: RetryPolicy,
+    /// How garbage is collected.
+    pub garbage: GarbageOptions,
+}
+
+/// How garbage is collected.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GarbageOptions {
+    /// How long what is retired keeps its objects, for readers who can't pin. 24 h.
+    pub grace: Duration,
+    /// How far apart collections begin that nobody asks for; none: there are none. 1 h.
+    pub every: Option<Duration>,
+    /// Of one collection. 200.
+    pub deletes_per_second: u32,
+}
+
+impl Default for GarbageOptions {
+    fn default() -> Self {
+        Self { grace: Duration::from_secs(24 * 3600), every: Some(Duration::from_secs(3600)), deletes_per_second: 200 }
+    }
 }
 
 impl Default for DispatchOptions {
@@ -115,6 +136,7 @@ impl Default for DispatchOptions {
             push_deadline: Duration::from_secs(3600),
             pull_deadline: Duration::from_secs(3600),
             retry: RetryPolicy::default(),
+            garbage: GarbageOptions::default(),
         }
     }
 }
@@ -192,6 +214,8 @@ impl Dispatcher {
         tasks.spawn(schedule::run(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(follow::run(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(take_over::run(Arc::clone(&services), shutdown.clone()));
+        tasks.spawn(upkeep::run(Arc::clone(&services), shutdown.clone()));
+        tasks.spawn(upkeep::schedule(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(marks::run(Arc::clone(&services), shutdown.clone()));
         claim_rounds(&services, &tasks, &shutdown).await;
         tasks.close();

@@ -9,6 +9,7 @@
 //! - [`draft`]: a round that nobody admitted
 //! - [`push`]: the cut to push
 //! - [`pull`]: the source to restore from
+//! - [`garbage`]: what may go from a location
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,6 +21,7 @@ use crate::{agents::AgentReads, chance};
 
 pub mod draft;
 mod expected;
+pub mod garbage;
 pub mod hosts;
 pub mod known;
 pub mod place;

@@ -12,7 +12,7 @@
 //! Modules: `pipeline` and `record` are the values; `ownership` creates pipelines, `claims` claims their
 //! locations, `differences` notes where these and the database disagree, `pipelines` reads them; `admit` makes rounds from what is `ask`ed, `apply` moves them, `drive` is for the replica that drives one, `list` and `audit` for those who look;
 //! `rows` and `text` translate; `sqlstate` is the one table of database errors; `changes` are hints to look sooner;
-//! `schedules` is when pipelines are pushed by themselves, `standbys` what those follow that own nothing, `take_overs` how they get locations that somebody owned, `verifications` what was found in them; `endpoint` is what a URL leads to, `pool` and `session` are how a connection is used,
+//! `schedules` is when pipelines are pushed by themselves, `standbys` what those follow that own nothing, `take_overs` how they get locations that somebody owned, `upkeep` what is kept, retired and deleted there, with the marks in `retirements`, `verifications` what was found in them; `endpoint` is what a URL leads to, `pool` and `session` are how a connection is used,
 //! `schema` is what stands in the database.
 
 use std::{sync::Arc, time::Duration};
@@ -46,6 +46,7 @@ mod pipelines;
 mod pool;
 mod postgres;
 mod record;
+mod retirements;
 mod rows;
 mod schedules;
 mod schema;
@@ -55,6 +56,7 @@ mod standbys;
 mod take_overs;
 mod text;
 mod transactions;
+mod upkeep;
 mod verifications;
 
 pub use changes::{Change, Changes};
@@ -69,11 +71,13 @@ pub use record::{
     Admission, AdmitPull, AdmitPush, Applied, AuditFilter, AuditRow, Caller, FoundCut, HostProgress, Listed, Page,
     RoundFilter, RoundKind, RoundRecord, Trigger,
 };
+pub use retirements::{CollectionView, Marking};
 pub use schedules::{DuePush, DuePushes};
 pub use schema::Schema;
 pub use sqlstate::StoreError;
 pub use standbys::{DueStandby, DueStandbys, StandbyRow};
 pub use take_overs::{AdmitTakeOver, Adoption, TakeOverApplied};
+pub use upkeep::{AdmitUpkeep, UpkeepApplied};
 pub use verifications::{Finding, Verification, VerificationsOf};
 
 use ask::{Ask, Request};

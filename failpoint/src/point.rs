@@ -200,6 +200,37 @@ points! {
     /// The round is nobody's.
     HandBackStored = "hand_back.stored" of Coordinator;
 
+    // ---- upkeep of a location
+
+    /// A pin, a retirement or a collection is in its row; nobody drives it.
+    UpkeepStored = "upkeep.stored" of Coordinator;
+    /// This replica has it; nothing of it is done.
+    UpkeepClaimed = "upkeep.claimed" of Coordinator;
+    /// Before a PUT of a pin's stored bytes.
+    PinBeforePut = "pin.before_put" of Coordinator;
+    /// The pin stands; whether its checkpoint was retired meanwhile was not looked at.
+    PinAfterPut = "pin.after_put" of Coordinator;
+    /// What may be retired is known, nothing is marked.
+    RetireBeforeMark = "retire.before_mark" of Coordinator;
+    /// It is marked, with the bytes of tombstones; no PUT was sent.
+    RetireMarked = "retire.marked" of Coordinator;
+    /// A tombstone's PUT has an outcome that is in no row.
+    TombstoneAfterPut = "tombstone.after_put" of Coordinator;
+    /// The row says that it stands.
+    TombstoneStored = "tombstone.stored" of Coordinator;
+    /// What is swept is known, nothing is deleted.
+    SweepPlanned = "sweep.planned" of Coordinator;
+    /// What nothing reaches is known, nothing is deleted.
+    OrphansPlanned = "orphans.planned" of Coordinator;
+    /// Before one object is deleted, whatever it is.
+    DeleteBefore = "delete.before" of Coordinator;
+    /// Every object of one stage is deleted, none of the next.
+    StageDeleted = "delete.stage" of Coordinator;
+    /// The outcome is known, not stored.
+    UpkeepBeforeEnd = "upkeep.before_end" of Coordinator;
+    /// It is stored; nobody was told.
+    UpkeepEnded = "upkeep.ended" of Coordinator;
+
     // ---- an agent's start
 
     /// The highest order of earlier processes was read.

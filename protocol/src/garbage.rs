@@ -21,7 +21,10 @@ pub use retain::{Candidates, Kept, Known, Limits, Locked, WhyKept, candidates, i
 pub use retire::{LandedTombstone, Retiring, TombstoneKnown};
 pub use sweep::Sweep;
 
-use crate::problem::Problem;
+use crate::{
+    id::{Generation, Seq},
+    problem::{Problem, Reason},
+};
 
 /// An object that goes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -91,5 +94,24 @@ pub struct Stop {
 impl From<Problem> for Stop {
     fn from(problem: Problem) -> Self {
         Self { problem }
+    }
+}
+
+/// Whether the database may say what is garbage. `newest`: the greatest place of a decision that was listed; `next_seq`: what the database would give the next push of generation
+/// `mine`, read *after* the listing.
+pub fn check_owner(mine: Generation, next_seq: Seq, newest: Option<(Generation, Seq)>) -> Result<(), Stop> {
+    match newest {
+        Some((generation, _)) if generation > mine => Err(sweep::fenced(mine, generation)),
+        Some((generation, seq)) if generation == mine && seq >= next_seq => Err(Problem::new(
+            Reason::DatabaseBehind,
+            format!(
+                "decision {generation}-{seq} stands, the database expects none from {next_seq} on: it is behind the bucket; resync the pipeline"
+            ),
+        )
+        .with("generation", generation)
+        .with("seq", seq)
+        .with("next_seq", next_seq)
+        .into()),
+        _ => Ok(()),
     }
 }

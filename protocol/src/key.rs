@@ -117,6 +117,10 @@ impl Key {
     pub const DAMAGED: &'static str = "damaged/";
     /// Folder of all pins.
     pub const PINS: &'static str = "pins/";
+    /// What keys of every attempt of every host begin with.
+    pub const HOSTS: &'static str = "host";
+    /// The same of pipelines that are solo.
+    pub const SOLO: &'static str = "solo/";
     /// Folder of what probes wrote.
     pub const PROBES: &'static str = "probe/";
 

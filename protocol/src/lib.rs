@@ -9,6 +9,7 @@
 //! - [`takeover`]: taking a location over as `decide(take_over, event) -> Decision`; [`finish`]: the base of a fence, request by request (F3)
 //! - [`latest`]: which checkpoints count, request by request (F2)
 //! - [`garbage`]: what may be retired (G1), swept (G2) and collected as an orphan (G3)
+//! - [`upkeep`]: pins, retirements and collections as rows that end
 //! - [`verification`]: which checkpoint is re-read next, within so many bytes a day
 //! - [`order`]: what an agent checks before it touches S3 or its disk
 //! - [`selection`]: the newest step that all hosts share
@@ -45,4 +46,5 @@ pub mod start;
 pub mod takeover;
 pub mod tombstone;
 pub mod unit;
+pub mod upkeep;
 pub mod verification;

@@ -115,6 +115,8 @@ reasons! {
     NoCommonCheckpoint = "NO_COMMON_CHECKPOINT", FailedPrecondition, AfterFix;
     /// Proven absent everywhere it was looked for.
     CheckpointNotFound = "CHECKPOINT_NOT_FOUND", NotFound, AfterFix;
+    /// It is the newest, pinned, or base or source of a round.
+    CheckpointInUse = "CHECKPOINT_IN_USE", FailedPrecondition, AfterFix;
     /// An object that the checkpoint needs is missing or differs.
     CheckpointDamaged = "CHECKPOINT_DAMAGED", DataLoss, AfterFix;
     /// The checkpoint was made by another number of hosts.

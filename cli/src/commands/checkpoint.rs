@@ -42,6 +42,35 @@ pub(crate) enum Command {
         #[arg(long)]
         structure_only: bool,
     },
+    /// Keep a checkpoint, whatever the pipeline's retention says, until it is unpinned.
+    Pin {
+        /// Name or UUID of the pipeline.
+        pipeline: String,
+        /// UUID, step, or latest.
+        checkpoint: String,
+        /// What the pin is called: letters, digits, - and _.
+        #[arg(long, default_value = "pin", value_name = "NAME")]
+        name: String,
+    },
+    /// Take a pin away; retention may retire the checkpoint from then on.
+    Unpin {
+        /// Name or UUID of the pipeline.
+        pipeline: String,
+        /// UUID of one pin, or the name of pins: all that bear it go. `checkpoint show` lists them.
+        pin: String,
+    },
+    /// Retire a checkpoint now, past min_age and min_count: nobody can pull it any more, and its objects go after the grace period.
+    ///
+    /// Refused for the newest checkpoint, one that is pinned, and the base or source of a round that runs.
+    Delete {
+        /// Name or UUID of the pipeline.
+        pipeline: String,
+        /// UUID or step.
+        checkpoint: String,
+        /// Say whether it may go, change nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
@@ -55,6 +84,35 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
         Command::Show { pipeline, checkpoint } => {
             let checkpoint = context.client.get_checkpoint(pipeline, checkpoint).await?;
             context.format.give(|| json::checkpoint(&checkpoint), || view::checkpoint(&checkpoint));
+            Ok(())
+        }
+        Command::Pin { pipeline, checkpoint, name } => {
+            let request = v1::PinCheckpointRequest { pipeline, checkpoint, name, ..Default::default() };
+            let pin = context.client.pin_checkpoint(request).await?;
+            let table = || format!("checkpoint {} is kept by pin {} ({})", pin.checkpoint, pin.name, pin.id);
+            context.format.give(|| json::pin(&pin), table);
+            Ok(())
+        }
+        Command::Unpin { pipeline, pin } => {
+            let request = v1::UnpinCheckpointRequest { pipeline, pin, ..Default::default() };
+            let gone = context.client.unpin_checkpoint(request).await?.pins;
+            let line =
+                |pin: &v1::Pin| format!("pin {} ({}) of checkpoint {} is gone", pin.name, pin.id, pin.checkpoint);
+            context.format.give(
+                || json!({"pins": gone.iter().map(json::pin).collect::<Vec<_>>()}),
+                || gone.iter().map(line).collect::<Vec<_>>().join("\n"),
+            );
+            Ok(())
+        }
+        Command::Delete { pipeline, checkpoint, dry_run } => {
+            let request =
+                v1::DeleteCheckpointRequest { pipeline, checkpoint, validate_only: dry_run, ..Default::default() };
+            let checkpoint = context.client.delete_checkpoint(request).await?.checkpoint.unwrap_or_default();
+            let table = || {
+                let done = if dry_run { "may be retired" } else { "is retired; its objects go after the grace period" };
+                format!("checkpoint {} (step {}) {done}", checkpoint.id, checkpoint.step)
+            };
+            context.format.give(|| json!({"dry_run": dry_run, "checkpoint": json::checkpoint(&checkpoint)}), table);
             Ok(())
         }
         Command::Verify { pipeline, checkpoint, structure_only } => {

@@ -22,6 +22,7 @@ pub(crate) fn checkpoint(checkpoint: &v1::Checkpoint) -> Value {
         "pipeline": {"id": checkpoint.pipeline_id, "name": checkpoint.pipeline_name},
         "root_digest": optional(&checkpoint.root_digest),
         "damaged": checkpoint.damaged,
+        "pins": checkpoint.pins.iter().map(pin).collect::<Vec<_>>(),
         "last_verification": maybe(checkpoint.last_verification.as_ref(), |last| json!({
             "time": time(last.time.as_ref()),
             "structure_only": last.structure_only,
@@ -31,6 +32,17 @@ pub(crate) fn checkpoint(checkpoint: &v1::Checkpoint) -> Value {
             "mark_time": time(last.mark_time.as_ref()),
             "actor": last.actor,
         })),
+    })
+}
+
+pub(crate) fn pin(pin: &v1::Pin) -> Value {
+    json!({
+        "id": pin.id,
+        "name": pin.name,
+        "key": pin.key,
+        "checkpoint": pin.checkpoint,
+        "pinned_by": pin.pinned_by,
+        "pin_time": time(pin.pin_time.as_ref()),
     })
 }
 

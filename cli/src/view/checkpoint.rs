@@ -21,7 +21,11 @@ fn verified(checkpoint: &v1::Checkpoint) -> String {
 }
 
 fn condition(checkpoint: &v1::Checkpoint) -> &'static str {
-    if checkpoint.damaged { "damaged" } else { "ok" }
+    match (checkpoint.damaged, checkpoint.pins.is_empty()) {
+        (true, _) => "damaged",
+        (false, true) => "ok",
+        (false, false) => "pinned",
+    }
 }
 
 pub(crate) fn checkpoints(checkpoints: &[v1::Checkpoint]) -> String {
@@ -60,6 +64,10 @@ pub(crate) fn checkpoint(checkpoint: &v1::Checkpoint) -> String {
     ];
     if let Some(commit) = &checkpoint.commit {
         rows.push(("commit", format!("generation {}, seq {}", commit.generation, commit.seq)));
+    }
+    for pin in &checkpoint.pins {
+        let when = text::time(pin.pin_time.as_ref());
+        rows.push(("pin", format!("{} ({}), by {} {when}", pin.name, pin.id, pin.pinned_by)));
     }
     if let Some(records) = checkpoint.processed_records {
         rows.push(("records", records.to_string()));

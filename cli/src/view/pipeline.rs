@@ -89,6 +89,9 @@ pub(crate) fn pipeline(pipeline: &v1::Pipeline) -> String {
     if let Some(schedule) = &pipeline.push_schedule {
         rows.push(("next push", next_push(schedule)));
     }
+    if let Some(collection) = &pipeline.last_collection {
+        rows.push(("last collection", super::collection(collection)));
+    }
     if let Some(standby) = &pipeline.standby {
         rows.extend(super::standby::rows(standby));
     }

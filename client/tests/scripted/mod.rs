@@ -187,6 +187,27 @@ impl Coordinator for Scripted {
     async fn update_pipeline(&self, _: Request<v1::UpdatePipelineRequest>) -> Result<Response<v1::Pipeline>, Status> {
         unscripted()
     }
+    async fn pin_checkpoint(&self, _: Request<v1::PinCheckpointRequest>) -> Result<Response<v1::Pin>, Status> {
+        unscripted()
+    }
+    async fn unpin_checkpoint(
+        &self,
+        _: Request<v1::UnpinCheckpointRequest>,
+    ) -> Result<Response<v1::UnpinCheckpointResponse>, Status> {
+        unscripted()
+    }
+    async fn delete_checkpoint(
+        &self,
+        _: Request<v1::DeleteCheckpointRequest>,
+    ) -> Result<Response<v1::DeleteCheckpointResponse>, Status> {
+        unscripted()
+    }
+    async fn collect_garbage(
+        &self,
+        _: Request<v1::CollectGarbageRequest>,
+    ) -> Result<Response<v1::CollectGarbageResponse>, Status> {
+        unscripted()
+    }
     async fn activate(&self, _: Request<v1::ActivateRequest>) -> Result<Response<v1::TakeOverResponse>, Status> {
         unscripted()
     }

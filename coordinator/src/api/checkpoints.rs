@@ -17,6 +17,7 @@ use lockstep_proto::v1;
 use lockstep_protocol::{
     id::{PipelineId, RoundId, Step},
     location::Location,
+    pin::Pin,
     problem::{Problem, Reason},
     verification::Scope,
 };
@@ -61,18 +62,23 @@ impl Api {
             .last()
             .filter(|_| rest.next().is_some())
             .map(|last| Cursor { generation: last.commit.generation, seq: last.commit.seq }.token());
+        let pins = pins(&store).await?;
         let verifications = self.verifications(row.id, shown.iter().map(|one| one.commit.round).collect()).await?;
         Ok(v1::ListCheckpointsResponse {
-            checkpoints: shown.into_iter().map(|one| message_of(one, verifications.get(&one.commit.round))).collect(),
+            checkpoints: shown
+                .into_iter()
+                .map(|one| with_pins(message_of(one, verifications.get(&one.commit.round)), one, &pins))
+                .collect(),
             next_page_token: next.unwrap_or_default(),
         })
     }
 
     pub(super) async fn do_get_checkpoint(&self, message: v1::GetCheckpointRequest) -> Result<v1::Checkpoint, Problem> {
-        let (row, _, checkpoint) = self.checkpoint(&message.pipeline, &message.checkpoint).await?;
+        let (row, store, checkpoint) = self.checkpoint(&message.pipeline, &message.checkpoint).await?;
         let round = checkpoint.commit.round;
         let verifications = self.verifications(row.id, vec![round]).await?;
-        Ok(message_of(&checkpoint, verifications.get(&round)))
+        let shown = message_of(&checkpoint, verifications.get(&round));
+        Ok(with_pins(shown, &checkpoint, &pins(&store).await?))
     }
 
     async fn verifications(
@@ -100,7 +106,7 @@ impl Api {
         Ok(Box::pin(ReceiverStream::new(receiver)))
     }
 
-    async fn checkpoint(
+    pub(super) async fn checkpoint(
         &self,
         pipeline: &str,
         name: &str,
@@ -144,7 +150,16 @@ fn read<'a>(
     })
 }
 
-fn message_of(checkpoint: &Checkpoint, last: Option<&Verification>) -> v1::Checkpoint {
+pub(super) fn pins(store: &Arc<dyn ObjectStore>) -> BoxFuture<'_, Result<Vec<Pin>, Problem>> {
+    Box::pin(patiently(PATIENCE, move || lockstep_bucket::pins::list_pins(store.as_ref())))
+}
+
+fn with_pins(shown: v1::Checkpoint, checkpoint: &Checkpoint, pins: &[Pin]) -> v1::Checkpoint {
+    let own = pins.iter().filter(|pin| pin.commit == checkpoint.commit);
+    v1::Checkpoint { pins: own.map(convert::upkeep::pin).collect(), ..shown }
+}
+
+pub(super) fn message_of(checkpoint: &Checkpoint, last: Option<&Verification>) -> v1::Checkpoint {
     v1::Checkpoint {
         last_verification: last.map(convert::checkpoint::verification),
         ..convert::checkpoint::checkpoint(&checkpoint.commit, &checkpoint.document, checkpoint.damaged)

@@ -196,11 +196,12 @@ impl Api {
 
     /// The row with its rounds.
     pub(super) async fn shown(&self, row: &PipelineRow) -> Result<v1::Pipeline, Problem> {
-        let (active, push, pull, push_schedule, standby) = tokio::try_join!(
+        let (active, push, pull, push_schedule, collection, standby) = tokio::try_join!(
             self.newest_round(row.id, true, None),
             self.newest_round(row.id, false, Some(RoundKind::Push)),
             self.newest_round(row.id, false, Some(RoundKind::Pull)),
             self.push_schedule(row),
+            self.last_collection(row),
             self.standby(row),
         )?;
         Ok(v1::Pipeline {
@@ -219,8 +220,13 @@ impl Api {
             update_time: Some(convert::time::timestamp(row.updated_at)),
             warnings: convert::pipeline::warnings(&row.spec),
             push_schedule,
+            last_collection: collection,
             standby,
         })
+    }
+
+    async fn last_collection(&self, row: &PipelineRow) -> Result<Option<v1::Collection>, Problem> {
+        Ok(self.store.last_collection(row.id).await?.as_ref().map(convert::upkeep::collection))
     }
 
     /// As it will be at the next look: a push that has ended is reckoned in already.

@@ -28,6 +28,7 @@ pub fn checkpoint(commit: &CommitRef, document: &CommitDocument, damaged: bool) 
         pipeline_name: document.pipeline_name.to_string(),
         root_digest: document.root().to_string(),
         damaged,
+        pins: Vec::new(),
         last_verification: None,
     }
 }

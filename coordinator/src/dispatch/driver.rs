@@ -140,6 +140,11 @@ async fn settle(
                 return Ok(next);
             }
             Ok(Applied::Moved) => {}
+            Ok(Applied::SourceRetired(commit)) => {
+                // Its tombstone lands, and the next look passes over it (R8).
+                tracing::info!(commit.round = %commit.round, "the source was retired meanwhile, it is resolved anew");
+                return Ok(round);
+            }
             Err(error) => {
                 let outcome = match &error {
                     StoreError::Unavailable(_) => "unavailable",

@@ -259,7 +259,7 @@ async fn supersede(
     let change = Change { before, decision, caller: request.caller.clone() };
     match apply::apply(connection, &change).await? {
         Applied::Stored(_) => Ok(()),
-        Applied::Moved => Err(refused().into()),
+        Applied::Moved | Applied::SourceRetired(_) => Err(refused().into()),
     }
 }
 

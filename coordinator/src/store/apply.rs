@@ -12,6 +12,8 @@ use uuid::Uuid;
 use super::{
     Applied, Caller,
     audit::TransitionColumns,
+    pipelines::{Lock, find},
+    retirements,
     rows::{as_stored, record, rest_of, select_records, source_columns},
     session::Session,
     sqlstate::{Fail, Settling},
@@ -123,6 +125,30 @@ fn decision_bytes<'b>(before: &Kind, next: &'b Kind) -> (Option<&'b [u8]>, Optio
         ),
         _ => (None, None),
     }
+}
+
+/// A pull's source is stored under the pipeline's row lock, the same under which commits are marked as retired (G1, R8).
+pub(super) async fn apply_settling(connection: &mut Session, change: &Change) -> Result<Applied, Fail> {
+    let Some(source) = retirements::new_source(&change.before, &change.decision.next) else {
+        return apply(connection, change).await;
+    };
+    let mut transaction = connection.begin().await?;
+    find(&mut transaction, &change.before.pipeline.into(), Lock::ForUpdate).await?;
+    if retirements::is_marked(&mut transaction, change.before.pipeline, &source).await? {
+        let before = &change.before;
+        let current: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM rounds WHERE id = $1 AND version = $2 AND term = $3 AND ended_at IS NULL)",
+        )
+        .bind(before.id.uuid())
+        .bind(bigint(before.version))
+        .bind(before.term.as_i64())
+        .fetch_one(&mut *transaction)
+        .await?;
+        return Ok(if current { Applied::SourceRetired(source) } else { Applied::Moved });
+    }
+    let applied = apply(&mut transaction, change).await?;
+    transaction.commit().await.settling()?;
+    Ok(applied)
 }
 
 pub(super) async fn apply(connection: &mut Session, change: &Change) -> Result<Applied, Fail> {

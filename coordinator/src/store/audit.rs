@@ -23,6 +23,9 @@ pub(super) mod event {
     pub(crate) const PIPELINE_CLAIM: &str = "pipeline_claim";
     pub(crate) const TAKE_OVER_ADMITTED: &str = "take_over_admitted";
     pub(crate) const TAKE_OVER_PHASE: &str = "take_over_phase";
+    pub(crate) const UPKEEP_ADMITTED: &str = "upkeep_admitted";
+    pub(crate) const UPKEEP_ENDED: &str = "upkeep_ended";
+    pub(crate) const CHECKPOINT_RETIRED: &str = "checkpoint_retired";
     pub(crate) const STANDBY_STARTED: &str = "standby_started";
     pub(crate) const STANDBY_STOPPED: &str = "standby_stopped";
     pub(crate) const CHECKPOINT_VERIFIED: &str = "checkpoint_verified";

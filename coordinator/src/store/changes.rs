@@ -34,7 +34,7 @@ pub enum Change {
     Cancel(RoundId),
     /// Some round: nobody drives it.
     RoundWaits,
-    /// The claim of some pipeline's location, or a take-over: nobody drives it.
+    /// The claim of some pipeline's location, a take-over or a piece of upkeep: nobody drives it.
     ClaimWaits,
     /// A pipeline, or its rounds as a list.
     Pipeline(PipelineId),

@@ -12,10 +12,11 @@ mod rounds;
 mod schedules;
 mod standbys;
 mod take_overs;
+mod upkeep;
 mod verifications;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -25,12 +26,15 @@ use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound, Utc};
 use futures::future::BoxFuture;
 use lockstep_protocol::{
+    commit::CommitRef,
     digest::Digest,
-    id::{DatabaseId, PipelineId, RequestId, RoundId, Term},
+    garbage::Retiring,
+    id::{DatabaseId, Generation, PipelineId, RequestId, RoundId, Seq, Term},
     problem::Problem,
     round::CancelRequest,
     schedule::PushSchedule,
     takeover::TakeOver,
+    upkeep::{Tally, Upkeep},
 };
 use tokio::sync::broadcast;
 use uuid::Uuid;
@@ -38,9 +42,9 @@ use uuid::Uuid;
 pub use faults::StoreFault;
 
 use super::{
-    Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, Created, DatabaseIdentity, DuePushes, DueStandbys,
-    Listed, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StandbyRow, Store, StoreError,
-    TakeOverApplied, Verification, VerificationsOf, apply,
+    Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, CollectionView, Created, DatabaseIdentity,
+    DuePushes, DueStandbys, Listed, Marking, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter,
+    RoundRecord, StandbyRow, Store, StoreError, TakeOverApplied, UpkeepApplied, Verification, VerificationsOf, apply,
     ask::Request,
     claims::{FenceOut, Settle},
     differences::Note,
@@ -53,6 +57,7 @@ use super::{
     standbys::{SaveFollowState, Steer},
     take_overs as take_overs_of,
     transactions::Transactions,
+    upkeep as upkeep_of,
     verifications::{Keep, SettleMark},
 };
 use faults::Faults;
@@ -61,6 +66,7 @@ use rounds::StoredRound;
 use schedules::StoredSchedule;
 use standbys::StoredStandby;
 use take_overs::StoredTakeOver;
+use upkeep::{StoredRetirement, StoredUpkeep};
 use verifications::StoredVerification;
 
 /// Stands between one replica and everything outside of it. A gate that never opens again is a replica that was killed; one that opens late is a
@@ -100,6 +106,8 @@ struct Tables {
     schedules: BTreeMap<PipelineId, StoredSchedule>,
     standbys: BTreeMap<PipelineId, StoredStandby>,
     take_overs: BTreeMap<Uuid, StoredTakeOver>,
+    upkeep: BTreeMap<Uuid, StoredUpkeep>,
+    retirements: BTreeMap<(PipelineId, Generation, Seq), StoredRetirement>,
     verifications: BTreeMap<Uuid, StoredVerification>,
     audit: Vec<AuditRow>,
 }
@@ -180,6 +188,8 @@ impl MemoryDatabase {
             schedules: BTreeMap::new(),
             standbys: BTreeMap::new(),
             take_overs: BTreeMap::new(),
+            upkeep: BTreeMap::new(),
+            retirements: BTreeMap::new(),
             verifications: BTreeMap::new(),
             audit: Vec::new(),
         };
@@ -531,6 +541,57 @@ impl Transactions for Link {
 
     async fn verifications(&self, of: VerificationsOf) -> Result<Vec<Verification>, StoreError> {
         self.run("verifications", Access::Read, move |tables, _| Ok(tables.newest_verifications(&of))).await
+    }
+
+    async fn admit_upkeep(&self, request: upkeep_of::Request) -> Result<Upkeep, StoreError> {
+        self.run("admit_upkeep", Access::Write, move |tables, now| tables.admit_upkeep(&request, now)).await
+    }
+
+    async fn claim_upkeep(&self, _: String, lease: Duration, at_most: u32) -> Result<Vec<Upkeep>, StoreError> {
+        self.run("claim_upkeep", Access::Write, move |tables, now| Ok(tables.claim_upkeep(lease, at_most, now))).await
+    }
+
+    async fn renew_upkeep(&self, id: Uuid, term: Term, lease: Duration, tally: Tally) -> Result<bool, StoreError> {
+        let renewal = (id, term, lease, tally);
+        self.run("renew_upkeep", Access::Write, move |tables, now| Ok(tables.renew_upkeep(&renewal, now))).await
+    }
+
+    async fn apply_upkeep(&self, change: Arc<upkeep_of::Move>) -> Result<UpkeepApplied, StoreError> {
+        self.run("apply_upkeep", Access::Write, move |tables, now| tables.apply_upkeep(&change, now)).await
+    }
+
+    async fn get_upkeep(&self, id: Uuid) -> Result<Upkeep, StoreError> {
+        self.run("get_upkeep", Access::Read, move |tables, _| tables.get_upkeep(id)).await
+    }
+
+    async fn last_collection(&self, pipeline: PipelineId) -> Result<Option<Upkeep>, StoreError> {
+        self.run("last_collection", Access::Read, move |tables, _| Ok(tables.last_collection(pipeline))).await
+    }
+
+    async fn due_collections(&self, every: Duration, at_most: u32) -> Result<Vec<PipelineId>, StoreError> {
+        self.run("due_collections", Access::Read, move |tables, now| Ok(tables.due_collections(every, at_most, now)))
+            .await
+    }
+
+    async fn mark_retired(&self, marking: Marking) -> Result<Vec<Retiring>, StoreError> {
+        self.run("mark_retired", Access::Write, move |tables, now| tables.mark_retired(&marking, now)).await
+    }
+
+    async fn settle_retirement(&self, pipeline: PipelineId, commit: CommitRef, landed: bool) -> Result<(), StoreError> {
+        self.run("settle_retirement", Access::Write, move |tables, now| {
+            tables.settle_retirement(pipeline, &commit, landed, now);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn collection_view(
+        &self,
+        pipeline: PipelineId,
+        rounds: BTreeSet<RoundId>,
+    ) -> Result<CollectionView, StoreError> {
+        self.run("collection_view", Access::Read, move |tables, now| tables.collection_view(pipeline, &rounds, now))
+            .await
     }
 
     async fn fence_out(&self, fence: FenceOut) -> Result<bool, StoreError> {

@@ -1,24 +1,27 @@
 //! The transactions in Postgres: each on a connection of the pool, in a task of its own (`pool`).
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use lockstep_protocol::{
+    commit::CommitRef,
+    garbage::Retiring,
     id::{PipelineId, RoundId, Term},
     problem::Problem,
     round::CancelRequest,
     schedule::PushSchedule,
     takeover::TakeOver,
+    upkeep::{Tally, Upkeep},
 };
 use sqlx::postgres::PgListener;
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use super::{
-    Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, Created, DatabaseIdentity, DuePushes, DueStandbys,
-    Listed, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StandbyRow, StoreError,
-    TakeOverApplied, Verification, VerificationsOf, admit, apply,
+    Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, CollectionView, Created, DatabaseIdentity,
+    DuePushes, DueStandbys, Listed, Marking, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter,
+    RoundRecord, StandbyRow, StoreError, TakeOverApplied, UpkeepApplied, Verification, VerificationsOf, admit, apply,
     ask::Request,
     audit,
     changes::CHANNEL,
@@ -28,11 +31,13 @@ use super::{
     identity, list, ownership,
     pipelines::{self, Lock},
     pool::{Access, Database},
+    retirements,
     schedules::{self, SaveSchedule},
     schema::{self, Schema},
     sqlstate::Fail,
     standbys, take_overs,
     transactions::Transactions,
+    upkeep,
     verifications::{self, Keep, SettleMark},
 };
 
@@ -94,7 +99,10 @@ impl Transactions for Database {
     }
 
     async fn apply(&self, change: Arc<apply::Change>) -> Result<Applied, StoreError> {
-        self.run("apply", Access::Write, change, |connection, change| Box::pin(apply::apply(connection, change))).await
+        self.run("apply", Access::Write, change, |connection, change| {
+            Box::pin(apply::apply_settling(connection, change))
+        })
+        .await
     }
 
     async fn look(&self, change: Arc<apply::Change>) -> Result<Option<Applied>, StoreError> {
@@ -314,6 +322,77 @@ impl Transactions for Database {
     async fn verifications(&self, of: VerificationsOf) -> Result<Vec<Verification>, StoreError> {
         self.run("verifications", Access::Read, of, |connection, of| Box::pin(verifications::newest(connection, of)))
             .await
+    }
+
+    async fn admit_upkeep(&self, request: upkeep::Request) -> Result<Upkeep, StoreError> {
+        self.run("admit_upkeep", Access::Write, request, |connection, request| {
+            Box::pin(upkeep::admit(connection, request))
+        })
+        .await
+    }
+
+    async fn claim_upkeep(&self, replica: String, lease: Duration, at_most: u32) -> Result<Vec<Upkeep>, StoreError> {
+        self.run("claim_upkeep", Access::Write, (replica, lease, at_most), |connection, arguments| {
+            Box::pin(upkeep::claim(connection, arguments))
+        })
+        .await
+    }
+
+    async fn renew_upkeep(&self, id: Uuid, term: Term, lease: Duration, tally: Tally) -> Result<bool, StoreError> {
+        self.run("renew_upkeep", Access::Write, (id, term, lease, tally), |connection, arguments| {
+            Box::pin(upkeep::renew(connection, arguments))
+        })
+        .await
+    }
+
+    async fn apply_upkeep(&self, change: Arc<upkeep::Move>) -> Result<UpkeepApplied, StoreError> {
+        self.run("apply_upkeep", Access::Write, change, |connection, change| {
+            Box::pin(upkeep::apply(connection, change))
+        })
+        .await
+    }
+
+    async fn get_upkeep(&self, id: Uuid) -> Result<Upkeep, StoreError> {
+        self.run("get_upkeep", Access::Read, id, |connection, id| Box::pin(upkeep::get(connection, *id))).await
+    }
+
+    async fn last_collection(&self, pipeline: PipelineId) -> Result<Option<Upkeep>, StoreError> {
+        self.run("last_collection", Access::Read, pipeline, |connection, pipeline| {
+            Box::pin(upkeep::last_collection(connection, *pipeline))
+        })
+        .await
+    }
+
+    async fn due_collections(&self, every: Duration, at_most: u32) -> Result<Vec<PipelineId>, StoreError> {
+        self.run("due_collections", Access::Read, (every, at_most), |connection, arguments| {
+            Box::pin(upkeep::due(connection, arguments))
+        })
+        .await
+    }
+
+    async fn mark_retired(&self, marking: Marking) -> Result<Vec<Retiring>, StoreError> {
+        self.run("mark_retired", Access::Write, marking, |connection, marking| {
+            Box::pin(retirements::mark(connection, marking))
+        })
+        .await
+    }
+
+    async fn settle_retirement(&self, pipeline: PipelineId, commit: CommitRef, landed: bool) -> Result<(), StoreError> {
+        self.run("settle_retirement", Access::Write, (pipeline, commit, landed), |connection, arguments| {
+            Box::pin(retirements::settle(connection, arguments))
+        })
+        .await
+    }
+
+    async fn collection_view(
+        &self,
+        pipeline: PipelineId,
+        rounds: BTreeSet<RoundId>,
+    ) -> Result<CollectionView, StoreError> {
+        self.run("collection_view", Access::Read, (pipeline, rounds), |connection, arguments| {
+            Box::pin(retirements::view(connection, arguments))
+        })
+        .await
     }
 
     async fn fence_out(&self, fence: claims::FenceOut) -> Result<bool, StoreError> {

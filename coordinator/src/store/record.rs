@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use lockstep_protocol::{
+    commit::CommitRef,
     id::{Attempt, Fingerprint, LocalCheckpointId, PipelineId, RequestId, RoundId, Step},
     location::Location,
     problem::Reason,
@@ -238,6 +239,8 @@ pub enum Applied {
     Stored(Round),
     /// Version or term are not current: nothing was written. Reload or let go, never insist (S6).
     Moved,
+    /// The source that a pull was to be given is retired (R8): nothing was written. Resolve anew.
+    SourceRetired(CommitRef),
 }
 
 /// Push or pull.

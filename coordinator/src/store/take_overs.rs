@@ -416,7 +416,7 @@ async fn adopt(connection: &mut Session, change: &Move, adoption: &Adoption) -> 
     if let Some((before, decision)) = &adoption.round {
         let settled =
             apply::Change { before: before.clone(), decision: decision.clone(), caller: change.caller.clone() };
-        if apply::apply(connection, &settled).await? == Applied::Moved {
+        if !matches!(apply::apply(connection, &settled).await?, Applied::Stored(_)) {
             return Ok(false);
         }
     }

@@ -3,24 +3,27 @@
 //! What is made of an answer that was lost (R6) and who is told of a change stands above it, so it runs on whatever stands below: Postgres, or the
 //! in-memory twin that simulations use.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use lockstep_protocol::{
+    commit::CommitRef,
+    garbage::Retiring,
     id::{PipelineId, RoundId, Term},
     problem::Problem,
     round::CancelRequest,
     schedule::PushSchedule,
     takeover::TakeOver,
+    upkeep::{Tally, Upkeep},
 };
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use super::{
-    Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, Created, DatabaseIdentity, DuePushes, DueStandbys,
-    Listed, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StandbyRow, StoreError,
-    TakeOverApplied, Verification, VerificationsOf, apply,
+    Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, CollectionView, Created, DatabaseIdentity,
+    DuePushes, DueStandbys, Listed, Marking, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter,
+    RoundRecord, StandbyRow, StoreError, TakeOverApplied, UpkeepApplied, Verification, VerificationsOf, apply,
     ask::Request,
     claims::{FenceOut, Settle},
     differences::Note,
@@ -29,7 +32,7 @@ use super::{
     schedules::SaveSchedule,
     schema::Schema,
     standbys::{SaveFollowState, Steer},
-    take_overs,
+    take_overs, upkeep,
     verifications::{Keep, SettleMark},
 };
 
@@ -100,6 +103,22 @@ pub(super) trait Transactions: fmt::Debug + Send + Sync + 'static {
     async fn settle_mark(&self, settle: SettleMark) -> Result<bool, StoreError>;
     async fn get_verification(&self, id: Uuid) -> Result<Verification, StoreError>;
     async fn verifications(&self, of: VerificationsOf) -> Result<Vec<Verification>, StoreError>;
+
+    async fn admit_upkeep(&self, request: upkeep::Request) -> Result<Upkeep, StoreError>;
+    async fn claim_upkeep(&self, replica: String, lease: Duration, at_most: u32) -> Result<Vec<Upkeep>, StoreError>;
+    async fn renew_upkeep(&self, id: Uuid, term: Term, lease: Duration, tally: Tally) -> Result<bool, StoreError>;
+    async fn apply_upkeep(&self, change: Arc<upkeep::Move>) -> Result<UpkeepApplied, StoreError>;
+    async fn get_upkeep(&self, id: Uuid) -> Result<Upkeep, StoreError>;
+    async fn last_collection(&self, pipeline: PipelineId) -> Result<Option<Upkeep>, StoreError>;
+    async fn due_collections(&self, every: Duration, at_most: u32) -> Result<Vec<PipelineId>, StoreError>;
+
+    async fn mark_retired(&self, marking: Marking) -> Result<Vec<Retiring>, StoreError>;
+    async fn settle_retirement(&self, pipeline: PipelineId, commit: CommitRef, landed: bool) -> Result<(), StoreError>;
+    async fn collection_view(
+        &self,
+        pipeline: PipelineId,
+        rounds: BTreeSet<RoundId>,
+    ) -> Result<CollectionView, StoreError>;
 
     /// Tells other replicas, best effort.
     async fn notify(&self, payloads: Vec<String>) -> Result<(), StoreError>;

@@ -2,16 +2,21 @@
 //!
 //! `LOCKSTEP_SEED=17 cargo test --workspace --test store conformance -- --nocapture` replays a seed; `LOCKSTEP_OPERATIONS` sets how many.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::{
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lockstep_coordinator::{
     chance,
-    store::{Applied, AuditFilter, Page, RoundFilter, RoundKind, RoundRecord, Store, memory::MemoryDatabase},
+    store::{Applied, AuditFilter, Marking, Page, RoundFilter, RoundKind, RoundRecord, Store, memory::MemoryDatabase},
 };
 use lockstep_protocol::{
+    garbage::Candidates,
     id::PipelineId,
     round::{Decision, Event, Round, decide},
+    upkeep::{self, Upkeep},
 };
 use rand::{SeedableRng as _, rngs::StdRng};
 
@@ -34,6 +39,7 @@ struct Pair {
 struct Said {
     text: String,
     rounds: Vec<Round>,
+    upkeep: Vec<Upkeep>,
 }
 
 /// Times are each database's own.
@@ -59,7 +65,7 @@ fn without_times(text: &str) -> String {
 }
 
 fn said<T: std::fmt::Debug, E: std::fmt::Debug>(outcome: Result<T, E>, rounds: Vec<Round>) -> Said {
-    Said { text: without_times(&format!("{outcome:#?}")), rounds }
+    Said { text: without_times(&format!("{outcome:#?}")), rounds, upkeep: Vec::new() }
 }
 
 fn sorted(mut records: Vec<RoundRecord>) -> Vec<RoundRecord> {
@@ -85,7 +91,13 @@ fn decide_all(round: &Round, events: &[Event], now: DateTime<Utc>) -> Decision {
 }
 
 /// One operation on one side. `known` is what this side said the round was.
-async fn run(store: &Store, operation: &Operation, known: Option<&Round>, now: DateTime<Utc>) -> Said {
+async fn run(
+    store: &Store,
+    operation: &Operation,
+    known: Option<&Round>,
+    claimed: Option<&Upkeep>,
+    now: DateTime<Utc>,
+) -> Said {
     match operation {
         Operation::Create(new) => said(store.create_pipeline(new.clone(), &alice()).await, Vec::new()),
         Operation::Update(selector, spec, etag) => {
@@ -136,7 +148,7 @@ async fn run(store: &Store, operation: &Operation, known: Option<&Round>, now: D
                 Ok(Applied::Stored(round)) if round.version == before.version => Vec::new(),
                 Ok(Applied::Stored(round)) => vec![round.clone()],
                 // What it is now, as a driver looks.
-                Ok(Applied::Moved) => {
+                Ok(Applied::Moved | Applied::SourceRetired(_)) => {
                     store.get_round(before.id).await.iter().map(|found| found.round.clone()).collect()
                 }
                 Err(_) => Vec::new(),
@@ -157,6 +169,50 @@ async fn run(store: &Store, operation: &Operation, known: Option<&Round>, now: D
         Operation::SaveSchedule(due, schedule) => {
             let saved = store.save_push_schedule(due, schedule.clone()).await;
             said(saved.map(|saved| (saved, due.pipeline)), Vec::new())
+        }
+        Operation::AdmitUpkeep(ask) => said(store.admit_upkeep(ask.clone(), &alice()).await, Vec::new()),
+        Operation::ClaimUpkeep(lease, at_most) => {
+            let mut upkeep = store.claim_upkeep("one", *lease, *at_most).await.unwrap();
+            upkeep.sort_by_key(|upkeep| upkeep.id);
+            Said { upkeep: upkeep.clone(), ..said::<_, ()>(Ok(upkeep), Vec::new()) }
+        }
+        Operation::DriveUpkeep { outcome, tally, stale, .. } => {
+            let mut before = claimed.unwrap().clone();
+            if *stale {
+                before.term = before.term.next();
+            }
+            let after = match outcome {
+                None => {
+                    let renewed = store.renew_upkeep(before.id, before.term, Duration::ZERO, *tally).await;
+                    format!("{renewed:?}")
+                }
+                Some(outcome) => {
+                    let next = upkeep::decide(&before, outcome.clone(), *tally, now);
+                    format!("{:#?}", store.apply_upkeep(&before, &next, &replica()).await)
+                }
+            };
+            said::<_, ()>(Ok((after, store.get_upkeep(before.id).await)), Vec::new())
+        }
+        Operation::DueCollections(every) => said(store.due_collections(*every, 2).await, Vec::new()),
+        Operation::Mark(pipeline, generation, commits) => {
+            let marking = Marking {
+                pipeline: *pipeline,
+                generation: *generation,
+                candidates: Candidates { retire: commits.clone(), kept: Vec::new() },
+                since: store.now().await.unwrap(),
+                caller: replica(),
+                cause: "of age\0".to_owned(),
+            };
+            said(store.mark_retired(marking).await, Vec::new())
+        }
+        Operation::SettleRetirement(pipeline, commit, true) => {
+            said(store.retirement_landed(*pipeline, *commit).await, Vec::new())
+        }
+        Operation::SettleRetirement(pipeline, commit, false) => {
+            said(store.take_mark_back(*pipeline, *commit).await, Vec::new())
+        }
+        Operation::CollectionView(pipeline, rounds) => {
+            said(store.collection_view(*pipeline, rounds.iter().copied().collect()).await, Vec::new())
         }
         Operation::DueStandbys(lease) => {
             let mut found = store.due_standbys(*lease, 1000).await.unwrap();
@@ -233,7 +289,7 @@ impl Pair {
         for (side, store) in [&self.postgres, &self.twin].into_iter().enumerate() {
             let known = operation.snapshot().map(|snapshot| world.snapshot(snapshot, side));
             chance::seed(Some(seed ^ number << 20));
-            says.push(run(store, operation, known.as_ref(), now).await);
+            says.push(run(store, operation, known.as_ref(), world.claimed(operation, side), now).await);
             lines.push(new_lines(store, &mut self.heard[side]).await);
         }
         let [postgres, twin] = says.as_slice() else { unreachable!() };
@@ -242,6 +298,9 @@ impl Pair {
         world.count(operation, &twin.text);
         for (postgres, twin) in postgres.rounds.iter().zip(&twin.rounds) {
             world.learn([postgres.clone(), twin.clone()]);
+        }
+        for (postgres, twin) in postgres.upkeep.iter().zip(&twin.upkeep) {
+            world.learn_upkeep([postgres.clone(), twin.clone()]);
         }
         world.learn_pipelines(&self.twin).await;
     }
@@ -270,6 +329,8 @@ impl Pair {
             let (postgres, twin) =
                 (self.postgres.get_pipeline(&(*id).into()).await, self.twin.get_pipeline(&(*id).into()).await);
             let plain = |text: String| without_times(&text);
+            let (last, twins) = (self.postgres.last_collection(*id).await, self.twin.last_collection(*id).await);
+            assert_eq!(plain(format!("{last:?}")), plain(format!("{twins:?}")), "collection of {id} after {number}");
             let (due, twins) = (self.postgres.push_schedule(*id).await, self.twin.push_schedule(*id).await);
             assert_eq!(plain(format!("{due:?}")), plain(format!("{twins:?}")), "schedule of {id} after {number}");
             assert_eq!(plain(format!("{postgres:?}")), plain(format!("{twin:?}")), "pipeline {id} after {number}");

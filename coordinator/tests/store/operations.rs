@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use chrono::DateTime;
 use lockstep_coordinator::store::{
-    AdmitPull, AdmitPush, ClaimOutcome, DuePush, DueStandby, FoundCut, HostProgress, NewPipeline, Page, PipelineRow,
-    PipelineSelector, Store, Trigger,
+    AdmitPull, AdmitPush, AdmitUpkeep, ClaimOutcome, DuePush, DueStandby, FoundCut, HostProgress, NewPipeline, Page,
+    PipelineRow, PipelineSelector, Store, Trigger,
 };
 use lockstep_protocol::{
     commit::CommitRef,
@@ -13,10 +13,14 @@ use lockstep_protocol::{
     fence::{FenceBase, Successor},
     id::{Attempt, Generation, PipelineId, RequestId, RoundId, Seq, Step, Term},
     problem::{Problem, Reason},
-    round::{CancelRequest, DecisionKnown, Event, HostReport, Kind, ParticipantPhase, Phase, Round, Source, WantedCut},
+    round::{
+        CancelRequest, DecisionKnown, Event, HostReport, Kind, ParticipantPhase, Phase, RetryPolicy, Round, Source,
+        WantedCut,
+    },
     schedule::PushSchedule,
     spec::PipelineSpec,
     standby::{FollowState, Point, Sighting, Standing},
+    upkeep::{Outcome, Tally, Upkeep, Work},
 };
 use rand::{Rng as _, rngs::StdRng};
 use uuid::Uuid;
@@ -38,13 +42,31 @@ pub(crate) enum Operation {
     Claim(Duration, u32),
     Renew(Vec<(RoundId, Term)>, Duration),
     Release(Vec<(RoundId, Term)>),
-    Apply { snapshot: Snapshot, events: Events, stale_version: bool, stale_term: bool },
+    Apply {
+        snapshot: Snapshot,
+        events: Events,
+        stale_version: bool,
+        stale_term: bool,
+    },
     RequestCancel(RoundId, CancelRequest),
     PendingCancel(RoundId),
     Progress(RoundId, Term, Vec<HostProgress>),
     Get(RoundId),
     DuePushes(Duration),
     SaveSchedule(DuePush, PushSchedule),
+    AdmitUpkeep(AdmitUpkeep),
+    ClaimUpkeep(Duration, u32),
+    /// Moves, renews or lets go of the n-th piece of upkeep that was claimed, as an outcome says; `stale`: under a term that is not current.
+    DriveUpkeep {
+        nth: usize,
+        outcome: Option<Outcome>,
+        tally: Tally,
+        stale: bool,
+    },
+    DueCollections(Duration),
+    Mark(PipelineId, Generation, Vec<CommitRef>),
+    SettleRetirement(PipelineId, CommitRef, bool),
+    CollectionView(PipelineId, Vec<RoundId>),
     DueStandbys(Duration),
     SaveFollowState(Box<(DueStandby, FollowState)>),
     StartStandby(PipelineSelector, Option<RoundId>),
@@ -80,6 +102,13 @@ impl Operation {
             Self::Get(_) => "get",
             Self::DuePushes(_) => "take due pushes",
             Self::SaveSchedule(..) => "save schedule",
+            Self::AdmitUpkeep(_) => "admit upkeep",
+            Self::ClaimUpkeep(..) => "claim upkeep",
+            Self::DriveUpkeep { .. } => "drive upkeep",
+            Self::DueCollections(_) => "look for due collections",
+            Self::Mark(..) => "mark as retired",
+            Self::SettleRetirement(..) => "settle retirement",
+            Self::CollectionView(..) => "view for collection",
             Self::DueStandbys(_) => "take due standbys",
             Self::SaveFollowState(..) => "save a standby's state",
             Self::StartStandby(..) => "start standby",
@@ -109,6 +138,8 @@ pub(crate) struct World {
     pipelines: Vec<PipelineRow>,
     /// Postgres' and the twin's, the newest last: they differ in times alone.
     rounds: BTreeMap<RoundId, Vec<[Round; 2]>>,
+    /// The same, as it was claimed.
+    upkeep: Vec<[Upkeep; 2]>,
     counts: BTreeMap<String, u64>,
 }
 
@@ -153,6 +184,28 @@ fn step(rng: &mut StdRng) -> u64 {
 }
 
 impl World {
+    pub(crate) fn learn_upkeep(&mut self, claimed: [Upkeep; 2]) {
+        self.upkeep.push(claimed);
+    }
+
+    /// What an operation on upkeep is about, as this side has claimed it.
+    pub(crate) fn claimed(&self, operation: &Operation, side: usize) -> Option<&Upkeep> {
+        let Operation::DriveUpkeep { nth, .. } = operation else { return None };
+        Some(&self.upkeep.get(nth % self.upkeep.len().max(1))?[side])
+    }
+
+    /// Commits that pushes have made or pulls were given.
+    fn commits(&self) -> impl Iterator<Item = (PipelineId, CommitRef)> {
+        self.rounds.values().filter_map(|known| {
+            let [round, _] = known.last()?;
+            let commit = match &round.kind {
+                Kind::Push(push) => push.committed,
+                Kind::Pull(pull) => pull.resolved.as_ref().and_then(|from| from.commit),
+            };
+            Some((round.pipeline, commit?))
+        })
+    }
+
     pub(crate) fn learn(&mut self, rounds: [Round; 2]) {
         self.rounds.entry(rounds[0].id).or_default().push(rounds);
     }
@@ -250,6 +303,7 @@ impl World {
                 let request = CancelRequest { by: "bob".to_owned(), cause: "a\0 better idea".to_owned() };
                 Operation::RequestCancel(self.round(rng)?, request)
             }
+            60..=68 => self.upkeep(rng)?,
             49 => Operation::PendingCancel(self.round(rng)?),
             50..=52 => self.progress(rng)?,
             53 if rng.random_bool(0.6) => Operation::DuePushes(lease(rng)),
@@ -305,6 +359,54 @@ impl World {
         let stale = u64::from(rng.random_bool(0.1));
         let term = if rng.random_bool(0.1) { row.claim_term.next() } else { row.claim_term };
         Some(Operation::SettleClaim(row.id, row.version - stale, term, outcome))
+    }
+
+    /// Of a pipeline that exists; mostly of one that owns its location.
+    fn upkeep(&self, rng: &mut StdRng) -> Option<Operation> {
+        let row = pick(rng, &self.pipelines)?;
+        let commits: Vec<CommitRef> =
+            self.commits().filter(|(of, _)| *of == row.id).map(|(_, commit)| commit).collect();
+        let commit = pick(rng, &commits).copied();
+        Some(match rng.random_range(0..12) {
+            0..=1 => {
+                let work = match (rng.random_range(0..4), commit) {
+                    (0, Some(commit)) => {
+                        Work::Pin { commit, key: "pins/x.json".to_owned(), bytes: "a\0 pin".to_owned() }
+                    }
+                    (1, Some(commit)) => Work::Retire { commit },
+                    (2, _) => Work::Unpin { keys: vec!["pins/x.json".to_owned()] },
+                    _ => Work::Collect,
+                };
+                Operation::AdmitUpkeep(AdmitUpkeep {
+                    pipeline: self.selector(rng),
+                    work,
+                    request_id: request_id(rng),
+                    at_least_apart: rng.random_bool(0.5).then_some(HOUR),
+                    retry: RetryPolicy::default(),
+                })
+            }
+            2..=3 => Operation::ClaimUpkeep(lease(rng), rng.random_range(1..3)),
+            4..=5 if !self.upkeep.is_empty() => Operation::DriveUpkeep {
+                nth: rng.random_range(0..1000),
+                outcome: match rng.random_range(0..4) {
+                    0 => None,
+                    1 => {
+                        Some(Outcome::Stopped { problem: Problem::new(Reason::StoreThrottled, "slow\0"), jitter: 500 })
+                    }
+                    2 => Some(Outcome::Stopped { problem: Problem::new(Reason::Fenced, "fenced"), jitter: 0 }),
+                    _ => Some(Outcome::Done(None)),
+                },
+                tally: Tally { objects: rng.random_range(0..9), ..Tally::default() },
+                stale: rng.random_bool(0.1),
+            },
+            6 => Operation::DueCollections(if rng.random_bool(0.5) { HOUR } else { Duration::ZERO }),
+            7..=8 => {
+                let generation = if rng.random_bool(0.9) { row.generation } else { row.generation.next() };
+                Operation::Mark(row.id, generation, commits)
+            }
+            4 | 5 | 9 | 10 => Operation::SettleRetirement(row.id, commit?, rng.random_bool(0.6)),
+            _ => Operation::CollectionView(row.id, self.round(rng).into_iter().collect()),
+        })
     }
 
     /// Of a look that may be long over.

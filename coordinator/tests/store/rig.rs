@@ -152,7 +152,7 @@ impl Rig {
         assert!(decision.changes(&round), "{event:?} changes nothing in {}", round.phase);
         match self.store.apply(&round, &decision, &replica()).await.unwrap() {
             Applied::Stored(next) => next,
-            Applied::Moved => panic!("moved by {event:?}"),
+            refused => panic!("{refused:?} by {event:?}"),
         }
     }
 

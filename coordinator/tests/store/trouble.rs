@@ -186,7 +186,7 @@ async fn a_write_whose_answer_was_lost_is_never_reported_wrongly() {
                 round = next;
                 stored += 1;
             }
-            Ok(Applied::Moved) => panic!("nobody else writes"),
+            Ok(refused) => panic!("nobody else writes: {refused:?}"),
             Err(StoreError::Problem(problem)) => panic!("{problem}"),
             Err(StoreError::Unavailable(_) | StoreError::UnknownOutcome(_)) => {
                 unsure += 1;

@@ -8,6 +8,7 @@ mod coordinator;
 mod database_faults;
 mod feldera;
 mod files;
+mod garbage;
 mod identity;
 mod increments;
 mod limits;

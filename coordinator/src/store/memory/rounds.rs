@@ -21,6 +21,7 @@ use crate::store::{
     drive::{Cancel, Claim, Progress, round_not_found},
     list::{parse_token, token},
     ownership::round_in_progress,
+    retirements::new_source,
     sqlstate::Fail,
     text::text,
 };
@@ -238,12 +239,19 @@ impl Tables {
 
     pub(super) fn apply(&mut self, change: &Change, now: DateTime<Utc>) -> Result<Applied, Fail> {
         let Change { before, decision, caller } = change;
-        let Some(stored_round) = self.rounds.get_mut(&before.id) else { return Ok(Applied::Moved) };
+        let Some(stored_round) = self.rounds.get(&before.id) else { return Ok(Applied::Moved) };
         let current = stored_round.round();
         let careless = planted::is(Bug::NoVersionInWhere) || planted::is(Bug::NoGuardInWhere);
         if !(current.version == before.version || careless) || !stored_round.is_of(before.term) {
             return Ok(Applied::Moved);
         }
+        if let Some(source) = new_source(before, &decision.next)
+            && self.is_marked(before.pipeline, &source)
+        {
+            return Ok(Applied::SourceRetired(source));
+        }
+        let Some(stored_round) = self.rounds.get_mut(&before.id) else { return Ok(Applied::Moved) };
+        let current = stored_round.round();
         let mut next = as_written(stored(before, decision))?;
         // What the statement doesn't write.
         next.version = current.version + 1;

@@ -159,7 +159,7 @@ impl Tables {
         }
         if let Some((before, decision)) = &adoption.round {
             let settled = Change { before: before.clone(), decision: decision.clone(), caller: change.caller.clone() };
-            if self.apply(&settled, now)? == Applied::Moved {
+            if !matches!(self.apply(&settled, now)?, Applied::Stored(_)) {
                 return Ok(false);
             }
         }

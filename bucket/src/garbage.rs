@@ -1,0 +1,293 @@
+//! What a collector reads of a location, request by request as [`lockstep_protocol::garbage`] asks for it, and the tombstones it puts. Only the owner collects:
+//! the base of its generation stands.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, future::BoxFuture};
+use lockstep_protocol::{
+    commit::{CommitDocument, CommitRef, DecisionObject},
+    digest::Digest,
+    fence::{Counts, Fence, FenceBase, Successor, counts},
+    garbage::{CommitReach, Known, LandedTombstone, ListedKey, OpenUpload, Retiring, TombstoneKnown},
+    id::{Generation, Seq},
+    key::Key,
+    manifest::{Inherited, PartDocument, PartManifest},
+    problem::{Problem, Reason},
+    takeover::PutAnswer,
+    tombstone::Tombstone,
+};
+
+use crate::{
+    document, fences, parts,
+    store::{CreateOutcome, Lookup, ObjectStore},
+};
+
+/// A commit that counts, retired or not.
+#[derive(Clone, Debug)]
+pub struct Counted {
+    /// Its place and digest.
+    pub commit: CommitRef,
+    /// What its key holds.
+    pub document: CommitDocument,
+    /// Length of its bytes.
+    pub bytes: u64,
+}
+
+/// The decisions of a location as they were listed, and what their marks say.
+#[derive(Clone, Debug, Default)]
+pub struct Decisions {
+    /// Greatest generation of any decision, and the greatest seq in it; none: there is none.
+    pub newest: Option<(Generation, Seq)>,
+    /// Every commit that counts and is there, newest first.
+    pub counted: Vec<Counted>,
+    /// Tombstones of these that count.
+    pub landed: Vec<LandedTombstone>,
+    /// Those of them with a tombstone that doesn't count.
+    pub occupied: BTreeSet<(Generation, Seq)>,
+    /// Places with a mark of damage.
+    pub damaged: BTreeSet<(Generation, Seq)>,
+}
+
+impl Decisions {
+    /// Every commit that counts.
+    pub fn refs(&self) -> Vec<CommitRef> {
+        self.counted.iter().map(|counted| counted.commit).collect()
+    }
+
+    /// Commits that are not retired, newest first, as retention looks at them.
+    pub fn known(&self) -> Vec<Known> {
+        // A tombstoned key is retired whatever it holds.
+        let place = |commit: CommitRef| (commit.generation, commit.seq);
+        let retired: BTreeSet<_> = self.landed.iter().map(|landed| place(landed.commit())).collect();
+        let known = |counted: &Counted| {
+            let place = (counted.commit.generation, counted.commit.seq);
+            Known {
+                commit: counted.commit,
+                created_at: counted.document.created_at,
+                damaged: self.damaged.contains(&place),
+                occupied: self.occupied.contains(&place),
+            }
+        };
+        self.counted.iter().filter(|counted| !retired.contains(&place(counted.commit))).map(known).collect()
+    }
+
+    /// By its place and digest.
+    pub fn find(&self, commit: &CommitRef) -> Option<&Counted> {
+        self.counted.iter().find(|counted| counted.commit == *commit)
+    }
+}
+
+/// Reads every decision of a location whose highest generation is `mine`: listed first, then its marks, then the bytes.
+pub async fn read_decisions(store: &dyn ObjectStore, mine: Generation) -> Result<Decisions, Problem> {
+    let places = places(store, Key::COMMITS).await?;
+    let retired = places_of(&places, self::places(store, Key::RETIRED).await?);
+    let damaged = places_of(&places, self::places(store, Key::DAMAGED).await?);
+    let bases = bases(store, mine, &places).await?;
+    let counting: Vec<(Generation, Seq)> = places
+        .iter()
+        .copied()
+        .filter(|&(generation, seq)| match bases.get(&generation.next()) {
+            _ if generation == mine => true,
+            Some(base) => counts(generation, seq, &Successor::Base(base.clone())) == Counts::Yes,
+            None => false,
+        })
+        .collect();
+    // Boxed, because the compiler can't prove that a stream which borrows in its closure is `Send`.
+    let reads: Vec<BoxFuture<'_, Result<Option<Counted>, Problem>>> =
+        counting.iter().rev().map(|&(generation, seq)| counted(store, generation, seq).boxed()).collect();
+    let read: Vec<Option<Counted>> = futures::stream::iter(reads).buffered(fences::PARALLEL).try_collect().await?;
+    let mut decisions = Decisions { newest: places.last().copied(), damaged, ..Decisions::default() };
+    decisions.counted = read.into_iter().flatten().collect();
+    let marked: Vec<(Generation, Seq)> = decisions
+        .counted
+        .iter()
+        .map(|counted| (counted.commit.generation, counted.commit.seq))
+        .filter(|place| retired.contains(place))
+        .collect();
+    for tombstone in fences::tombstones(store, &marked).await? {
+        match LandedTombstone::read(&tombstone, mine, bases.get(&mine)) {
+            Some(landed) => decisions.landed.push(landed),
+            None => {
+                decisions.occupied.insert((tombstone.commit.generation, tombstone.commit.seq));
+            }
+        }
+    }
+    Ok(decisions)
+}
+
+/// Places below one folder, rising.
+async fn places(store: &dyn ObjectStore, folder: &str) -> Result<Vec<(Generation, Seq)>, Problem> {
+    let listed = store.list_all(folder).await?;
+    let place = |key: &str| match Key::parse(key) {
+        Some(Key::Commit(generation, seq) | Key::Retired(generation, seq) | Key::Damaged(generation, seq)) => {
+            Some((generation, seq))
+        }
+        _ => None,
+    };
+    Ok(listed.iter().filter_map(|object| place(&object.key)).collect())
+}
+
+fn places_of(decided: &[(Generation, Seq)], marked: Vec<(Generation, Seq)>) -> BTreeSet<(Generation, Seq)> {
+    let decided: BTreeSet<_> = decided.iter().collect();
+    marked.into_iter().filter(|place| decided.contains(place)).collect()
+}
+
+/// Bases that say which decisions of these generations count, and the one of `mine`.
+async fn bases(
+    store: &dyn ObjectStore,
+    mine: Generation,
+    places: &[(Generation, Seq)],
+) -> Result<BTreeMap<Generation, FenceBase>, Problem> {
+    let mut wanted: BTreeSet<Generation> =
+        places.iter().map(|(generation, _)| generation.next()).filter(|&generation| generation <= mine).collect();
+    if mine > Generation::FIRST {
+        wanted.insert(mine);
+    }
+    let mut bases = BTreeMap::new();
+    for generation in wanted {
+        match fences::base(store, generation).await.known()? {
+            Some(base) => bases.insert(generation, base),
+            // Fences are contiguous, and each below the highest has its base before the next is put.
+            None => return Err(fences::vanished(store, &Key::FenceBase(generation))),
+        };
+    }
+    Ok(bases)
+}
+
+/// None: an abort record, or swept since it was listed.
+async fn counted(store: &dyn ObjectStore, generation: Generation, seq: Seq) -> Result<Option<Counted>, Problem> {
+    let key = Key::Commit(generation, seq);
+    let read = document::read(store, &key, |key, bytes| {
+        DecisionObject::parse(key, bytes).map(|decision| (decision, Digest::of(bytes), bytes.len()))
+    });
+    match read.await.known()? {
+        Some((DecisionObject::Commit(document), digest, length)) => {
+            let commit = CommitRef { generation, seq, round: document.round, digest };
+            let bytes = u64::try_from(length).unwrap_or(u64::MAX);
+            Ok(Some(Counted { commit, document: *document, bytes }))
+        }
+        Some((DecisionObject::Abort(_), ..)) => Ok(None),
+        None => match document::tombstone(store, generation, seq).await.or_problem().known()? {
+            Some(_) => Ok(None),
+            None => Err(fences::vanished(store, &key)),
+        },
+    }
+}
+
+/// What a commit that must stay whole reaches. A manifest that can't be read is an error: nobody knows what would be lost.
+pub async fn reach(store: &dyn ObjectStore, counted: &Counted) -> Result<CommitReach, Problem> {
+    let manifests: Vec<PartManifest> = futures::stream::iter(part_reads(store, counted))
+        .buffered(fences::PARALLEL)
+        .map(|read| read.and_then(|part| part.ok_or_else(|| missing(store, counted))))
+        .try_collect()
+        .await?;
+    CommitReach::of(counted.commit, &counted.document, &manifests)
+}
+
+/// What a retired commit reaches still: a manifest that is proven absent contributes nothing.
+pub async fn reach_of_retired(store: &dyn ObjectStore, counted: &Counted) -> Result<CommitReach, Problem> {
+    let manifests: Vec<Option<PartManifest>> =
+        futures::stream::iter(part_reads(store, counted)).buffered(fences::PARALLEL).try_collect().await?;
+    CommitReach::of_retired(counted.commit, &counted.document, &manifests)
+}
+
+fn missing(store: &dyn ObjectStore, counted: &Counted) -> Problem {
+    let CommitRef { generation, seq, round, .. } = counted.commit;
+    Problem::new(
+        Reason::CheckpointDamaged,
+        format!(
+            "a part manifest of checkpoint {round} ({generation}-{seq}) is missing in {}, so what it reaches is not known and nothing is deleted; \
+             verify it, and delete the checkpoint if it can't be mended",
+            store.location()
+        ),
+    )
+    .with("checkpoint", round)
+    .with("generation", generation)
+    .with("seq", seq)
+    .with("location", store.location())
+}
+
+fn part_reads<'s>(
+    store: &'s dyn ObjectStore,
+    counted: &'s Counted,
+) -> Vec<BoxFuture<'s, Result<Option<PartManifest>, Problem>>> {
+    let read = |part| {
+        async move {
+            let Some(document) = part_document(store, &parts::named_by(part)).await? else { return Ok(None) };
+            match document {
+                PartDocument::Full(manifest) => Ok(Some(manifest)),
+                PartDocument::Delta(delta) => {
+                    let name = delta.inherits().clone();
+                    match store.get(&name.key, parts::allowed(name.length)).await {
+                        Lookup::Absent => Ok(None),
+                        found => delta.resolve(&parts::judge_full(store.location(), &name, found)?).map(Some),
+                    }
+                }
+            }
+        }
+        .boxed()
+    };
+    counted.document.parts.iter().map(read).collect()
+}
+
+/// None: proven absent.
+async fn part_document(store: &dyn ObjectStore, name: &Inherited) -> Result<Option<PartDocument>, Problem> {
+    match store.get(&name.key, parts::allowed(name.length)).await {
+        Lookup::Absent => Ok(None),
+        found => parts::judge(store.location(), name, found).map(Some),
+    }
+}
+
+/// Every object that attempts of hosts have written.
+pub async fn list_attempts(store: &dyn ObjectStore) -> Result<Vec<ListedKey>, Problem> {
+    let mut keys = Vec::new();
+    for prefix in [Key::HOSTS, Key::SOLO] {
+        let listed = store.list_all(prefix).await?;
+        keys.extend(listed.into_iter().map(|object| ListedKey { key: object.key, bytes: object.size }));
+    }
+    Ok(keys)
+}
+
+/// Every multipart upload that was neither completed nor aborted.
+pub async fn list_uploads(store: &dyn ObjectStore) -> Result<Vec<OpenUpload>, Problem> {
+    let open = store.list_multipart("").await?;
+    Ok(open.into_iter().map(|open| OpenUpload { key: open.key, upload: open.upload.0 }).collect())
+}
+
+/// Whether a fence stands.
+pub async fn fence_stands(store: &dyn ObjectStore, generation: Generation) -> Result<bool, Problem> {
+    let key = Key::Fence(generation);
+    Ok(document::read(store, &key, Fence::parse).await.known()?.is_some())
+}
+
+/// Puts a tombstone's stored bytes, create-only, and says what is known of its key. One of an earlier generation of ours is only looked for: put now it would not
+/// count.
+pub async fn put_tombstone(
+    store: &dyn ObjectStore,
+    retiring: &Retiring,
+    mine: Generation,
+) -> Result<TombstoneKnown, Problem> {
+    let tombstone = retiring.tombstone();
+    let key = tombstone.key();
+    let current = tombstone.retired_in >= mine;
+    let (answer, error) = if current {
+        match store.create(&key.to_string(), Bytes::from(tombstone.encode())).await {
+            CreateOutcome::Done => return Ok(retiring.judge(PutAnswer::Created, None, None)),
+            CreateOutcome::Exists => (PutAnswer::Exists, None),
+            CreateOutcome::Refused(error) | CreateOutcome::Unknown(error) => (PutAnswer::Unknown, Some(error)),
+        }
+    } else {
+        (PutAnswer::Unknown, None)
+    };
+    let found = document::read(store, &key, Tombstone::parse).await.known()?;
+    let base = fences::base(store, mine).await.known()?;
+    if !current {
+        let counts = found.as_ref().and_then(|found| LandedTombstone::read(found, mine, base.as_ref()));
+        return Ok(counts.map_or(TombstoneKnown::Occupied, TombstoneKnown::Landed));
+    }
+    match (retiring.judge(answer, found.as_ref(), base.as_ref()), error) {
+        (TombstoneKnown::Unknown, Some(error)) => Err(error.problem()),
+        (known, _) => Ok(known),
+    }
+}
