@@ -5,7 +5,7 @@
 //! screen: effects of the stored round, their events, `decide`, one guarded write, and again.
 //!
 //! - `driver`: one round
-//! - `work`: its effects that are under way, `effects`: what each of them does, with `transfer`, `hosts`, `parts` and `settle`
+//! - `work`: its effects that are under way, `effects`: what each of them does, with `transfer`, `hosts`, `parts`, `settle` and `protect`
 //! - `orders`: what agents are told, as it follows from the row
 //! - `drive`: what effects and driver of one round share; `progress` of its hosts
 //! - `leases`: which rounds this replica holds; `clock`: by whose clock; `cancels`: which of them somebody asked to stop
@@ -56,6 +56,7 @@ mod milestone;
 mod orders;
 mod parts;
 mod progress;
+mod protect;
 mod schedule;
 mod settle;
 mod take_over;

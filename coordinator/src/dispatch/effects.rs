@@ -5,8 +5,8 @@ use std::sync::Arc;
 use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::round::{Effect, Event, Round};
 
-use super::{drive::Drive, hosts, parts, settle, transfer};
-use crate::plan::{plan_push, resolve_pull};
+use super::{drive::Drive, hosts, parts, protect, settle, transfer};
+use crate::plan::plan_push;
 
 /// Carries one effect out.
 pub(super) async fn run(drive: Arc<Drive>, round: Arc<Round>, effect: Effect) -> Option<Event> {
@@ -39,7 +39,7 @@ async fn plan(drive: &Drive, round: &Round) -> Event {
 
 async fn resolve(drive: &Drive, round: &Round) -> Event {
     reached(Point::ResolveBefore);
-    match resolve_pull(&drive.services.plan_context(), round, drive.read_location.as_ref()).await {
+    match protect::resolve(drive, round).await {
         Ok(plan) => {
             reached(Point::ResolveChosen);
             plan.into_event()

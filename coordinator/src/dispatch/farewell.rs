@@ -1,4 +1,4 @@
-//! After the end: agents of a round that was given up are told to stop, the bucket's hint is renewed. Best effort: the next order replaces
+//! After the end: agents of a round that was given up are told to stop, the bucket's hint is renewed, a pin is removed. Best effort: the next order replaces
 //! whatever still runs at an agent, and a reader that finds no hint lists from the beginning.
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     drive::{Drive, order_again},
     orders::{self, Ordered},
+    protect,
 };
 use crate::agents::AgentAnswer;
 
@@ -25,6 +26,7 @@ const PARALLEL: usize = 32;
 
 /// Says good-bye to a round that is over.
 pub(super) async fn bid(drive: &Drive, round: &Round, shutdown: &CancellationToken) {
+    shutdown.run_until_cancelled(protect::release(drive, round)).await;
     match (&round.kind, round.phase) {
         (Kind::Push(push), Phase::Committed) => {
             if let Some(commit) = push.committed {

@@ -2,7 +2,7 @@
 
 use lockstep_client::v1::{self, RoundPhase, RoundTrigger, StandbyState};
 use lockstep_integration_tests::{
-    cluster::{COORDINATOR_KEY, Cluster, client_of},
+    cluster::{BUCKET, COORDINATOR_KEY, Cluster, client_of},
     http, wait,
 };
 
@@ -76,6 +76,17 @@ async fn s24_a_standby_follows_every_push_by_itself_and_fetches_only_what_is_new
     assert!(pulls.iter().all(is_installed), "{pulls:?}");
     assert_eq!(pulls.iter().map(|pull| pull.step).collect::<Vec<_>>(), [20, 30, 40, 50].map(Some));
     assert!(pulls.iter().all(|pull| pull.trigger() == RoundTrigger::Periodic && pull.generation == 0));
+    // Each pull has pinned what it fetched from the location of another, and has let it go.
+    let put = owner.s3.requests().into_iter().filter(|request| {
+        let pin = request.key.as_deref().is_some_and(|key| key.starts_with("orders/pins/standby-"));
+        pin && request.method == "PUT" && request.status == Some(200)
+    });
+    assert_eq!(put.count(), 4);
+    wait::until("every pin is gone", || async {
+        let pins = owner.s3.admin().keys(BUCKET, "orders/pins/").unwrap();
+        if pins.is_empty() { Ok(()) } else { Err(format!("{pins:?}")) }
+    })
+    .await;
     let fetched = pulls[2].progress.unwrap().bytes_transferred;
     assert!(fetched < 100_000, "{fetched} bytes for three files of a few bytes");
 }
