@@ -35,7 +35,7 @@ mod watch;
 pub use caller::ACTOR_HEADER;
 
 /// Methods that wait for something on purpose: they bound that themselves, so the server's default deadline does not.
-pub const OWN_WAIT: [&str; 4] = [
+pub const OWN_WAIT: [&str; 5] = [
     "/lockstep.v1.Coordinator/CreatePipeline",
     "/lockstep.v1.Coordinator/Resync",
     "/lockstep.v1.Coordinator/WatchRound",
