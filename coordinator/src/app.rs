@@ -149,6 +149,7 @@ async fn serve(args: CoordinatorArgs, url: DatabaseUrl, prometheus: PrometheusHa
             pull_deadline: args.pull_deadline,
             retry: args.retry(),
             garbage: args.garbage(),
+            verify_bytes_per_day: args.verify_bytes_per_day,
             ..DispatchOptions::default()
         },
     );

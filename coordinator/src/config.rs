@@ -259,6 +259,11 @@ pub struct CoordinatorArgs {
         value_parser = humantime::parse_duration)]
     pub shutdown_grace: Duration,
 
+    /// Checkpoints are re-read all the time, those verified longest ago first, within so many bytes a day, by one replica at a time and never while their pipeline has
+    /// a round; damaged ones are marked. 0: none.
+    #[arg(long, env = "LOCKSTEP_VERIFY_BYTES_PER_DAY", default_value_t = 0, value_name = "BYTES")]
+    pub verify_bytes_per_day: u64,
+
     /// Writes `grpc=host:port` and `http=host:port`, one a line, to this file once both are bound.
     #[arg(long, env = "LOCKSTEP_ADDR_FILE", value_name = "PATH")]
     pub addr_file: Option<PathBuf>,

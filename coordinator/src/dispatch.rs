@@ -11,7 +11,7 @@
 //! - `leases`: which rounds this replica holds; `clock`: by whose clock; `cancels`: which of them somebody asked to stop
 //! - `unsaved`: which reports may wait before they are stored
 //! - `claim`: locations of new pipelines; `schedule`: pushes that nobody asks for; `follow`: pulls of standbys; `take_over`: locations that somebody owned, with the pulls of an `activation`
-//! - `marks`: of damaged checkpoints; `upkeep`: pins, retirements and collections, with what they delete in `collect`
+//! - `marks`: of damaged checkpoints; `verify`: re-reading within the daily budget; `upkeep`: pins, retirements and collections, with what they delete in `collect`
 //! - `compare`: every location with the database, once at start; `identity`: whether that is still the same database
 //! - `farewell`: what is told to agents and bucket after the end
 //! - `milestone`: failpoints around what is stored
@@ -63,6 +63,7 @@ mod take_over;
 mod transfer;
 mod unsaved;
 mod upkeep;
+mod verify;
 mod work;
 
 use clock::DatabaseClock;
@@ -100,6 +101,8 @@ pub struct DispatchOptions {
     pub pull_deadline: Duration,
     /// Of pushes, pulls and collections that nobody asks for.
     pub retry: RetryPolicy,
+    /// Checkpoints are re-read all the time within so many bytes a day. 0: none.
+    pub verify_bytes_per_day: u64,
     /// How garbage is collected.
     pub garbage: GarbageOptions,
 }
@@ -138,6 +141,7 @@ impl Default for DispatchOptions {
             pull_deadline: Duration::from_secs(3600),
             retry: RetryPolicy::default(),
             garbage: GarbageOptions::default(),
+            verify_bytes_per_day: 0,
         }
     }
 }
@@ -218,6 +222,7 @@ impl Dispatcher {
         tasks.spawn(identity::watch(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(upkeep::run(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(upkeep::schedule(Arc::clone(&services), shutdown.clone()));
+        tasks.spawn(verify::run(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(marks::run(Arc::clone(&services), shutdown.clone()));
         claim_rounds(&services, &tasks, &shutdown).await;
         tasks.close();

@@ -14,6 +14,7 @@ mod standbys;
 mod take_overs;
 mod upkeep;
 mod verifications;
+mod verify_budget;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -44,7 +45,8 @@ pub use faults::StoreFault;
 use super::{
     Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, CollectionView, Created, DatabaseIdentity,
     DuePushes, DueStandbys, Listed, Marking, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter,
-    RoundRecord, StandbyRow, Store, StoreError, TakeOverApplied, UpkeepApplied, Verification, VerificationsOf, apply,
+    RoundRecord, StandbyRow, Store, StoreError, TakeOverApplied, UpkeepApplied, Verification, VerificationsOf,
+    VerifyBudget, apply,
     ask::Request,
     claims::{FenceOut, Settle},
     differences::Note,
@@ -59,6 +61,7 @@ use super::{
     transactions::Transactions,
     upkeep as upkeep_of,
     verifications::{Keep, SettleMark},
+    verify_budget::SaveBudget,
 };
 use faults::Faults;
 use pipelines::StoredPipeline;
@@ -68,6 +71,7 @@ use standbys::StoredStandby;
 use take_overs::StoredTakeOver;
 use upkeep::{StoredRetirement, StoredUpkeep};
 use verifications::StoredVerification;
+use verify_budget::StoredBudget;
 
 /// Stands between one replica and everything outside of it. A gate that never opens again is a replica that was killed; one that opens late is a
 /// replica that was stopped, or whose machine slept.
@@ -109,6 +113,7 @@ struct Tables {
     upkeep: BTreeMap<Uuid, StoredUpkeep>,
     retirements: BTreeMap<(PipelineId, Generation, Seq), StoredRetirement>,
     verifications: BTreeMap<Uuid, StoredVerification>,
+    verify_budget: StoredBudget,
     audit: Vec<AuditRow>,
 }
 
@@ -191,6 +196,7 @@ impl MemoryDatabase {
             upkeep: BTreeMap::new(),
             retirements: BTreeMap::new(),
             verifications: BTreeMap::new(),
+            verify_budget: StoredBudget::default(),
             audit: Vec::new(),
         };
         Self(Arc::new(Shared {
@@ -537,6 +543,20 @@ impl Transactions for Link {
 
     async fn get_verification(&self, id: Uuid) -> Result<Verification, StoreError> {
         self.run("get_verification", Access::Read, move |tables, _| tables.get_verification(id)).await
+    }
+
+    async fn claim_verify_budget(&self, replica: String, lease: Duration) -> Result<Option<VerifyBudget>, StoreError> {
+        let claim = move |tables: &mut Tables, now| Ok(tables.claim_verify_budget(&replica, lease, now));
+        self.run("claim_verify_budget", Access::Write, claim).await
+    }
+
+    async fn save_verify_budget(&self, save: SaveBudget) -> Result<bool, StoreError> {
+        self.run("save_verify_budget", Access::Write, move |tables, now| Ok(tables.save_verify_budget(&save, now)))
+            .await
+    }
+
+    async fn verify_turn(&self) -> Result<Option<PipelineId>, StoreError> {
+        self.run("verify_turn", Access::Write, |tables, now| Ok(tables.verify_turn(now))).await
     }
 
     async fn verifications(&self, of: VerificationsOf) -> Result<Vec<Verification>, StoreError> {

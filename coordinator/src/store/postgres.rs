@@ -21,7 +21,8 @@ use uuid::Uuid;
 use super::{
     Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, CollectionView, Created, DatabaseIdentity,
     DuePushes, DueStandbys, Listed, Marking, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter,
-    RoundRecord, StandbyRow, StoreError, TakeOverApplied, UpkeepApplied, Verification, VerificationsOf, admit, apply,
+    RoundRecord, StandbyRow, StoreError, TakeOverApplied, UpkeepApplied, Verification, VerificationsOf, VerifyBudget,
+    admit, apply,
     ask::Request,
     audit,
     changes::CHANNEL,
@@ -39,6 +40,7 @@ use super::{
     transactions::Transactions,
     upkeep,
     verifications::{self, Keep, SettleMark},
+    verify_budget::{self, SaveBudget},
 };
 
 #[async_trait]
@@ -317,6 +319,24 @@ impl Transactions for Database {
     async fn get_verification(&self, id: Uuid) -> Result<Verification, StoreError> {
         self.run("get_verification", Access::Read, id, |connection, id| Box::pin(verifications::get(connection, *id)))
             .await
+    }
+
+    async fn claim_verify_budget(&self, replica: String, lease: Duration) -> Result<Option<VerifyBudget>, StoreError> {
+        self.run("claim_verify_budget", Access::Write, (replica, lease), |connection, arguments| {
+            Box::pin(verify_budget::claim(connection, arguments))
+        })
+        .await
+    }
+
+    async fn save_verify_budget(&self, save: SaveBudget) -> Result<bool, StoreError> {
+        self.run("save_verify_budget", Access::Write, save, |connection, save| {
+            Box::pin(verify_budget::save(connection, save))
+        })
+        .await
+    }
+
+    async fn verify_turn(&self) -> Result<Option<PipelineId>, StoreError> {
+        self.run("verify_turn", Access::Write, (), |connection, ()| Box::pin(verify_budget::turn(connection))).await
     }
 
     async fn verifications(&self, of: VerificationsOf) -> Result<Vec<Verification>, StoreError> {

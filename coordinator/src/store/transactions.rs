@@ -23,7 +23,8 @@ use uuid::Uuid;
 use super::{
     Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, CollectionView, Created, DatabaseIdentity,
     DuePushes, DueStandbys, Listed, Marking, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter,
-    RoundRecord, StandbyRow, StoreError, TakeOverApplied, UpkeepApplied, Verification, VerificationsOf, apply,
+    RoundRecord, StandbyRow, StoreError, TakeOverApplied, UpkeepApplied, Verification, VerificationsOf, VerifyBudget,
+    apply,
     ask::Request,
     claims::{FenceOut, Settle},
     differences::Note,
@@ -34,6 +35,7 @@ use super::{
     standbys::{SaveFollowState, Steer},
     take_overs, upkeep,
     verifications::{Keep, SettleMark},
+    verify_budget::SaveBudget,
 };
 
 /// See the module's documentation. The methods of [`Store`](super::Store) say what each does.
@@ -102,6 +104,9 @@ pub(super) trait Transactions: fmt::Debug + Send + Sync + 'static {
     async fn owed_marks(&self, lease: Duration) -> Result<Vec<Verification>, StoreError>;
     async fn settle_mark(&self, settle: SettleMark) -> Result<bool, StoreError>;
     async fn get_verification(&self, id: Uuid) -> Result<Verification, StoreError>;
+    async fn claim_verify_budget(&self, replica: String, lease: Duration) -> Result<Option<VerifyBudget>, StoreError>;
+    async fn save_verify_budget(&self, save: SaveBudget) -> Result<bool, StoreError>;
+    async fn verify_turn(&self) -> Result<Option<PipelineId>, StoreError>;
     async fn verifications(&self, of: VerificationsOf) -> Result<Vec<Verification>, StoreError>;
 
     async fn admit_upkeep(&self, request: upkeep::Request) -> Result<Upkeep, StoreError>;

@@ -1,0 +1,196 @@
+//! Checkpoints re-read all the time, within a number of bytes a day: one replica, one request at a time, and never while the pipeline has a round. Each step is stored, so
+//! another replica goes on where this one stopped.
+
+use std::{sync::Arc, time::Duration};
+
+use lockstep_bucket::{Access, DecisionFound, ObjectStore};
+use lockstep_protocol::{
+    commit::{CommitDocument, DecisionObject},
+    problem::{Problem, Reason, Retryable},
+    verification::{Allowance, Candidate, Position, Scope, next},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::Services;
+use crate::store::{Finding, Page, PipelineRow, RoundFilter, StoreError, UnderWay, VerificationsOf, VerifyBudget};
+
+/// Read in one step, or one run of files if that is more.
+const STEP: u64 = 8 << 20;
+
+/// How long the budget stays with a replica that doesn't save a step: longer than any run of files takes.
+const LEASE: Duration = Duration::from_secs(300);
+
+/// Until it is looked again whether there is something to read, or leave to read it.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Pipelines that are looked through in one go for something to read.
+const TURNS: usize = 16;
+
+/// Re-reads checkpoints until it is told to stop.
+pub(super) async fn run(services: Arc<Services>, shutdown: CancellationToken) {
+    if services.options.verify_bytes_per_day == 0 {
+        return;
+    }
+    while !shutdown.is_cancelled() {
+        let claimed = services.store.claim_verify_budget(&services.options.replica, LEASE).await;
+        let pause = match claimed {
+            Ok(None) => PAUSE,
+            Ok(Some(budget)) => work(&services, budget, &shutdown).await,
+            Err(error) => {
+                let problem = error.problem();
+                tracing::warn!(reason = %problem.reason, "checkpoints are not re-read: {}", problem.message);
+                PAUSE
+            }
+        };
+        shutdown.run_until_cancelled(tokio::time::sleep(pause)).await;
+    }
+}
+
+/// Step by step, until there is nothing to read or no leave to; then how long to wait. What fails is tried again after the pause.
+async fn work(services: &Services, mut budget: VerifyBudget, shutdown: &CancellationToken) -> Duration {
+    while !shutdown.is_cancelled() {
+        match step(services, &mut budget).await {
+            Ok(None) => {}
+            Ok(Some(pause)) => return pause,
+            Err(problem) => {
+                tracing::warn!(reason = %problem.reason, "re-reading waits: {}", problem.message);
+                return PAUSE;
+            }
+        }
+    }
+    Duration::ZERO
+}
+
+/// One step; a duration: wait so long.
+async fn step(services: &Services, budget: &mut VerifyBudget) -> Result<Option<Duration>, Problem> {
+    let (store, a_day) = (&services.store, services.options.verify_bytes_per_day);
+    let now = store.now().await?;
+    let allowance = budget.allowance.unwrap_or_else(|| Allowance::first(a_day, now)).grown(a_day, now);
+    if let Some(wait) = allowance.wait(a_day) {
+        return Ok(Some(wait.min(Duration::from_secs(60))));
+    }
+    let under_way = match budget.under_way.take() {
+        Some(under_way) => under_way,
+        None => match choose(services, now).await? {
+            Some(chosen) => chosen,
+            None => return Ok(Some(PAUSE)),
+        },
+    };
+    let row = match store.get_pipeline(&under_way.pipeline.into()).await.map_err(Problem::from) {
+        Ok(row) => row,
+        Err(problem) if problem.reason == Reason::PipelineNotFound => {
+            return save(services, budget, allowance, None).await;
+        }
+        Err(problem) => return Err(problem),
+    };
+    if has_round(services, &row).await? {
+        budget.under_way = Some(under_way);
+        return Ok(Some(Duration::from_millis(500)));
+    }
+    let bucket = services.connector.connect(&row.spec.location).await?;
+    let left = u64::try_from(allowance.left).unwrap_or(0);
+    let Some(document) = document(bucket.as_ref(), &under_way).await? else {
+        return save(services, budget, allowance, None).await;
+    };
+    let read =
+        lockstep_bucket::verify_some(bucket.as_ref(), &document, under_way.position, STEP.min(left.max(1))).await?;
+    metrics::counter!("lockstep_verified_bytes_total").increment(read.bytes);
+    let allowance = allowance.spent(read.bytes);
+    let mut under_way = UnderWay { bytes: under_way.bytes.saturating_add(read.bytes), ..under_way };
+    under_way.problems.extend(read.broken);
+    if let Some(position) = read.next {
+        return save(services, budget, allowance, Some(UnderWay { position, ..under_way })).await;
+    }
+    if !under_way.problems.is_empty()
+        && let Err(problem) = lockstep_bucket::still_stands(bucket.as_ref(), &under_way.commit).await
+    {
+        // Retired meanwhile, or nobody knows: what seemed broken is told of by the next reading, if it is.
+        if problem.retryable() == Retryable::Yes {
+            return Err(problem);
+        }
+        return save(services, budget, allowance, None).await;
+    }
+    finish(services, under_way).await?;
+    save(services, budget, allowance, None).await
+}
+
+async fn save(
+    services: &Services,
+    budget: &mut VerifyBudget,
+    allowance: Allowance,
+    under_way: Option<UnderWay>,
+) -> Result<Option<Duration>, Problem> {
+    let next = VerifyBudget { allowance: Some(allowance), under_way, version: budget.version };
+    match services.store.save_verify_budget(&next, LEASE).await? {
+        Some(saved) => {
+            *budget = saved;
+            Ok(None)
+        }
+        // Another replica has it now.
+        None => Ok(Some(PAUSE)),
+    }
+}
+
+/// Kept twice at worst, if the budget can't be saved afterwards.
+async fn finish(services: &Services, read: UnderWay) -> Result<(), StoreError> {
+    let outcome = if read.problems.is_empty() { "intact" } else { "damaged" };
+    metrics::counter!("lockstep_verified_checkpoints_total", "outcome" => outcome).increment(1);
+    tracing::info!(checkpoint = %read.commit.round, bytes = read.bytes, outcome, "checkpoint re-read within the daily budget");
+    let finding = Finding {
+        pipeline: read.pipeline,
+        commit: read.commit,
+        scope: Scope::All,
+        rolling: true,
+        bytes: read.bytes,
+        problems: read.problems,
+        started_at: read.started_at,
+    };
+    services.store.keep_verification(finding, &services.caller()).await.map(|_| ())
+}
+
+async fn has_round(services: &Services, row: &PipelineRow) -> Result<bool, StoreError> {
+    let filter = RoundFilter { pipeline: Some(row.id), active_only: true, kind: None };
+    Ok(!services.store.list_rounds(filter, Page { size: 1, token: None }).await?.items.is_empty())
+}
+
+/// None: it was retired since, or never was.
+async fn document(bucket: &dyn ObjectStore, under_way: &UnderWay) -> Result<Option<CommitDocument>, Problem> {
+    let commit = &under_way.commit;
+    Ok(match lockstep_bucket::read_decision(bucket, commit.generation, commit.seq).await.known()? {
+        Some(DecisionFound::Decision(DecisionObject::Commit(document), digest)) if digest == commit.digest => {
+            Some(*document)
+        }
+        _ => None,
+    })
+}
+
+/// Of the pipelines whose turn it is, the first that has something to read.
+async fn choose(services: &Services, now: chrono::DateTime<chrono::Utc>) -> Result<Option<UnderWay>, Problem> {
+    let mut seen = Vec::new();
+    while let Some(id) = services.store.verify_turn().await?.filter(|id| seen.len() < TURNS && !seen.contains(id)) {
+        seen.push(id);
+        let row = services.store.get_pipeline(&id.into()).await?;
+        let bucket = services.connector.connect(&row.spec.location).await?;
+        let found = lockstep_bucket::list_checkpoints(bucket.as_ref(), Access::ReadOnly, usize::MAX).await?;
+        let checkpoints = found.iter().map(|one| one.commit.round).collect();
+        let of = VerificationsOf { pipeline: id, checkpoints, scope: Some(Scope::All) };
+        let verified = services.store.verifications(of).await?;
+        let candidates: Vec<Candidate> = found
+            .iter()
+            .map(|one| {
+                let last = verified.iter().find(|known| known.finding.commit.round == one.commit.round);
+                Candidate {
+                    commit: one.commit,
+                    created_at: one.document.created_at,
+                    verified_at: last.map(|known| known.ended_at),
+                    damaged: one.damaged,
+                }
+            })
+            .collect();
+        if let Some(commit) = next(&candidates, now) {
+            let (position, problems) = (Position::default(), Vec::new());
+            return Ok(Some(UnderWay { pipeline: id, commit, position, bytes: 0, problems, started_at: now }));
+        }
+    }
+    Ok(None)
+}
