@@ -69,6 +69,14 @@ impl Decision {
             Self::Abort(abort) => abort.round,
         }
     }
+
+    /// Who wrote it.
+    pub(super) fn pipeline(&self) -> Uuid {
+        match self {
+            Self::Commit(commit) => commit.pipeline,
+            Self::Abort(abort) => abort.pipeline,
+        }
+    }
 }
 
 /// What stands in one location.
@@ -161,6 +169,11 @@ impl LocationView {
         }
         self.decisions.insert(place, decision);
         Some(())
+    }
+
+    /// Of the pipeline that owns the location.
+    pub(super) fn highest_fence(&self) -> u64 {
+        self.fences.last().copied().unwrap_or(0)
     }
 
     /// F1: of the highest generation that has a base (or 1) every commit counts, of an older one those that the next one's base includes.
