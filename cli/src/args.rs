@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{audit, checkpoint, gc, pipeline, probe, pull, push, round, standby, status, take_over};
+use crate::commands::{audit, checkpoint, gc, pipeline, probe, pull, push, resync, round, standby, status, take_over};
 use crate::demo::Demo;
 use crate::dev::Dev;
 use crate::hidden;
@@ -90,6 +90,8 @@ pub(crate) enum Ours {
     Standby(standby::Command),
     /// Make a pipeline the owner of its location, whoever owns it now.
     TakeOver(take_over::TakeOver),
+    /// Make the database know again what a pipeline's bucket holds, after it was lost or restored from a backup.
+    Resync(resync::Resync),
     /// Who did what, each phase change with its cause.
     Audit(audit::Audit),
     /// All pipelines at a glance.

@@ -7,6 +7,7 @@ pub(crate) mod pipeline;
 pub(crate) mod probe;
 pub(crate) mod pull;
 pub(crate) mod push;
+pub(crate) mod resync;
 pub(crate) mod round;
 pub(crate) mod standby;
 pub(crate) mod status;

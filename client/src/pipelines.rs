@@ -2,7 +2,8 @@
 
 use lockstep_proto::v1::{
     ActivateRequest, CreatePipelineRequest, DeletePipelineRequest, GetPipelineRequest, ListPipelinesRequest, Pipeline,
-    PipelineSpec, StartStandbyRequest, StopStandbyRequest, TakeOverRequest, TakeOverResponse, UpdatePipelineRequest,
+    PipelineSpec, ResyncRequest, ResyncResponse, StartStandbyRequest, StopStandbyRequest, TakeOverRequest,
+    TakeOverResponse, UpdatePipelineRequest,
 };
 
 use crate::client::{LockstepClient, collect_pages, fill_request_id};
@@ -82,6 +83,17 @@ impl LockstepClient {
     pub async fn take_over(&self, mut request: TakeOverRequest) -> Result<TakeOverResponse, ClientError> {
         fill_request_id(&mut request.request_id);
         self.call(request, |mut c, r| async move { c.take_over(r).await }).await
+    }
+
+    /// Makes the coordinator's database know again what the pipeline's location holds; or, with `validate_only`, says what it would do.
+    ///
+    /// # Errors
+    ///
+    /// `PIPELINE_NOT_FOUND` where the database doesn't know it and no spec is given, `LOCATION_OWNED`, `TAKE_OVER_IN_PROGRESS` while it takes longer than the call, what the
+    /// store says.
+    pub async fn resync(&self, mut request: ResyncRequest) -> Result<ResyncResponse, ClientError> {
+        fill_request_id(&mut request.request_id);
+        self.call(request, |mut c, r| async move { c.resync(r).await }).await
     }
 
     /// At most `limit` pipelines.

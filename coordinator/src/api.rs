@@ -25,6 +25,7 @@ mod cursor;
 mod pipelines;
 mod preview;
 mod request;
+mod resync;
 mod rounds;
 mod standby;
 mod take_over;
@@ -34,8 +35,9 @@ mod watch;
 pub use caller::ACTOR_HEADER;
 
 /// Methods that wait for something on purpose: they bound that themselves, so the server's default deadline does not.
-pub const OWN_WAIT: [&str; 4] = [
+pub const OWN_WAIT: [&str; 5] = [
     "/lockstep.v1.Coordinator/CreatePipeline",
+    "/lockstep.v1.Coordinator/Resync",
     "/lockstep.v1.Coordinator/WatchRound",
     "/lockstep.v1.Coordinator/VerifyCheckpoint",
     // Its dry run reads what every checkpoint reaches.
@@ -174,6 +176,11 @@ impl Coordinator for Api {
     async fn take_over(&self, request: Request<v1::TakeOverRequest>) -> Result<Response<v1::TakeOverResponse>, Status> {
         let caller = caller::caller(&request).map_err(status)?;
         answer(Box::pin(self.do_take_over(caller, request.into_inner())).await)
+    }
+
+    async fn resync(&self, request: Request<v1::ResyncRequest>) -> Result<Response<v1::ResyncResponse>, Status> {
+        let caller = caller::caller(&request).map_err(status)?;
+        answer(Box::pin(self.do_resync(caller, request.into_inner())).await)
     }
 
     async fn start_push(&self, request: Request<v1::StartPushRequest>) -> Result<Response<v1::Round>, Status> {

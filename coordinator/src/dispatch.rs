@@ -12,7 +12,7 @@
 //! - `unsaved`: which reports may wait before they are stored
 //! - `claim`: locations of new pipelines; `schedule`: pushes that nobody asks for; `follow`: pulls of standbys; `take_over`: locations that somebody owned, with the pulls of an `activation`
 //! - `marks`: of damaged checkpoints; `upkeep`: pins, retirements and collections, with what they delete in `collect`
-//! - `compare`: every location with the database, once at start
+//! - `compare`: every location with the database, once at start; `identity`: whether that is still the same database
 //! - `farewell`: what is told to agents and bucket after the end
 //! - `milestone`: failpoints around what is stored
 
@@ -49,6 +49,7 @@ mod effects;
 mod farewell;
 mod follow;
 mod hosts;
+mod identity;
 mod leases;
 mod marks;
 mod milestone;
@@ -214,6 +215,7 @@ impl Dispatcher {
         tasks.spawn(schedule::run(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(follow::run(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(take_over::run(Arc::clone(&services), shutdown.clone()));
+        tasks.spawn(identity::watch(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(upkeep::run(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(upkeep::schedule(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(marks::run(Arc::clone(&services), shutdown.clone()));

@@ -12,7 +12,7 @@
 //! Modules: `pipeline` and `record` are the values; `ownership` creates pipelines, `claims` claims their
 //! locations, `differences` notes where these and the database disagree, `pipelines` reads them; `admit` makes rounds from what is `ask`ed, `apply` moves them, `drive` is for the replica that drives one, `list` and `audit` for those who look;
 //! `rows` and `text` translate; `sqlstate` is the one table of database errors; `changes` are hints to look sooner;
-//! `schedules` is when pipelines are pushed by themselves, `standbys` what those follow that own nothing, `take_overs` how they get locations that somebody owned, `upkeep` what is kept, retired and deleted there, with the marks in `retirements`, `verifications` what was found in them; `endpoint` is what a URL leads to, `pool` and `session` are how a connection is used,
+//! `schedules` is when pipelines are pushed by themselves, `standbys` what those follow that own nothing, `take_overs` how they get locations that somebody owned, `learnt` the rounds that they know again by one, `upkeep` what is kept, retired and deleted there, with the marks in `retirements`, `verifications` what was found in them; `endpoint` is what a URL leads to, `pool` and `session` are how a connection is used,
 //! `schema` is what stands in the database.
 
 use std::{sync::Arc, time::Duration};
@@ -36,6 +36,7 @@ mod differences;
 mod drive;
 mod endpoint;
 mod identity;
+mod learnt;
 mod list;
 #[cfg(debug_assertions)]
 pub mod memory;
@@ -63,6 +64,7 @@ pub use changes::{Change, Changes};
 pub use differences::{Difference, refuse_behind};
 pub use endpoint::Pooler;
 pub use identity::DatabaseIdentity;
+pub use learnt::Learnt;
 pub use pipeline::{
     ClaimOutcome, ClaimSettled, ClaimState, Created, LastCommit, NewPipeline, PipelineRow, PipelineSelector,
 };

@@ -254,10 +254,16 @@ pub fn newest_of(
 
 /// `LOCATION_OWNED`, naming both pipelines.
 pub fn location_owned(location: &Location, mine: PipelineId, my_name: &PipelineName, owner: &Fence) -> Problem {
+    // The same name with another UUID: maybe the very pipeline, whose database is gone.
+    let lost = if owner.pipeline_name == *my_name && owner.pipeline != mine {
+        format!("; if it is the same one and its database was lost: lockstep resync {my_name} -f SPEC.yaml")
+    } else {
+        String::new()
+    };
     Problem::new(
         Reason::LocationOwned,
         format!(
-            "{location} is owned by pipeline {} ({}) since generation {}; pipeline {my_name} ({mine}) must take it over or use another prefix",
+            "{location} is owned by pipeline {} ({}) since generation {}; pipeline {my_name} ({mine}) must take it over or use another prefix{lost}",
             owner.pipeline_name, owner.pipeline, owner.generation
         ),
     )

@@ -47,6 +47,8 @@ pub enum Purpose {
     TakeOver,
     /// A standby becomes the writer.
     Activate,
+    /// The database has lost rows, or may have: its own location again. Refused with `LOCATION_OWNED` where another pipeline owns it.
+    Resync,
     /// The owner gives it up: its last fence says so.
     Release,
 }
@@ -58,13 +60,14 @@ impl Purpose {
             Self::Claim => "claim",
             Self::TakeOver => "take_over",
             Self::Activate => "activate",
+            Self::Resync => "resync",
             Self::Release => "release",
         }
     }
 
     /// Back from [`Purpose::as_str`].
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Claim, Self::TakeOver, Self::Activate, Self::Release]
+        [Self::Claim, Self::TakeOver, Self::Activate, Self::Resync, Self::Release]
             .into_iter()
             .find(|purpose| purpose.as_str() == text)
     }
@@ -73,7 +76,7 @@ impl Purpose {
     pub const fn first_phase(self) -> Phase {
         match self {
             Self::Activate => Phase::Warming,
-            Self::Claim | Self::TakeOver | Self::Release => Phase::Preparing,
+            Self::Claim | Self::TakeOver | Self::Resync | Self::Release => Phase::Preparing,
         }
     }
 }
@@ -280,12 +283,21 @@ fn refusal(take_over: &TakeOver, highest: Option<&Fence>) -> Option<Problem> {
             .with("generation", take_over.holds),
         );
     }
+    let same = highest.is_some_and(|fence| fence.pipeline == take_over.pipeline && !fence.released);
     let mine = highest.is_some_and(|fence| fence.pipeline == take_over.pipeline && fence.writer == take_over.writer);
     match (take_over.purpose, highest) {
         (Purpose::TakeOver | Purpose::Activate, _) | (Purpose::Claim, None) => None,
+        (Purpose::Resync, Some(_)) if same => None,
         (Purpose::Claim, Some(fence)) if fence.released => None,
         (Purpose::Release, Some(fence)) if mine && fence.generation == take_over.holds && !fence.released => None,
-        (Purpose::Claim | Purpose::Release, Some(fence)) => Some(owned(take_over, fence)),
+        (Purpose::Claim | Purpose::Release | Purpose::Resync, Some(fence)) => Some(owned(take_over, fence)),
+        (Purpose::Resync, None) => Some(
+            Problem::new(
+                Reason::NotOwner,
+                format!("nobody ever owned {}, so there is nothing to resync from", take_over.location),
+            )
+            .with("location", &take_over.location),
+        ),
         (Purpose::Release, None) => Some(
             Problem::new(Reason::NotOwner, format!("nobody owns {}, so it can't be released", take_over.location))
                 .with("location", &take_over.location),

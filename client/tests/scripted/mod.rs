@@ -187,6 +187,10 @@ impl Coordinator for Scripted {
     async fn update_pipeline(&self, _: Request<v1::UpdatePipelineRequest>) -> Result<Response<v1::Pipeline>, Status> {
         unscripted()
     }
+    async fn resync(&self, _: Request<v1::ResyncRequest>) -> Result<Response<v1::ResyncResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
     async fn pin_checkpoint(&self, _: Request<v1::PinCheckpointRequest>) -> Result<Response<v1::Pin>, Status> {
         unscripted()
     }

@@ -101,7 +101,7 @@ impl Api {
     }
 
     /// As it is when it has ended, or after the longest wait.
-    async fn take_over_ended(&self, mut now: TakeOver) -> Result<TakeOver, Problem> {
+    pub(super) async fn take_over_ended(&self, mut now: TakeOver) -> Result<TakeOver, Problem> {
         let until = Instant::now() + self.options.create_wait;
         let mut changes = self.store.changes();
         let pipeline = now.pipeline;
@@ -135,7 +135,7 @@ impl Api {
     }
 }
 
-fn still_under_way(row: &PipelineRow, now: &TakeOver) -> Problem {
+pub(super) fn still_under_way(row: &PipelineRow, now: &TakeOver) -> Problem {
     let name = &row.spec.name;
     let last = now.problem.as_ref().map_or_else(String::new, |problem| format!(" ({problem})"));
     Problem::new(

@@ -106,6 +106,11 @@ async fn compare(context: &PlanContext, row: &PipelineRow) -> Result<(), Problem
         }
         Successor::Base(base) => {
             let newer = base.generation;
+            // This very pipeline has taken its location over since: the row is from before that.
+            if place.fence(newer).await?.is_some_and(|fence| fence.pipeline == row.id) {
+                let what = format!("generation {newer} is of this pipeline, the database knows {generation} only");
+                return Err(about(Reason::DatabaseBehind, what).with("newer_generation", newer));
+            }
             let what =
                 format!("generation {newer} took it over from generation {generation}: nothing more will be admitted");
             return Err(about(Reason::Fenced, what).with("newer_generation", newer));
@@ -115,7 +120,7 @@ async fn compare(context: &PlanContext, row: &PipelineRow) -> Result<(), Problem
     match newest {
         Some(newest) if newest.generation == generation && newest.seq >= row.next_seq => {
             let what = format!(
-                "{generation}-{} of round {} stands, the database expects none from {} on: it is behind; resync the pipeline",
+                "{generation}-{} of round {} stands, the database expects none from {} on: it is behind",
                 newest.seq, newest.round, row.next_seq
             );
             Err(about(Reason::DatabaseBehind, what).with("seq", newest.seq).with("next_seq", row.next_seq))

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use lockstep_bucket::{DecisionFound, FenceOutcome, Lookup, ObjectStore, decide as decisions, fences, probe};
+use lockstep_bucket::{Access, DecisionFound, FenceOutcome, Lookup, ObjectStore, decide as decisions, fences, probe};
 use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     commit::{CommitRef, DecisionObject},
@@ -13,7 +13,9 @@ use lockstep_protocol::{
     key::Key,
     problem::{Problem, Reason, Retryable},
     round::{KeyRead, Round},
-    takeover::{Decision, Effect, Event, FenceKnown, Settlement, TakeOver, decide, effects, next_wake, settle},
+    takeover::{
+        Decision, Effect, Event, FenceKnown, Purpose, Settlement, TakeOver, decide, effects, next_wake, settle,
+    },
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
@@ -21,8 +23,11 @@ use tracing::Instrument;
 use super::{Services, activation, drive::jitter, milestone, next_look};
 use crate::{
     plan::BackOff,
-    store::{Adoption, Change, LastCommit, Page, RoundFilter, StoreError, TakeOverApplied},
+    store::{Adoption, Change, LastCommit, Learnt, Page, RoundFilter, StoreError, TakeOverApplied},
 };
+
+/// So many rounds are known again by one resync, the newest: they are written in one transaction. Older checkpoints are listed from the bucket as all are.
+const LEARNT: usize = 1_000;
 
 /// Claims take-overs that nobody drives, until it is told to stop.
 pub(super) async fn run(services: Arc<Services>, shutdown: CancellationToken) {
@@ -226,7 +231,17 @@ async fn adoption(services: &Services, bucket: &dyn ObjectStore, take_over: &Tak
         None => None,
         Some(newest) => last_commit(bucket, newest).await?,
     };
-    Ok(Adoption { round, last })
+    let learnt = match take_over.purpose {
+        Purpose::Resync => learnt(bucket).await?,
+        Purpose::Claim | Purpose::TakeOver | Purpose::Activate | Purpose::Release => Vec::new(),
+    };
+    Ok(Adoption { round, last, learnt })
+}
+
+/// What counts, newest first: the base stands, so no more is added to it.
+async fn learnt(bucket: &dyn ObjectStore) -> Result<Vec<Learnt>, Problem> {
+    let found = lockstep_bucket::list_checkpoints(bucket, Access::Own, LEARNT).await?;
+    Ok(found.into_iter().map(|one| Learnt { commit: one.commit, document: one.document }).collect())
 }
 
 async fn settled(

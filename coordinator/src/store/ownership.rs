@@ -155,14 +155,12 @@ async fn check_location(connection: &mut Session, spec: &PipelineSpec, except: O
 /// What a new pipeline begins with.
 pub(super) fn first_claim(new: &NewPipeline) -> Result<ClaimState, Problem> {
     match (new.spec.initial, &new.fence_bytes) {
-        (Initial::Standby, None) => Ok(ClaimState::Standby),
+        // A running one without a fence of its own is made anew by a resync: it owns nothing until the take-over that follows.
+        (Initial::Standby | Initial::Running, None) => Ok(ClaimState::Standby),
         (Initial::Running, Some(_)) => Ok(ClaimState::Claiming),
-        (Initial::Standby, Some(_)) | (Initial::Running, None) => Err(Problem::new(
+        (Initial::Standby, Some(_)) => Err(Problem::new(
             Reason::SpecInvalid,
-            format!(
-                "pipeline {}: a running pipeline is created with the bytes of its fence, a standby without",
-                new.spec.name
-            ),
+            format!("pipeline {}: a standby writes no fence, so it is created without one", new.spec.name),
         )
         .with("field", "initial")
         .retry(Retryable::No)),

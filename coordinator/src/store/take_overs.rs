@@ -23,6 +23,7 @@ use super::{
     audit::{self, Entry, event},
     changes::Reach,
     identity,
+    learnt::{self, Learnt},
     pipelines::{Lock, find},
     rows::{number, unsigned},
     session::Session,
@@ -37,7 +38,7 @@ use crate::chance;
 pub struct AdmitTakeOver {
     /// Who takes its location over.
     pub pipeline: PipelineSelector,
-    /// What for: [`Purpose::TakeOver`], or [`Purpose::Activate`] of a standby.
+    /// What for: [`Purpose::TakeOver`], or [`Purpose::Activate`] of a standby, or [`Purpose::Resync`].
     pub purpose: Purpose,
     /// Idempotency key. None: each call is a new request.
     pub request_id: Option<RequestId>,
@@ -60,6 +61,8 @@ pub struct Adoption {
     pub round: Option<(Round, round::Decision)>,
     /// The commit that the base names, as the newest that is known to stand.
     pub last: Option<LastCommit>,
+    /// A resync's: commits that count, whose rounds the database may not know.
+    pub learnt: Vec<Learnt>,
 }
 
 /// One guarded write.
@@ -208,7 +211,11 @@ pub(super) fn new_take_over(pipeline: &PipelineRow, request: &Request, writer: W
 }
 
 pub(super) fn admitted_because(take_over: &TakeOver) -> String {
-    let what = if take_over.purpose == Purpose::Activate { "activation" } else { "take-over" };
+    let what = match take_over.purpose {
+        Purpose::Activate => "activation",
+        Purpose::Resync => "resync as take-over",
+        Purpose::Claim | Purpose::TakeOver | Purpose::Release => "take-over",
+    };
     format!("{what} {} of {}, from generation {}", take_over.id, take_over.location, take_over.holds)
 }
 
@@ -405,7 +412,7 @@ async fn adopt(connection: &mut Session, change: &Move, adoption: &Adoption) -> 
     let next = &change.decision.next;
     let (Some(fence), id) = (&next.fence, next.pipeline.uuid()) else { return Ok(false) };
     // Admission takes the same lock, so no round comes between.
-    find(connection, &next.pipeline.into(), Lock::ForUpdate).await?;
+    let pipeline = find(connection, &next.pipeline.into(), Lock::ForUpdate).await?;
     let open: Option<Uuid> = sqlx::query_scalar("SELECT id FROM rounds WHERE pipeline_id = $1 AND ended_at IS NULL")
         .bind(id)
         .fetch_optional(&mut *connection)
@@ -420,13 +427,19 @@ async fn adopt(connection: &mut Session, change: &Move, adoption: &Adoption) -> 
             return Ok(false);
         }
     }
+    for known_again in &adoption.learnt {
+        if let Some(round) = learnt::round_of(&pipeline, next, known_again) {
+            let trace_id = known_again.document.trace_id.as_ref();
+            learnt::insert(connection, &pipeline, &round, trace_id, &change.caller).await?;
+        }
+    }
     let identity = identity::read(connection).await?;
     let last = adoption.last.as_ref();
     let local: Option<Vec<Uuid>> = last.map(|last| last.local_checkpoints.iter().map(|id| id.uuid()).collect());
     sqlx::query(
         "UPDATE pipelines SET
              claim = $15, claim_problem = NULL, generation = $2, fence_bytes = $3, fenced_at = NULL, fenced_problem = NULL, behind_at = NULL, behind_problem = NULL,
-             next_seq = 1,
+             next_seq = 1, next_round_no = $16,
              last_generation = $4, last_seq = $5, last_round_id = $6, last_digest = $7, last_step = $8, last_fingerprint = $9,
              last_local = $10, last_committed_at = $11, database_id = $12, system_identifier = $13, timeline = $14,
              version = version + 1, updated_at = clock_timestamp()
@@ -447,6 +460,7 @@ async fn adopt(connection: &mut Session, change: &Move, adoption: &Adoption) -> 
     .bind(&identity.system_identifier)
     .bind(i64::from(identity.timeline))
     .bind(adopted_as(next).as_str())
+    .bind(learnt::next_round_no(&pipeline, &adoption.learnt).as_i64())
     .execute(connection)
     .await?;
     Ok(true)

@@ -18,6 +18,7 @@ mod pair;
 mod paused;
 mod push_and_restore;
 mod replicas;
+mod resync;
 mod schedule;
 mod solo;
 mod sources;

@@ -209,6 +209,21 @@ fn a_claim_and_a_release_respect_the_owner() {
 }
 
 #[test]
+fn a_resync_is_of_the_own_location_whatever_database_wrote_its_fence() {
+    let resync = take_over(Purpose::Resync);
+    let after_looking = |highest: Option<Fence>| {
+        let next = after(&resync, &[Event::Surveyed { highest }]);
+        (next.generation(), next.phase, next.problem.map(|problem| problem.reason))
+    };
+    let own = Fence { pipeline: resync.pipeline, writer: writer(3), ..fence(3) };
+    assert_eq!(after_looking(Some(own.clone())), (Some(generation(4)), Phase::Fencing, None));
+    let released = Fence { released: true, ..own };
+    assert_eq!(after_looking(Some(released)), (None, Phase::Failed, Some(Reason::LocationOwned)));
+    assert_eq!(after_looking(Some(fence(3))), (None, Phase::Failed, Some(Reason::LocationOwned)));
+    assert_eq!(after_looking(None), (None, Phase::Failed, Some(Reason::NotOwner)));
+}
+
+#[test]
 fn exists_is_judged_by_bytes() {
     let key = Key::Fence(generation(2)).to_string();
     let (mine, other) = (fence(2).encode(), Fence { take_over: uuid(77), ..fence(2) });
@@ -324,7 +339,13 @@ fn any_event() -> impl Strategy<Value = Event> {
 }
 
 fn any_purpose() -> impl Strategy<Value = Purpose> {
-    prop_oneof![Just(Purpose::Claim), Just(Purpose::TakeOver), Just(Purpose::Activate), Just(Purpose::Release),]
+    prop_oneof![
+        Just(Purpose::Claim),
+        Just(Purpose::TakeOver),
+        Just(Purpose::Activate),
+        Just(Purpose::Resync),
+        Just(Purpose::Release),
+    ]
 }
 
 proptest! {

@@ -13,12 +13,13 @@ use lockstep_protocol::{
 use super::{Line, Tables, as_json, digest_of, later, limit};
 use crate::store::{
     Admission, Applied, Caller, HostProgress, LastCommit, Listed, Page, PipelineRow, RoundFilter, RoundKind,
-    RoundRecord,
+    RoundRecord, Trigger,
     admit::{admitted_because, answered_another, asks_for_newest, check_admits, new_round, pushed_already},
     apply::{Change, stored},
     ask::{Ask, Request},
     audit::{TransitionColumns, event},
     drive::{Cancel, Claim, Progress, round_not_found},
+    learnt::learnt_because,
     list::{parse_token, token},
     ownership::round_in_progress,
     retirements::new_source,
@@ -165,6 +166,62 @@ impl Tables {
                 row.next_seq = row.next_seq.next();
             }
         });
+        Ok(())
+    }
+
+    /// One that a commit document tells of, unless its id, its number or its place is taken.
+    pub(super) fn learn(
+        &mut self,
+        pipeline: &PipelineRow,
+        round: Round,
+        trace_id: Option<String>,
+        caller: &Caller,
+        now: DateTime<Utc>,
+    ) -> Result<(), Fail> {
+        let Kind::Push(push) = &round.kind else { return Ok(()) };
+        let (Some(commit), made_at) = (push.committed, round.deadline) else { return Ok(()) };
+        let taken = self.rounds.values().map(|stored| stored.round()).any(|other| {
+            let place = match &other.kind {
+                Kind::Push(of_other) => other.generation == round.generation && of_other.seq == push.seq,
+                Kind::Pull(_) => false,
+            };
+            other.id == round.id || other.pipeline == round.pipeline && (other.round_no == round.round_no || place)
+        });
+        if taken {
+            return Ok(());
+        }
+        self.write(
+            now,
+            &Line {
+                pipeline: pipeline.id,
+                round: Some(round.id),
+                host_idx: None,
+                event: event::ROUND_LEARNT,
+                from: None,
+                to: Some(round.phase.as_str()),
+                cause: &learnt_because(&commit),
+                actor: &caller.actor,
+                trace_id: caller.trace_id.as_ref(),
+                guard: Some((0, 1)),
+            },
+        );
+        let record = RoundRecord {
+            request_id: None,
+            actor: text(&caller.actor),
+            trigger: Trigger::Manual,
+            trace_id,
+            traceparent: None,
+            created_at: made_at,
+            updated_at: now,
+            ended_at: Some(made_at),
+            lease_owner: None,
+            progress: Vec::new(),
+            transfer: pipeline.spec.transfer,
+            read_location: None,
+            cancel_requested: None,
+            round: as_written(round)?,
+        };
+        self.rounds.insert(record.round.id, StoredRound { record, lease_until: None });
         Ok(())
     }
 

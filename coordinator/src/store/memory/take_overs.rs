@@ -14,6 +14,7 @@ use crate::store::{
     Applied, ClaimState, TakeOverApplied,
     apply::Change,
     audit::event,
+    learnt,
     sqlstate::Fail,
     take_overs::{
         Adoption, Move, Request, admitted_because, adopted_as, check_admits, hands_over, new_take_over, not_found,
@@ -163,6 +164,12 @@ impl Tables {
                 return Ok(false);
             }
         }
+        for known_again in &adoption.learnt {
+            if let Some(round) = learnt::round_of(&pipeline, next, known_again) {
+                self.learn(&pipeline, round, known_again.document.trace_id.clone(), &change.caller, now)?;
+            }
+        }
+        let next_round_no = learnt::next_round_no(&pipeline, &adoption.learnt);
         let identity = self.identity.clone();
         self.change_pipeline(next.pipeline, now, |row| {
             row.claim = adopted_as(next);
@@ -172,6 +179,7 @@ impl Tables {
             row.fenced = None;
             row.behind = None;
             row.next_seq = Seq::FIRST;
+            row.next_round_no = next_round_no;
             row.last_commit.clone_from(&adoption.last);
             row.database = identity;
         });
