@@ -25,7 +25,7 @@ pub(crate) const SETTLED: Duration = Duration::from_secs(60);
 pub(crate) async fn run(seed: u64, faults: usize) -> Report {
     let schedule = schedule(seed, faults);
     let world = Arc::new(World::start(seed, &[ORDERS, SOLO], "").await);
-    kept_on_failure(&world, seed, &schedule, live(&world, seed, &schedule)).await
+    kept_on_failure(&world, seed, &schedule, Box::pin(live(&world, seed, &schedule))).await
 }
 
 /// Panics where a promise was broken, with the seed and everything on the disk.

@@ -34,7 +34,7 @@ async fn three_pipelines_and_a_standby_live_through_faults_and_a_lost_primary_an
     let schedule = schedule(seed, crate::from_env("LOCKSTEP_FAULTS").unwrap_or(FAULTS));
     let args = format!("--gc-interval 3s --gc-grace {}s", GRACE.as_secs());
     let world = Arc::new(World::start(seed, &[ORDERS, SOLO, STOCK, STANDBY], &args).await);
-    kept_on_failure(&world, seed, &schedule, live(&world, seed, &schedule)).await;
+    kept_on_failure(&world, seed, &schedule, Box::pin(live(&world, seed, &schedule))).await;
 }
 
 async fn live(world: &Arc<World>, seed: u64, schedule: &[Strike]) {
