@@ -23,7 +23,9 @@ mod parts;
 mod told;
 mod trail;
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, rc::Rc};
+
+use uuid::Uuid;
 
 use self::{database::Rows, history::History, location::LocationView};
 
@@ -103,11 +105,16 @@ impl Audit {
 /// Judges the evidence. Every round is expected to have ended.
 pub fn audit(evidence: &Evidence) -> Audit {
     let mut audit = Audit { open_uploads: evidence.open_uploads, ..Audit::default() };
-    let mut views = BTreeMap::new();
+    let mut views: BTreeMap<Uuid, Rc<LocationView>> = BTreeMap::new();
+    let mut locations: BTreeMap<&str, Rc<LocationView>> = BTreeMap::new();
     for pipeline in evidence.rows.pipelines.values() {
-        let view = LocationView::read(&pipeline.prefix, &evidence.objects, &mut audit);
-        decisions::check(pipeline, &view, evidence, &mut audit);
-        views.insert(pipeline.id, view);
+        let view = locations.entry(&pipeline.prefix).or_insert_with(|| {
+            let view = LocationView::read(&pipeline.prefix, &evidence.objects, &mut audit);
+            decisions::check_location(&view, evidence, &mut audit);
+            Rc::new(view)
+        });
+        decisions::check_pipeline(pipeline, view, evidence, &mut audit);
+        views.insert(pipeline.id, Rc::clone(view));
     }
     trail::check(&evidence.rows, &mut audit);
     told::check(evidence, &views, &mut audit);

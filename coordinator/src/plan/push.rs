@@ -177,7 +177,7 @@ fn fenced(round: &Round, seq: Seq, newer: Generation) -> Problem {
     Problem::new(
         Reason::Fenced,
         format!(
-            "generation {newer} took {} over from generation {} of pipeline {}: nothing of it counts any more",
+            "generation {newer} took {} over from generation {} of pipeline {}: what this one pushes no longer counts",
             round.location, round.generation, round.pipeline_name
         ),
     )

@@ -15,6 +15,8 @@ pub struct PipelineRow {
     pub name: String,
     /// Of its location, with a slash behind it.
     pub prefix: String,
+    /// Of its location that it owns; 0: none.
+    pub generation: u64,
     /// Generation and seq of the newest commit it knows of.
     pub last: Option<(u64, u64)>,
     /// The round that made it.
@@ -122,7 +124,7 @@ pub struct RequestRow {
 /// All that an audit reads of a database.
 #[derive(Clone, Debug, Default)]
 pub struct Rows {
-    /// By id, those that own a location.
+    /// By id, those that own a location or follow one.
     pub pipelines: BTreeMap<Uuid, PipelineRow>,
     /// By id.
     pub rounds: BTreeMap<Uuid, RoundRow>,
@@ -160,8 +162,8 @@ impl Rows {
     }
 
     async fn read_pipelines(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let statement = "SELECT id, name, location_prefix, last_generation, last_seq, last_round_id, fenced_at IS NOT NULL AS fenced
-                         FROM pipelines WHERE claim = 'owned'";
+        let statement = "SELECT id, name, location_prefix, generation, last_generation, last_seq, last_round_id, fenced_at IS NOT NULL AS fenced
+                         FROM pipelines WHERE claim IN ('owned', 'standby')";
         for row in sqlx::query(statement).fetch_all(connection).await? {
             let id = row.try_get("id")?;
             let prefix: String = row.try_get("location_prefix")?;
@@ -169,6 +171,7 @@ impl Rows {
                 id,
                 name: row.try_get("name")?,
                 prefix: if prefix.is_empty() { prefix } else { format!("{prefix}/") },
+                generation: number(row.try_get("generation")?),
                 last: pair(row.try_get("last_generation")?, row.try_get("last_seq")?),
                 last_round: row.try_get("last_round_id")?,
                 fenced: row.try_get("fenced")?,

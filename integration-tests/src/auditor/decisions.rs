@@ -12,7 +12,8 @@ use super::{
 /// A file that stores write themselves and engines don't: it is compared on disks, not in parts.
 pub(super) const OWN_FILE: &str = "checkpoint.json";
 
-pub(super) fn check(pipeline: &PipelineRow, view: &LocationView, evidence: &Evidence, audit: &mut Audit) {
+/// What stands in a location, whichever pipelines wrote it one after the other.
+pub(super) fn check_location(view: &LocationView, evidence: &Evidence, audit: &mut Audit) {
     let mut follower = Follower::default();
     for (place, commit) in view.standing() {
         audit.commits += 1;
@@ -32,29 +33,29 @@ pub(super) fn check(pipeline: &PipelineRow, view: &LocationView, evidence: &Evid
                 }
             }
         }
-        check_row(&name, pipeline, commit, evidence, audit);
+        check_row(&name, commit, evidence, audit);
     }
     audit.files += follower.files;
     audit.aborts += view.decisions.values().filter(|decision| matches!(decision, Decision::Abort(_))).count();
-    for round in evidence.rows.rounds.values().filter(|round| round.pipeline == pipeline.id) {
-        check_bucket(round, view, evidence, audit);
-    }
     for (place, decision) in &view.decisions {
-        let rounds = &evidence.rows.rounds;
-        let round = rounds.get(&decision.round());
-        let pipeline_of = match decision {
-            Decision::Commit(commit) => commit.pipeline,
-            Decision::Abort(abort) => abort.pipeline,
-        };
-        if pipeline_of != pipeline.id
-            || round.is_none_or(|row| row.seq.map(|seq| (row.generation, seq)) != Some(*place))
-        {
+        let round = evidence.rows.rounds.get(&decision.round()).filter(|row| {
+            let pipeline = evidence.rows.pipelines.get(&row.pipeline);
+            row.pipeline == decision.pipeline() && pipeline.is_some_and(|pipeline| pipeline.prefix == view.prefix)
+        });
+        if round.is_none_or(|row| row.seq.map(|seq| (row.generation, seq)) != Some(*place)) {
             audit
                 .found("S3", format!("{}{} decides a round that has no such place", view.prefix, decision_key(*place)));
         }
     }
-    check_newest(pipeline, view, audit);
     count_orphans(view, evidence, &follower.reached, audit);
+}
+
+/// What the database knows of one pipeline's rounds.
+pub(super) fn check_pipeline(pipeline: &PipelineRow, view: &LocationView, evidence: &Evidence, audit: &mut Audit) {
+    for round in evidence.rows.rounds.values().filter(|round| round.pipeline == pipeline.id) {
+        check_bucket(round, view, evidence, audit);
+    }
+    check_newest(pipeline, view, audit);
 }
 
 /// S2, and the digest over the parts.
@@ -73,8 +74,8 @@ fn check_hosts(name: &str, commit: &Commit, audit: &mut Audit) {
 }
 
 /// A standing commit is a committed row (S4), made of the very attempts that its participants name (S8).
-fn check_row(name: &str, pipeline: &PipelineRow, commit: &Commit, evidence: &Evidence, audit: &mut Audit) {
-    let Some(row) = evidence.rows.rounds.get(&commit.round).filter(|row| row.pipeline == pipeline.id) else {
+fn check_row(name: &str, commit: &Commit, evidence: &Evidence, audit: &mut Audit) {
+    let Some(row) = evidence.rows.rounds.get(&commit.round).filter(|row| row.pipeline == commit.pipeline) else {
         return audit.found("S4", format!("{name} stands and has no round"));
     };
     if row.phase != "committed" {
@@ -124,11 +125,12 @@ fn check_bucket(row: &RoundRow, view: &LocationView, evidence: &Evidence, audit:
     }
 }
 
-/// The pipeline's newest commit is the newest one of its generation that stands.
+/// The newest commit that the pipeline knows of is the newest that stands, if it owns the location.
 fn check_newest(pipeline: &PipelineRow, view: &LocationView, audit: &mut Audit) {
     let newest = view.standing().map(|(place, commit)| (place, commit.round)).max();
     let known = pipeline.last.zip(pipeline.last_round);
-    if !pipeline.fenced && newest != known {
+    let owns = pipeline.generation == view.highest_fence() && !pipeline.fenced;
+    if owns && newest != known {
         audit.found("S4", format!("pipeline {} knows {known:?} as its newest commit, {newest:?} is", pipeline.name));
     }
 }

@@ -1,6 +1,9 @@
 //! What lay on disks when a pull was told to be installed: the same checkpoint on every host, byte by byte what was pushed (S12).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use uuid::Uuid;
 
@@ -11,7 +14,7 @@ use super::{
 };
 use crate::content::differences;
 
-pub(super) fn check(evidence: &Evidence, views: &BTreeMap<Uuid, LocationView>, audit: &mut Audit) {
+pub(super) fn check(evidence: &Evidence, views: &BTreeMap<Uuid, Rc<LocationView>>, audit: &mut Audit) {
     for row in evidence.rows.rounds.values().filter(|row| row.phase == "installed") {
         let hosts = evidence.rows.hosts(row.id);
         let complete = hosts.len() == row.n_hosts.max(1) as usize;
@@ -25,7 +28,12 @@ pub(super) fn check(evidence: &Evidence, views: &BTreeMap<Uuid, LocationView>, a
     }
 }
 
-fn check_disks(installed: &Installed, evidence: &Evidence, views: &BTreeMap<Uuid, LocationView>, audit: &mut Audit) {
+fn check_disks(
+    installed: &Installed,
+    evidence: &Evidence,
+    views: &BTreeMap<Uuid, Rc<LocationView>>,
+    audit: &mut Audit,
+) {
     let name = format!("pull {}", installed.round);
     let Some(row) = evidence.rows.rounds.get(&installed.round) else {
         return audit.found("S12", format!("{name} was installed and is in no database"));

@@ -54,6 +54,13 @@ struct Reference {
 #[derive(Deserialize)]
 struct Base {
     newest: Option<Reference>,
+    #[serde(default)]
+    tombstones: Vec<Reference>,
+}
+
+#[derive(Deserialize)]
+struct Tombstone {
+    retired_in: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -69,6 +76,14 @@ impl Decision {
             Self::Abort(abort) => abort.round,
         }
     }
+
+    /// Who wrote it.
+    pub(super) fn pipeline(&self) -> Uuid {
+        match self {
+            Self::Commit(commit) => commit.pipeline,
+            Self::Abort(abort) => abort.pipeline,
+        }
+    }
 }
 
 /// What stands in one location.
@@ -78,6 +93,8 @@ pub(super) struct LocationView {
     fences: BTreeSet<u64>,
     /// By generation; the value is what the base names.
     bases: BTreeMap<u64, Option<Place>>,
+    /// By generation; the tombstones that its base lists.
+    listed: BTreeMap<u64, BTreeSet<Place>>,
     pub(super) decisions: BTreeMap<Place, Decision>,
     pub(super) retired: BTreeSet<Place>,
 }
@@ -96,6 +113,7 @@ pub(super) fn decision_key((generation, seq): Place) -> String {
 impl LocationView {
     pub(super) fn read(prefix: &str, objects: &BTreeMap<String, Vec<u8>>, audit: &mut Audit) -> Self {
         let mut view = Self { prefix: prefix.to_owned(), ..Self::default() };
+        let mut tombstones = Vec::new();
         let from = objects.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
         for (full, bytes) in from {
             let key = &full[prefix.len()..];
@@ -104,8 +122,10 @@ impl LocationView {
             let known = match (folder, stem) {
                 ("fences", Some(stem)) => view.fence(stem, bytes),
                 ("commits", Some(stem)) => view.decision(stem, bytes, full, audit),
-                ("retired", Some(stem)) => place(stem).map(|place| {
-                    view.retired.insert(place);
+                ("retired", Some(stem)) => place(stem).and_then(|place| {
+                    let tombstone: Tombstone = serde_json::from_slice(bytes).ok()?;
+                    tombstones.push((place, tombstone.retired_in));
+                    Some(())
                 }),
                 ("fences" | "commits" | "retired", None) => None,
                 _ => continue,
@@ -114,6 +134,11 @@ impl LocationView {
                 audit.found("layout", format!("{full} is not what stands under {folder}/"));
             }
         }
+        // One that an older owner put after the base was made counts for nobody (R17).
+        let owner = view.highest_with_base();
+        let listed = view.listed.get(&owner).cloned().unwrap_or_default();
+        let counting = |(place, retired_in): &(Place, u64)| *retired_in == owner || listed.contains(place);
+        view.retired = tombstones.into_iter().filter(counting).map(|(place, _)| place).collect();
         for generation in 2..=view.fences.last().copied().unwrap_or(0) {
             if !view.fences.contains(&generation) {
                 audit.found("layout", format!("{prefix}fences/ has no generation {generation}: fences are contiguous"));
@@ -126,8 +151,10 @@ impl LocationView {
         match stem.strip_suffix(".base") {
             Some(generation) => {
                 let base: Base = serde_json::from_slice(bytes).ok()?;
-                let newest = base.newest.map(|newest| (newest.generation, newest.seq));
-                self.bases.insert(generation.parse().ok()?, newest);
+                let generation = generation.parse().ok()?;
+                let of = |reference: Reference| (reference.generation, reference.seq);
+                self.listed.insert(generation, base.tombstones.into_iter().map(of).collect());
+                self.bases.insert(generation, base.newest.map(of));
             }
             None => {
                 self.fences.insert(stem.parse().ok()?);
@@ -163,10 +190,18 @@ impl LocationView {
         Some(())
     }
 
+    /// Of the pipeline that owns the location.
+    pub(super) fn highest_fence(&self) -> u64 {
+        self.fences.last().copied().unwrap_or(0)
+    }
+
+    fn highest_with_base(&self) -> u64 {
+        self.bases.keys().copied().filter(|base| self.fences.contains(base)).max().unwrap_or(1)
+    }
+
     /// F1: of the highest generation that has a base (or 1) every commit counts, of an older one those that the next one's base includes.
     pub(super) fn counts(&self, (generation, seq): Place) -> bool {
-        let highest = self.bases.keys().copied().filter(|base| self.fences.contains(base)).max().unwrap_or(1);
-        if generation == highest {
+        if generation == self.highest_with_base() {
             return true;
         }
         let base = self.bases.get(&(generation + 1)).copied().flatten();

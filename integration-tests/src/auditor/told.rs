@@ -1,12 +1,12 @@
 //! What clients were told, against what is: no word is taken back (S5, S15), `latest` never goes back (S11), one id, one round (S14).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, rc::Rc};
 
 use uuid::Uuid;
 
 use super::{Audit, Evidence, history::History, location::LocationView};
 
-type Views = BTreeMap<Uuid, LocationView>;
+type Views = BTreeMap<Uuid, Rc<LocationView>>;
 
 pub(super) fn check(evidence: &Evidence, views: &Views, audit: &mut Audit) {
     check_ends(evidence, views, audit);

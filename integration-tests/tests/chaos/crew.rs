@@ -8,7 +8,7 @@ use std::{
 
 use futures::StreamExt as _;
 use lockstep_client::{ClientError, LockstepClient, RetryPolicy, Retryable, is_terminal, v1};
-use lockstep_integration_tests::host::Host;
+use lockstep_integration_tests::{host::Host, wait};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use tokio::{
     sync::watch,
@@ -17,7 +17,10 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::{engine, world::World};
+use crate::{
+    engine,
+    world::{Member, World},
+};
 
 /// The longest that one call or one watch is waited for before the other coordinator is asked.
 const CALL: Duration = Duration::from_secs(6);
@@ -26,9 +29,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The manager of one pipeline.
 pub(crate) struct Crew {
     world: Arc<World>,
-    pub(crate) pipeline: &'static str,
-    n_hosts: u32,
-    first: usize,
+    pub(crate) member: Member,
     clients: Vec<LockstepClient>,
     random: StdRng,
     /// Rises for ever, so that what was made last is also newest.
@@ -46,37 +47,26 @@ pub(crate) struct Crew {
 }
 
 impl Crew {
-    /// Creates the pipeline and pushes once, while the weather is good.
-    pub(crate) async fn start(
-        world: &Arc<World>,
-        (pipeline, n_hosts, first): (&'static str, u32, usize),
-        seed: u64,
-    ) -> Self {
-        let mut crew = Self {
+    pub(crate) fn of(world: &Arc<World>, member: Member, seed: u64) -> Self {
+        Self {
             world: Arc::clone(world),
-            pipeline,
-            n_hosts,
-            first,
-            clients: world.clients(pipeline),
-            random: StdRng::seed_from_u64(seed ^ (first as u64 + 1)),
+            member,
+            clients: world.clients(member.name),
+            random: StdRng::seed_from_u64(seed ^ (member.first as u64 + 1)),
             step: 0,
-            local: vec![Vec::new(); n_hosts.max(1) as usize],
+            local: vec![Vec::new(); member.agents().len()],
             torn: false,
             committed: Vec::new(),
             current: watch::Sender::default(),
             refused: BTreeMap::new(),
             without_space: 0,
-        };
-        let (spec, id) = (world.spec(pipeline, n_hosts, first), crew.new_id());
-        let create = v1::CreatePipelineRequest {
-            spec: Some(spec),
-            request_id: id.to_string(),
-            ..v1::CreatePipelineRequest::default()
-        };
-        while let Err(error) = crew.clients[0].create_pipeline_with(create.clone()).await {
-            assert_eq!(error.retryable(), Retryable::Yes, "{error}");
-            sleep(PAUSE).await;
         }
+    }
+
+    /// Creates the pipeline and pushes once, while the weather is good.
+    pub(crate) async fn start(world: &Arc<World>, member: Member, spec: v1::PipelineSpec, seed: u64) -> Self {
+        let mut crew = Self::of(world, member, seed);
+        crew.create(spec).await;
         assert!(crew.checkpoint(), "disks are empty");
         while crew.committed.is_empty() {
             crew.push(None, Duration::from_secs(30)).await;
@@ -84,12 +74,24 @@ impl Crew {
         crew
     }
 
+    pub(crate) async fn create(&mut self, spec: v1::PipelineSpec) {
+        let create = v1::CreatePipelineRequest {
+            spec: Some(spec),
+            request_id: self.new_id().to_string(),
+            ..v1::CreatePipelineRequest::default()
+        };
+        while let Err(error) = self.clients[0].create_pipeline_with(create.clone()).await {
+            assert_eq!(error.retryable(), Retryable::Yes, "{error}");
+            sleep(PAUSE).await;
+        }
+    }
+
     fn new_id(&mut self) -> Uuid {
         uuid::Builder::from_random_bytes(self.random.random()).into_uuid()
     }
 
     fn hosts(&self) -> &[Host] {
-        &self.world.hosts[self.first..self.first + self.n_hosts.max(1) as usize]
+        self.world.hosts_of(&self.member)
     }
 
     /// Which round is under way, for readers.
@@ -145,7 +147,7 @@ impl Crew {
     async fn push(&mut self, cancel: Option<Duration>, deadline: Duration) -> Option<v1::Round> {
         let request = self.new_id();
         let push = v1::StartPushRequest {
-            pipeline: self.pipeline.to_owned(),
+            pipeline: self.member.name.to_owned(),
             request_id: request.to_string(),
             deadline: Some(seconds(deadline)),
             ..v1::StartPushRequest::default()
@@ -186,7 +188,7 @@ impl Crew {
     }
 
     async fn lose_disk(&self, idx: usize) {
-        let keeper = &self.world.agents[self.first + idx];
+        let keeper = &self.world.agents[self.member.first + idx];
         let _held = keeper.hold().await;
         block_in_place(|| {
             keeper.kill();
@@ -200,7 +202,7 @@ impl Crew {
         let older = self.committed.choose(&mut self.random).cloned().map(Selector::Checkpoint);
         let request = self.new_id();
         let pull = v1::StartPullRequest {
-            pipeline: self.pipeline.to_owned(),
+            pipeline: self.member.name.to_owned(),
             standby: Some(false),
             fail_if_none: Some(true),
             selector: older.filter(|_| self.random.random_bool(0.3)),
@@ -265,10 +267,45 @@ impl Crew {
         }
     }
 
+    /// A standby becomes the writer, with exactly the newest checkpoint on its hosts.
+    pub(crate) async fn activate(&mut self) {
+        let request = v1::ActivateRequest {
+            pipeline: self.member.name.to_owned(),
+            request_id: self.new_id().to_string(),
+            ..v1::ActivateRequest::default()
+        };
+        let clients = &self.clients;
+        wait::until("the standby is active", || async {
+            match clients[0].activate(request.clone()).await {
+                Ok(_) => Ok(()),
+                Err(error) if error.retryable() == Retryable::Yes => Err(error),
+                Err(error) => panic!("an activation is refused: {error}"),
+            }
+        })
+        .await;
+        self.local = self.hosts().iter().map(engine::checkpoints).collect();
+    }
+
+    /// Its engines go on after everything that the primary's have done.
+    pub(crate) fn goes_on_from(&mut self, primary: &Self) {
+        self.step = primary.step;
+    }
+
+    /// Collects garbage, or says why that has not ended.
+    pub(crate) async fn collect(&self) -> Result<(), String> {
+        let request =
+            v1::CollectGarbageRequest { pipeline: self.member.name.to_owned(), ..v1::CollectGarbageRequest::default() };
+        let answer = self.clients[0].collect_garbage(request).await.map_err(|error| error.to_string())?;
+        match answer.collection {
+            Some(collection) if collection.phase == "done" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
     /// L2: after the last fault everything works at the first try, through either coordinator.
     pub(crate) async fn works_again(&mut self) {
         let never = |client: &LockstepClient| client.with_retry(RetryPolicy::never());
-        self.clients = self.world.clients(self.pipeline).iter().map(never).collect();
+        self.clients = self.world.clients(self.member.name).iter().map(never).collect();
         if self.torn {
             let pulled = self.pull().await;
             let phase = pulled.as_ref().map(v1::Round::phase);
@@ -277,7 +314,8 @@ impl Crew {
         self.drop_old(1);
         for client in self.clients.clone() {
             assert!(self.checkpoint(), "disks have room again");
-            let push = v1::StartPushRequest { pipeline: self.pipeline.to_owned(), ..v1::StartPushRequest::default() };
+            let push =
+                v1::StartPushRequest { pipeline: self.member.name.to_owned(), ..v1::StartPushRequest::default() };
             let round = client.start_push(push).await.expect("L2: a push is admitted at the first try");
             let ended = self.ended(&round.id).await;
             assert_eq!(ended.phase(), v1::RoundPhase::Committed, "L2: {:?}", ended.problem);

@@ -8,6 +8,7 @@
 //! - `strike`: faults, carried out
 //! - `crew`: who uses a pipeline meanwhile; `engine`: makes its checkpoints
 //! - `run`: one run, `report`: its figures
+//! - `story`: a longer life, with retention and a standby that goes on when its primary is lost
 //! - `auditor`: the auditor finds nothing in a sound system, and finds each thing that is broken on purpose
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests: what fails here fails the test, with the cause")]
 
@@ -18,6 +19,7 @@ mod keeper;
 mod report;
 mod run;
 mod schedule;
+mod story;
 mod strike;
 mod world;
 

@@ -16,37 +16,43 @@ use crate::{
     report::Report,
     schedule::{Strike, schedule},
     strike,
-    world::{PIPELINES, World},
+    world::{ORDERS, SOLO, World},
 };
 
 /// L1: so long after the last fault every round is terminal.
-const SETTLED: Duration = Duration::from_secs(60);
+pub(crate) const SETTLED: Duration = Duration::from_secs(60);
 
-/// Panics where a promise was broken, with the seed and everything on the disk.
 pub(crate) async fn run(seed: u64, faults: usize) -> Report {
     let schedule = schedule(seed, faults);
-    let world = Arc::new(World::start(seed).await);
-    let outcome = AssertUnwindSafe(live(&world, seed, &schedule)).catch_unwind().await;
-    let broken = match outcome {
-        Ok(report) if report.audit.findings.is_empty() => return report,
-        Ok(report) => format!("{report}\n{}", report.audit.listed()),
-        Err(_) => "it panicked, see above".to_owned(),
-    };
-    let left = world.keep().display();
+    let world = Arc::new(World::start(seed, &[ORDERS, SOLO], "").await);
+    kept_on_failure(&world, seed, &schedule, Box::pin(live(&world, seed, &schedule))).await
+}
+
+/// Panics where a promise was broken, with the seed and everything on the disk.
+pub(crate) async fn kept_on_failure<T>(
+    world: &World,
+    seed: u64,
+    schedule: &[Strike],
+    lived: impl Future<Output = T>,
+) -> T {
+    if let Ok(value) = AssertUnwindSafe(lived).catch_unwind().await {
+        return value;
+    }
+    let (left, faults) = (world.keep().display(), schedule.len());
     let strikes: String =
         schedule.iter().map(|Strike { after, fault }| format!("  {after:?} later: {fault:?}\n")).collect();
     panic!(
-        "seed {seed} FAILED; replay it with LOCKSTEP_SEED={seed} LOCKSTEP_FAULTS={faults} cargo test --workspace --test chaos -- --nocapture\n\
-         {broken}\nfaults:\n{strikes}left on the disk: {left}"
+        "seed {seed} FAILED, see above; replay it with LOCKSTEP_SEED={seed} LOCKSTEP_FAULTS={faults} cargo test --workspace --test chaos -- --nocapture\n\
+         faults:\n{strikes}left on the disk: {left}"
     );
 }
 
 async fn live(world: &Arc<World>, seed: u64, schedule: &[Strike]) -> Report {
     let began = Instant::now();
     let (mut managers, mut readers) = (Vec::new(), Vec::new());
-    for pipeline in PIPELINES {
-        let crew = Crew::start(world, pipeline, seed).await;
-        readers.push(tokio::spawn(crew::read(Arc::clone(world), crew.pipeline, crew.rounds(), seed)));
+    for member in [ORDERS, SOLO] {
+        let crew = Crew::start(world, member, world.spec(&member), seed).await;
+        readers.push(tokio::spawn(crew::read(Arc::clone(world), member.name, crew.rounds(), seed)));
         managers.push(tokio::spawn(crew.live()));
     }
 
@@ -85,11 +91,12 @@ async fn live(world: &Arc<World>, seed: u64, schedule: &[Strike]) -> Report {
     assert!(died.is_empty(), "ended though nobody had asked them to: {died:?}");
     let panics = world.logged(&["panicked at"]);
     assert!(panics.is_empty(), "somebody panicked: {panics:#?}");
+    assert!(report.audit.findings.is_empty(), "{report}\n{}", report.audit.listed());
     report
 }
 
 /// L1, as the database sees it.
-async fn all_ended(world: &World) {
+pub(crate) async fn all_ended(world: &World) {
     let postgres = world.postgres.lock().await;
     let mut connection = postgres.connect().await;
     let connection = tokio::sync::Mutex::new(&mut connection);

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{
         Mutex,
@@ -30,11 +31,37 @@ use tempfile::TempDir;
 
 use crate::{
     keeper::{Keeper, Program},
-    schedule::{AGENTS, COORDINATORS},
+    schedule::COORDINATORS,
 };
 
-/// Name, number of hosts (0 is solo), first agent.
-pub(crate) const PIPELINES: [(&str, u32, usize); 2] = [("orders", 3, 0), ("solo", 0, 3)];
+/// A pipeline of a run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Member {
+    pub(crate) name: &'static str,
+    /// 0 is solo.
+    pub(crate) n_hosts: u32,
+    /// The first of its agents.
+    pub(crate) first: usize,
+    pub(crate) location: &'static str,
+}
+
+impl Member {
+    const fn of(name: &'static str, n_hosts: u32, first: usize) -> Self {
+        Self { name, n_hosts, first, location: name }
+    }
+
+    pub(crate) fn agents(&self) -> Range<usize> {
+        self.first..self.first + self.n_hosts.max(1) as usize
+    }
+}
+
+/// Whom faults strike.
+pub(crate) const ORDERS: Member = Member::of("orders", 3, 0);
+pub(crate) const SOLO: Member = Member::of("solo", 0, 3);
+
+/// Of the longer story: spared by faults that are meant for one agent, not by those of everybody.
+pub(crate) const STOCK: Member = Member::of("stock", 1, 4);
+pub(crate) const STANDBY: Member = Member { location: ORDERS.name, ..Member::of("standby", 3, 5) };
 
 /// The agent whose disk is small.
 pub(crate) const SMALL: usize = 2;
@@ -65,10 +92,11 @@ fn words(text: &str) -> Vec<String> {
 }
 
 impl World {
-    pub(crate) async fn start(seed: u64) -> Self {
+    pub(crate) async fn start(seed: u64, members: &[Member], coordinator_args: &str) -> Self {
         let folder = scratch::in_memory();
         let root = folder.path().to_owned();
-        let keys = (0..AGENTS as u32).map(agent_key).chain([COORDINATOR_KEY.to_owned()]);
+        let agents = members.iter().map(|member| member.agents().end).max().unwrap_or(0);
+        let keys = (0..agents as u32).map(agent_key).chain([COORDINATOR_KEY.to_owned()]);
         let s3 = S3Server::start(S3Options {
             root: Some(root.join("s3")),
             buckets: vec![BUCKET.to_owned()],
@@ -96,18 +124,19 @@ impl World {
             root,
             folder: Mutex::new(folder),
         };
-        for (pipeline, n_hosts, first) in PIPELINES {
-            for idx in 0..n_hosts.max(1) {
-                world.add_agent(pipeline, n_hosts, idx, first + idx as usize, seed).await;
+        for member in members {
+            for (idx, agent) in (0..).zip(member.agents()) {
+                world.add_agent(member, idx, agent, seed).await;
             }
         }
         for which in 0..COORDINATORS {
-            world.add_coordinator(which, seed).await;
+            world.add_coordinator(which, coordinator_args, seed).await;
         }
         world
     }
 
-    async fn add_agent(&mut self, pipeline: &str, n_hosts: u32, idx: u32, agent: usize, seed: u64) {
+    async fn add_agent(&mut self, member: &Member, idx: u32, agent: usize, seed: u64) {
+        let Member { name: pipeline, location, .. } = member;
         let name = format!("agent{agent}");
         let dir = self.root.join(format!("{pipeline}-{idx}"));
         fs::create_dir(&dir).expect("a host's directory");
@@ -116,10 +145,10 @@ impl World {
         }
         let endpoint = self.s3_proxy.url();
         let mut args = words("--insecure --pipeline");
-        args.push(pipeline.to_owned());
+        args.push((*pipeline).to_owned());
         args.extend(["--dir".to_owned(), dir.display().to_string(), "--allow-location".to_owned()]);
-        args.push(format!("s3://{BUCKET}/{pipeline}?endpoint={endpoint}&path_style=true"));
-        args.extend(match n_hosts {
+        args.push(format!("s3://{BUCKET}/{location}?endpoint={endpoint}&path_style=true"));
+        args.extend(match member.n_hosts {
             0 => words("--solo"),
             n => words(&format!("--host-idx {idx} --n-hosts {n}")),
         });
@@ -130,12 +159,13 @@ impl World {
         self.agents.push(Keeper::start(program, seed).await);
     }
 
-    async fn add_coordinator(&mut self, which: usize, seed: u64) {
+    async fn add_coordinator(&mut self, which: usize, more: &str, seed: u64) {
         let name = format!("coordinator{which}");
         let mut args = words(
             "--insecure --http-listen 127.0.0.1:0 --lease 1500ms --renew-every 400ms --long-poll 2s --unreachable-after 4s
              --stall-after 8s --store-patience 5s --retry-base 50ms --retry-max 1s --database-wait 3s",
         );
+        args.extend(words(more));
         // Each write that was looked up after its answer was lost leaves a line.
         args.extend(words("--log info,lockstep_coordinator::store::apply=debug --replica"));
         args.push(name.clone());
@@ -159,16 +189,19 @@ impl World {
         Program { program, args, env, log: file("log"), addr_file: file("addr"), name }
     }
 
-    pub(crate) fn spec(&self, pipeline: &str, n_hosts: u32, first: usize) -> v1::PipelineSpec {
-        let agents = &self.agents[first..first + n_hosts.max(1) as usize];
+    pub(crate) fn hosts_of(&self, member: &Member) -> &[Host] {
+        &self.hosts[member.agents()]
+    }
+
+    pub(crate) fn spec(&self, member: &Member) -> v1::PipelineSpec {
         v1::PipelineSpec {
-            name: pipeline.to_owned(),
-            hosts: n_hosts,
-            solo: n_hosts == 0,
-            agents: agents.iter().map(Keeper::url).collect(),
+            name: member.name.to_owned(),
+            hosts: member.n_hosts,
+            solo: member.n_hosts == 0,
+            agents: self.agents[member.agents()].iter().map(Keeper::url).collect(),
             location: Some(v1::Location {
                 bucket: BUCKET.to_owned(),
-                prefix: pipeline.to_owned(),
+                prefix: member.location.to_owned(),
                 region: "us-east-1".to_owned(),
                 endpoint: self.s3_proxy.url(),
                 force_path_style: true,

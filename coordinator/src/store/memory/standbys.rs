@@ -88,11 +88,11 @@ impl Tables {
     }
 
     pub(super) fn save_follow_state(&mut self, save: &SaveFollowState) -> Result<bool, Fail> {
-        let sighting = as_json(&save.state.sighting)?;
+        let (sighting, problem) = (as_json(&save.state.sighting)?, as_json(&save.state.problem)?);
         Ok(match self.standbys.get_mut(&save.pipeline) {
             Some(stored) if stored.version == save.version => {
                 let due_at = save.state.due_at.trunc_subsecs(6);
-                stored.state = FollowState { due_at, sighting, ..save.state.clone() };
+                stored.state = FollowState { due_at, sighting, problem, ..save.state.clone() };
                 stored.looking_until = None;
                 true
             }
