@@ -222,6 +222,11 @@ impl Cluster {
         }
     }
 
+    /// Further flags of coordinators that are started from here on.
+    pub fn set_coordinator_flags(&mut self, flags: Vec<&'static str>) {
+        self.options.coordinator_flags = flags;
+    }
+
     /// Processes that are started from now on do this at failpoints; empty: nothing. See `lockstep_failpoint::Plan`.
     pub fn arm(&mut self, plan: impl Into<String>) {
         self.failpoints = plan.into();

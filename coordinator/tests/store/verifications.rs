@@ -1,15 +1,17 @@
 //! What verifications found is kept, alike by Postgres and by its twin; a damaged newest commit is no base any more.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use chrono::Utc;
-use lockstep_coordinator::store::{Finding, PipelineRow, Store, Verification, VerificationsOf, memory::MemoryDatabase};
+use lockstep_coordinator::store::{
+    Finding, PipelineRow, Store, UnderWay, Verification, VerificationsOf, VerifyBudget, memory::MemoryDatabase,
+};
 use lockstep_devkit::TestDatabase;
 use lockstep_protocol::{
     commit::CommitRef,
     damage::DamageMark,
     problem::{Problem, Reason},
-    verification::Scope,
+    verification::{Position, Scope},
 };
 
 use crate::rig::{LEASE, Rig, alice, replica};
@@ -85,6 +87,47 @@ async fn the_newest_verification_of_a_checkpoint_is_shown_and_an_intact_one_chan
         assert_eq!(of(store, &row, commit, Some(Scope::All)).await, [first]);
         assert_eq!(store.get_pipeline(&row.id.into()).await.unwrap().last_commit, row.last_commit);
         assert_eq!(store.owed_marks(LEASE).await.unwrap(), []);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_budget_is_one_replicas_at_a_time_and_goes_on_where_the_last_one_stopped() {
+    both(async |rig| {
+        let (row, commit) = committed(&rig).await;
+        let store = &rig.store;
+        let mine = store.claim_verify_budget("one", LEASE).await.unwrap().expect("nobody has it");
+        assert_eq!(mine.under_way, None);
+        assert_eq!(store.claim_verify_budget("two", LEASE).await.unwrap(), None);
+        let under_way = UnderWay {
+            pipeline: row.id,
+            commit,
+            position: Position { part: 1, run: 2 },
+            bytes: 7,
+            problems: broken(),
+            started_at: store.now().await.unwrap(),
+        };
+        let step = VerifyBudget { under_way: Some(under_way.clone()), ..mine.clone() };
+        let saved = store.save_verify_budget(&step, Duration::ZERO).await.unwrap().expect("it is mine");
+        assert_eq!(store.save_verify_budget(&step, LEASE).await.unwrap(), None, "another one's step would be lost");
+
+        // The lease is over.
+        let theirs = store.claim_verify_budget("two", LEASE).await.unwrap().expect("its time is over");
+        assert_eq!(theirs.under_way, Some(under_way));
+        assert_eq!(store.save_verify_budget(&saved, LEASE).await.unwrap(), None, "it is another one's now");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn pipelines_have_their_turn_to_be_re_read_one_after_the_other() {
+    both(async |rig| {
+        assert_eq!(rig.store.verify_turn().await.unwrap(), None, "there is none");
+        let (one, two) = (rig.pipeline("one").await.id, rig.pipeline("two").await.id);
+        let first = rig.store.verify_turn().await.unwrap().unwrap();
+        let second = rig.store.verify_turn().await.unwrap().unwrap();
+        assert_eq!([first, second].iter().collect::<BTreeSet<_>>(), [one, two].iter().collect());
+        assert_eq!(rig.store.verify_turn().await.unwrap(), Some(first));
     })
     .await;
 }

@@ -5,6 +5,7 @@ use lockstep_integration_tests::{
     cli::lockstep,
     cluster::{BUCKET, Cluster, PIPELINE},
     content::{noise, put},
+    wait,
 };
 use serde_json::Value;
 
@@ -95,6 +96,42 @@ async fn s33_latest_is_the_checkpoint_before_while_the_newest_is_damaged() {
     checkpoint_all(&cluster, 30);
     cluster.pushed().await;
     assert_eq!(restored_step(&mut cluster).await, Some(30));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s33_a_flipped_byte_is_found_within_the_daily_budget_without_anybody_asking() {
+    let mut cluster = Cluster::start().await;
+    checkpoint_all(&cluster, 10);
+    let intact = cluster.pushed().await;
+    checkpoint_all(&cluster, 20);
+    let damaged = cluster.pushed().await;
+    let (key, at) = find_in(&cluster, 2, &noise(2, "20", 5000));
+    cluster.s3.admin().flip_byte(BUCKET, &key, at + 17).unwrap();
+    cluster.coordinator_killed().await;
+    cluster.set_coordinator_flags(vec!["--verify-bytes-per-day", "100000000000"]);
+    cluster.start_coordinator().await;
+
+    // Each is read once, and by then also those that came first.
+    let client = cluster.client.clone();
+    let verified = |id: &str| {
+        let (client, id) = (client.clone(), id.to_owned());
+        async move {
+            let shown = client.get_checkpoint(PIPELINE, &id).await.map_err(|error| error.to_string())?;
+            let last = shown.last_verification.clone().ok_or("not read yet")?;
+            Ok::<_, String>((shown.damaged, last))
+        }
+    };
+    let (is_damaged, found) = wait::until("the damaged checkpoint is found", || verified(&damaged.id)).await;
+    assert!(is_damaged && !found.intact && found.mark_time.is_some(), "{found:?}");
+    let problem = found.problems.first().expect("what is broken");
+    assert_eq!(problem.metadata["host_idx"], "2", "{problem:?}");
+    let (is_damaged, found) = wait::until("the other one is read too", || verified(&intact.id)).await;
+    assert!(!is_damaged && found.intact, "{found:?}");
+    let latest = cluster.client.get_checkpoint(PIPELINE, "latest").await.unwrap();
+    assert_eq!(latest.step, 10);
+    let trail = cluster.client.list_audit_events(of_pipeline(), 1000).await.unwrap();
+    let by = |event: &&v1::AuditEvent| event.action == "checkpoint_verified" && event.actor.starts_with("replica ");
+    assert_eq!(trail.iter().filter(by).count(), 2, "each once, then it rests: {trail:?}");
 }
 
 fn of_pipeline() -> v1::ListAuditEventsRequest {
