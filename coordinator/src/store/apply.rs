@@ -12,7 +12,6 @@ use uuid::Uuid;
 use super::{
     Applied, Caller,
     audit::TransitionColumns,
-    pipelines::{Lock, find},
     retirements,
     rows::{as_stored, record, rest_of, select_records, source_columns},
     session::Session,
@@ -133,7 +132,11 @@ pub(super) async fn apply_settling(connection: &mut Session, change: &Change) ->
         return apply(connection, change).await;
     };
     let mut transaction = connection.begin().await?;
-    find(&mut transaction, &change.before.pipeline.into(), Lock::ForUpdate).await?;
+    // Whatever became of the pipeline: a stale writer of a round that it had once is told that the round has moved.
+    sqlx::query("SELECT 1 FROM pipelines WHERE id = $1 FOR UPDATE")
+        .bind(change.before.pipeline.uuid())
+        .execute(&mut *transaction)
+        .await?;
     if retirements::is_marked(&mut transaction, change.before.pipeline, &source).await? {
         let before = &change.before;
         let current: bool = sqlx::query_scalar(

@@ -485,7 +485,7 @@ impl Transactions for Link {
     }
 
     async fn save_push_schedule(&self, save: SaveSchedule) -> Result<bool, StoreError> {
-        self.run("save_push_schedule", Access::Write, move |tables, _| Ok(tables.save_push_schedule(&save))).await
+        self.run("save_push_schedule", Access::Write, move |tables, _| tables.save_push_schedule(&save)).await
     }
 
     async fn push_schedule(&self, id: PipelineId) -> Result<Option<PushSchedule>, StoreError> {

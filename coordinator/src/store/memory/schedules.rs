@@ -5,8 +5,8 @@ use std::time::Duration;
 use chrono::{DateTime, SubsecRound, Utc};
 use lockstep_protocol::{id::PipelineId, schedule::PushSchedule};
 
-use super::{Tables, later};
-use crate::store::{ClaimState, DuePush, DuePushes, schedules::SaveSchedule};
+use super::{Tables, as_json, later};
+use crate::store::{ClaimState, DuePush, DuePushes, schedules::SaveSchedule, sqlstate::Fail};
 
 /// One row of `push_schedules`.
 #[derive(Clone, Debug)]
@@ -66,16 +66,17 @@ impl Tables {
         found
     }
 
-    pub(super) fn save_push_schedule(&mut self, save: &SaveSchedule) -> bool {
-        match self.schedules.get_mut(&save.pipeline) {
+    pub(super) fn save_push_schedule(&mut self, save: &SaveSchedule) -> Result<bool, Fail> {
+        let problem = as_json(&save.schedule.problem)?;
+        Ok(match self.schedules.get_mut(&save.pipeline) {
             Some(stored) if stored.version == save.version => {
                 let due_at = save.schedule.due_at.trunc_subsecs(6);
-                stored.schedule = PushSchedule { due_at, ..save.schedule.clone() };
+                stored.schedule = PushSchedule { due_at, problem, ..save.schedule.clone() };
                 stored.looking_until = None;
                 true
             }
             _ => false,
-        }
+        })
     }
 
     pub(super) fn push_schedule(&self, id: PipelineId) -> Option<PushSchedule> {
