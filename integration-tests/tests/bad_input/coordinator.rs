@@ -76,6 +76,49 @@ fn good(cluster: &Cluster, round: &v1::Round) -> BTreeMap<&'static str, Vec<u8>>
                 .encode_to_vec(),
         ),
         (
+            "Resync",
+            v1::ResyncRequest { pipeline: pipeline(), spec: None, request_id: request_id.clone(), validate_only: true }
+                .encode_to_vec(),
+        ),
+        (
+            "PinCheckpoint",
+            v1::PinCheckpointRequest {
+                pipeline: pipeline(),
+                checkpoint: round.id.clone(),
+                name: "kept".to_owned(),
+                request_id: request_id.clone(),
+            }
+            .encode_to_vec(),
+        ),
+        (
+            "UnpinCheckpoint",
+            v1::UnpinCheckpointRequest {
+                pipeline: pipeline(),
+                pin: "kept".to_owned(),
+                request_id: "5f0c1a52-0000-4000-8000-000000000002".to_owned(),
+            }
+            .encode_to_vec(),
+        ),
+        (
+            "DeleteCheckpoint",
+            v1::DeleteCheckpointRequest {
+                pipeline: pipeline(),
+                checkpoint: round.id.clone(),
+                request_id: "5f0c1a52-0000-4000-8000-000000000003".to_owned(),
+                validate_only: true,
+            }
+            .encode_to_vec(),
+        ),
+        (
+            "CollectGarbage",
+            v1::CollectGarbageRequest {
+                pipeline: pipeline(),
+                request_id: "5f0c1a52-0000-4000-8000-000000000004".to_owned(),
+                validate_only: true,
+            }
+            .encode_to_vec(),
+        ),
+        (
             "StartPush",
             v1::StartPushRequest {
                 pipeline: pipeline(),
@@ -148,7 +191,9 @@ fn solo(cluster: &Cluster, name: &str, agent: usize) -> v1::PipelineSpec {
 
 /// The good pipeline with one agent, the victim with another, both with a checkpoint; the victim's push of it.
 async fn cluster() -> (Cluster, v1::Round) {
-    let mut cluster = Cluster::with(Options { hosts: 2, create: false, ..Options::default() }).await;
+    // Nothing is written by itself meanwhile.
+    let coordinator_flags = vec!["--gc-interval", "0s"];
+    let mut cluster = Cluster::with(Options { hosts: 2, create: false, coordinator_flags, ..Options::default() }).await;
     for (idx, name) in [PIPELINE, VICTIM].into_iter().enumerate() {
         let location = format!("s3://{BUCKET}/{name}?endpoint={}&path_style=true", cluster.endpoint());
         let flags = ["--pipeline", name, "--allow-location", &location].map(str::to_owned);
@@ -185,7 +230,7 @@ impl Watch for Written {
         self.one(
             "SELECT concat_ws(' ',
                 (SELECT concat_ws(' ', count(*), sum(spec_version), sum(generation), count(deleted_at)) FROM pipelines),
-                (SELECT count(*) FROM take_overs), (SELECT count(*) FROM cancel_requests),
+                (SELECT count(*) FROM take_overs), (SELECT count(*) FROM cancel_requests), (SELECT count(*) FROM upkeep),
                 (SELECT count(*) FROM requests WHERE pipeline_id::text <> $1),
                 (SELECT concat_ws(' ', count(*), sum(version)) FROM rounds WHERE pipeline_id::text <> $1),
                 (SELECT count(*) FROM audit_events WHERE pipeline_id::text <> $1))",
@@ -201,6 +246,7 @@ impl Watch for Written {
                     "SELECT concat_ws(' ',
                         (SELECT string_agg(kind || ' ' || phase, ', ') FROM rounds WHERE pipeline_id::text <> $1 AND ended_at IS NULL),
                         (SELECT string_agg(phase, ', ') FROM take_overs WHERE ended_at IS NULL),
+                        (SELECT string_agg(kind, ', ') FROM upkeep WHERE ended_at IS NULL),
                         (SELECT string_agg(name, ', ') FROM pipelines WHERE claim = 'claiming' AND deleted_at IS NULL))",
                 )
                 .await;
