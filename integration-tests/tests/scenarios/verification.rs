@@ -107,7 +107,7 @@ async fn s33_a_flipped_byte_is_found_within_the_daily_budget_without_anybody_ask
     let damaged = cluster.pushed().await;
     let (key, at) = find_in(&cluster, 2, &noise(2, "20", 5000));
     cluster.s3.admin().flip_byte(BUCKET, &key, at + 17).unwrap();
-    cluster.coordinator_killed().await;
+    cluster.terminate_coordinator().await;
     cluster.set_coordinator_flags(vec!["--verify-bytes-per-day", "100000000000"]);
     cluster.start_coordinator().await;
 
@@ -118,7 +118,7 @@ async fn s33_a_flipped_byte_is_found_within_the_daily_budget_without_anybody_ask
         async move {
             let shown = client.get_checkpoint(PIPELINE, &id).await.map_err(|error| error.to_string())?;
             let last = shown.last_verification.clone().ok_or("not read yet")?;
-            if !last.intact && last.mark_time.is_none() {
+            if !last.intact && !(shown.damaged && last.mark_time.is_some()) {
                 return Err("not marked yet".to_owned());
             }
             Ok((shown.damaged, last))
@@ -134,7 +134,7 @@ async fn s33_a_flipped_byte_is_found_within_the_daily_budget_without_anybody_ask
     assert_eq!(latest.step, 10);
     let trail = cluster.client.list_audit_events(of_pipeline(), 1000).await.unwrap();
     let by = |event: &&v1::AuditEvent| event.action == "checkpoint_verified" && event.actor.starts_with("replica ");
-    assert_eq!(trail.iter().filter(by).count(), 2, "each once, then it rests: {trail:?}");
+    assert_eq!(trail.iter().filter(by).count(), 1, "what is intact fills no trail: {trail:?}");
 }
 
 fn of_pipeline() -> v1::ListAuditEventsRequest {
