@@ -224,6 +224,11 @@ impl MemoryDatabase {
         self.tables().pipelines.values().map(|stored| stored.row.clone()).collect()
     }
 
+    /// Every take-over, past all faults.
+    pub fn take_overs(&self) -> Vec<TakeOver> {
+        self.tables().take_overs.values().map(|stored| stored.value.clone()).collect()
+    }
+
     /// The whole audit trail, past all faults.
     pub fn audit(&self) -> Vec<AuditRow> {
         self.tables().audit.clone()

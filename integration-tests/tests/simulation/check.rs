@@ -15,6 +15,10 @@ use lockstep_protocol::{
 
 use crate::world::{BUCKET, World, location};
 
+mod fences;
+
+pub(crate) use fences::{Fences, Place};
+
 fn object(buckets: &MemoryBuckets, key: &str) -> Option<bytes::Bytes> {
     buckets.read(BUCKET, &location().full_key(key))
 }
@@ -32,8 +36,15 @@ pub(crate) fn now(world: &World) -> Result<(), String> {
     if !overwritten.is_empty() {
         return Err(format!("S7: these keys have held two contents: {overwritten:?}"));
     }
+    let fences = Fences::of(&world.buckets);
+    if let Some(latest) = fences.latest(&world.buckets) {
+        let before = world.latest.replace(latest);
+        if latest < before {
+            return Err(format!("S11: the newest commit that counts was {before:?}, now it is {latest:?}"));
+        }
+    }
     for record in &rounds {
-        decided_as_told(world, record)?;
+        decided_as_told(world, &fences, record)?;
         let newest = rounds.last().is_some_and(|last| last.round.id == record.round.id);
         installed_everywhere(world, record, newest)?;
     }
@@ -47,24 +58,30 @@ fn one_active(rounds: &[RoundRecord]) -> Result<(), String> {
     if active.len() > 1 { Err(format!("S13: rounds {active:?} are active at once")) } else { Ok(()) }
 }
 
-fn decided_as_told(world: &World, record: &RoundRecord) -> Result<(), String> {
+fn decided_as_told(world: &World, fences: &Fences, record: &RoundRecord) -> Result<(), String> {
     let round = &record.round;
     let Kind::Push(push) = &round.kind else { return Ok(()) };
     let key = Key::Commit(round.generation, push.seq).to_string();
     let stands = object(&world.buckets, &key);
     let decision = stands.as_ref().map(|bytes| DecisionObject::parse(&key, bytes).unwrap());
+    let counts = fences.counts((round.generation, push.seq));
     match (round.phase, decision) {
         (Phase::Committed, Some(DecisionObject::Commit(document))) => {
             let digest = Digest::of(&stands.unwrap_or_default());
             if Some(digest) != push.committed.map(|commit| commit.digest) || document.round != round.id {
                 return Err(format!("S4: round {} is committed, its key holds another commit", round.id));
             }
+            if !counts {
+                return Err(format!("S15: round {} was told committed, and a take-over has lost its commit", round.id));
+            }
             whole(world, record, &document)
         }
         (Phase::Committed, _) => Err(format!("S4: round {} is committed, and no commit stands", round.id)),
-        // S5: told so for good, so it must not count. Without a take-over what stands counts.
-        (Phase::Failed | Phase::Cancelled, Some(DecisionObject::Commit(document))) if document.round == round.id => {
-            Err(format!("S5: round {} is {} and its commit stands", round.id, round.phase))
+        // S5: told so for good, so it must not count.
+        (Phase::Failed | Phase::Cancelled, Some(DecisionObject::Commit(document)))
+            if counts && document.round == round.id =>
+        {
+            Err(format!("S5: round {} is {} and its commit counts", round.id, round.phase))
         }
         // Stored before it is PUT: the row knows every byte that stands.
         (_, Some(_)) => {
@@ -152,7 +169,7 @@ fn who_wrote(audit: &[AuditRow]) -> Result<(), String> {
     let mut versions: BTreeMap<RoundId, (u64, u64)> = BTreeMap::new();
     let mut active: Option<RoundId> = None;
     let mut phases: BTreeMap<(RoundId, Option<u32>), &str> = BTreeMap::new();
-    for row in audit {
+    for (at, row) in audit.iter().enumerate() {
         let (Some(round), Some(term), Some(version)) = (row.round, row.term, row.version) else { continue };
         match row.event.as_str() {
             "round_admitted" => {
@@ -182,9 +199,9 @@ fn who_wrote(audit: &[AuditRow]) -> Result<(), String> {
         if (term, version) < last {
             return Err(format!("S6: round {round} went from term and version {last:?} to {:?}", (term, version)));
         }
-        let superseded = row.cause.contains("superseded");
+        let allowed = row.cause.contains("superseded") || is_settled_by_adoption(&audit[at..]);
         let by_replica = row.actor.starts_with("replica ");
-        if by_replica && !superseded && terms.get(&(round, term)) != Some(&row.actor.as_str()) {
+        if by_replica && !allowed && terms.get(&(round, term)) != Some(&row.actor.as_str()) {
             return Err(format!("S6: {} wrote round {round} in term {term}, which it never claimed", row.actor));
         }
         let ended = row.host_idx.is_none()
@@ -195,4 +212,11 @@ fn who_wrote(audit: &[AuditRow]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Whether the first of these lines stands in the transaction in which a take-over adopts its generation: that ends the open round, whoever drives it.
+fn is_settled_by_adoption(rows: &[AuditRow]) -> bool {
+    let Some(row) = rows.first() else { return false };
+    let next = rows.iter().find(|next| next.event == "take_over_phase");
+    next.is_some_and(|next| next.actor == row.actor && next.from.as_deref() == Some("adopting"))
 }

@@ -8,7 +8,7 @@ use crate::{
 /// Seeds of one run of the suite.
 const SEEDS: u64 = 200;
 
-const FAULTS: [&str; 26] = [
+const FAULTS: [&str; 29] = [
     "agent down",
     "agent restarted",
     "bucket: Conflict",
@@ -29,12 +29,15 @@ const FAULTS: [&str; 26] = [
     "database: unavailable",
     "deadline of seconds",
     "disk lost",
+    "location taken back",
+    "location taken over",
     "replica killed",
     "replica shut down",
     "replica stopped",
     "replica stopped beyond its lease",
     "request repeated",
     "slow",
+    "taker killed",
 ];
 
 /// Shows where two logs part.
@@ -65,5 +68,5 @@ fn dispatch_holds_the_invariants_whatever_fails() {
     let figures = Figures::of(number_of("LOCKSTEP_SEEDS").unwrap_or(SEEDS), story::play);
     figures.print();
     figures.assert_met(&FAULTS);
-    figures.assert_outcomes(&["push committed", "push CANCELLED", "pull installed", "pull SUPERSEDED"]);
+    figures.assert_outcomes(&["push committed", "push CANCELLED", "push FENCED", "pull installed", "pull SUPERSEDED"]);
 }

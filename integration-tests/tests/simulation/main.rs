@@ -14,6 +14,7 @@ mod gate;
 mod log;
 mod network;
 mod planted;
+mod rival;
 mod story;
 mod told;
 mod weather;

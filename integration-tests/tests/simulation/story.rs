@@ -1,6 +1,6 @@
 //! One run: users ask for rounds, everything fails, then it stops failing, and all must end well.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
 use lockstep_bucket::{
     Operation,
@@ -21,10 +21,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
-    check, log,
+    check::{self, Fences},
+    log,
+    rival::{self, Rival},
     told::Told,
     weather::LATEST,
-    world::{Chances, World, alice},
+    world::{self, Chances, World, alice},
 };
 
 /// L1: every round is terminal this long after the last fault.
@@ -61,7 +63,8 @@ fn still_active(record: &RoundRecord) -> String {
 }
 
 struct Story {
-    world: World,
+    world: Rc<World>,
+    rival: Option<Rival>,
     rng: StdRng,
     pipeline: PipelineRow,
     step: u64,
@@ -77,14 +80,19 @@ impl Story {
             Chances { database: chance(&mut rng, 0.12), bucket: chance(&mut rng, 0.2), wire: chance(&mut rng, 0.2) };
         let hosts = *[0, 2, 3].get(rng.random_range(0..3_usize)).unwrap();
         info!(seed, hosts, ?chances, "begins");
-        let world = World::new(seed, hosts, chances);
+        let world = Rc::new(World::new(seed, hosts, chances));
         world.start_replica();
         world.start_replica();
         let pipeline = world.create_pipeline().await;
         world.database.random_faults(seed.wrapping_mul(3).wrapping_add(2), chances.database);
         world.buckets.random_faults(seed.wrapping_mul(5).wrapping_add(3), chances.bucket);
         trouble_the_decision(&world, &mut rng);
-        let mut story = Self { world, rng, pipeline, step: 0, requests: BTreeMap::new() };
+        let rival = if rng.random_bool(0.4) {
+            Some(Rival::begin(Rc::clone(&world), pipeline.id, rng.random(), chances).await)
+        } else {
+            None
+        };
+        let mut story = Self { world, rival, rng, pipeline, step: 0, requests: BTreeMap::new() };
         story.checkpoint();
         story
     }
@@ -94,31 +102,58 @@ impl Story {
         let over = CancellationToken::new();
         let late = World::land_late_writes(self.world.buckets.clone(), self.world.weather.clone(), over.clone());
         let late = tokio::spawn(late);
+        let rival = self.rival.take();
+        let life = async {
+            if let Some(rival) = &rival {
+                rival.live(&over).await;
+            }
+        };
+        let trouble = async {
+            let outcome = self.trouble().await;
+            over.cancel();
+            outcome
+        };
+        tokio::join!(trouble, life).0?;
+        self.rival = rival;
+        self.calm_down();
+        late.await.unwrap();
+        // What is late is a fault until it has arrived.
+        let last_fault = Instant::now();
+        let deadline = last_fault + Duration::from_millis(LATEST) + L1;
+        self.until_idle(deadline).await?;
+        let recovery = last_fault.elapsed();
+        info!(?recovery, "every round is terminal");
+        tokio::time::sleep(Duration::from_millis(LATEST)).await;
+        self.owns_its_location().await?;
+        self.ends_well().await?;
+        check::now(&self.world)?;
+        Ok(Told::of(&self.world, recovery, begun.elapsed()))
+    }
+
+    async fn trouble(&mut self) -> Result<(), String> {
         for _ in 0..self.rng.random_range(12..40) {
             let idle = if self.rng.random_bool(0.3) { 8_000 } else { 1_500 };
             tokio::time::sleep(Duration::from_millis(self.rng.random_range(0..idle))).await;
             self.act().await?;
             check::now(&self.world)?;
         }
-        self.calm_down();
-        over.cancel();
-        late.await.unwrap();
-        // What is late is a fault until it has arrived.
-        let last_fault = Instant::now();
-        let deadline = last_fault + Duration::from_millis(LATEST) + L1;
-        while let Some(active) = self.world.active() {
-            if Instant::now() >= deadline {
-                return Err(still_active(&active));
+        Ok(())
+    }
+
+    /// Until no round and no take-over is active.
+    async fn until_idle(&self, deadline: Instant) -> Result<(), String> {
+        loop {
+            let active = self.world.active();
+            let rivals = self.rival.as_ref().is_some_and(Rival::is_taking_over);
+            if active.is_none() && !rivals && !world::is_taking_over(&self.world.database) {
+                return Ok(());
             }
-            tokio::time::sleep(Duration::from_millis(250)).await;
+            if Instant::now() >= deadline {
+                return Err(active.as_ref().map_or_else(|| "L1: a take-over is still active".to_owned(), still_active));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
             check::now(&self.world)?;
         }
-        let recovery = last_fault.elapsed();
-        info!(?recovery, "every round is terminal");
-        tokio::time::sleep(Duration::from_millis(LATEST)).await;
-        self.ends_well().await?;
-        check::now(&self.world)?;
-        Ok(Told::of(&self.world, recovery, begun.elapsed()))
     }
 
     async fn act(&mut self) -> Result<(), String> {
@@ -281,6 +316,21 @@ impl Story {
             self.world.start_replica();
         }
         self.world.agents.iter().for_each(crate::agent::Agent::start);
+        self.rival.iter().for_each(Rival::calm_down);
+    }
+
+    /// Whoever took the location over: the first take-over in calm weather succeeds.
+    async fn owns_its_location(&self) -> Result<(), String> {
+        let owner = || Fences::of(&self.world.buckets).owner();
+        if owner() != Some(self.pipeline.id) {
+            info!("takes its location back");
+            rival::take_over(self.world.store(), self.pipeline.id).await;
+            self.until_idle(Instant::now() + L1).await?;
+        }
+        if owner() != Some(self.pipeline.id) {
+            return Err(format!("L2: a take-over after the last fault: {:#?}", self.world.database.take_overs()));
+        }
+        Ok(())
     }
 
     /// L2: a new push succeeds first try; and what it pushed comes back to every host.
@@ -348,14 +398,7 @@ impl Story {
     }
 
     async fn ended(&self) -> Result<RoundRecord, String> {
-        let deadline = Instant::now() + L1;
-        while let Some(active) = self.world.active() {
-            if Instant::now() >= deadline {
-                return Err(still_active(&active));
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            check::now(&self.world)?;
-        }
+        self.until_idle(Instant::now() + L1).await?;
         self.world.database.rounds().pop().ok_or_else(|| "no round".to_owned())
     }
 }

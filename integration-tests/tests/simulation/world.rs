@@ -1,7 +1,7 @@
 //! Everything there is in one run: the database and the bucket as their twins, hosts, and the replicas that come and go.
 
 use std::{
-    cell::{OnceCell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     sync::Arc,
     time::Duration,
 };
@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::{agent::Agent, bucket::FarBuckets, gate::ReplicaGate, log, weather::Weather, wire};
+use crate::{agent::Agent, bucket::FarBuckets, check::Place, gate::ReplicaGate, log, weather::Weather, wire};
 
 pub(crate) const BUCKET: &str = "acme";
 
@@ -37,10 +37,17 @@ pub(crate) struct Chances {
     pub(crate) wire: f64,
 }
 
-struct Replica {
+pub(crate) struct Replica {
     gate: Arc<ReplicaGate>,
     shutdown: CancellationToken,
     name: String,
+}
+
+impl Replica {
+    pub(crate) fn kill(&self) {
+        info!(replica = self.name, "killed");
+        self.gate.kill();
+    }
 }
 
 pub(crate) struct World {
@@ -51,6 +58,8 @@ pub(crate) struct World {
     store: OnceCell<Store>,
     replicas: RefCell<Vec<Replica>>,
     started: RefCell<u32>,
+    /// The newest commit that counted when somebody looked last (S11).
+    pub(crate) latest: Cell<Option<Place>>,
 }
 
 pub(crate) fn alice() -> Caller {
@@ -62,13 +71,22 @@ fn epoch() -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000, 0).unwrap()
 }
 
+/// By everybody's clock.
+pub(crate) fn now() -> DateTime<Utc> {
+    epoch() + log::elapsed()
+}
+
+pub(crate) fn is_taking_over(database: &MemoryDatabase) -> bool {
+    database.take_overs().iter().any(|take_over| !take_over.phase.is_terminal())
+}
+
 pub(crate) fn location() -> Location {
     format!("s3://{BUCKET}/orders").parse().unwrap()
 }
 
 impl World {
     pub(crate) fn new(seed: u64, hosts: u32, chances: Chances) -> Self {
-        let database = MemoryDatabase::new(|| epoch() + log::elapsed());
+        let database = MemoryDatabase::new(now);
         let buckets = MemoryBuckets::new([BUCKET]);
         let weather = Weather::new(seed.wrapping_mul(7).wrapping_add(1), chances.wire);
         let always = Arc::new(ReplicaGate::new());
@@ -86,6 +104,7 @@ impl World {
             store: OnceCell::new(),
             replicas: RefCell::default(),
             started: RefCell::default(),
+            latest: Cell::default(),
         }
     }
 
@@ -93,6 +112,12 @@ impl World {
 
     /// A process of a name that no process had before.
     pub(crate) fn start_replica(&self) {
+        let replica = self.replica_of(&self.database);
+        self.replicas.borrow_mut().push(replica);
+    }
+
+    /// The same over another database.
+    pub(crate) fn replica_of(&self, database: &MemoryDatabase) -> Replica {
         let name = self.next_name();
         info!(replica = name, "starts");
         let gate = Arc::new(ReplicaGate::new());
@@ -101,10 +126,10 @@ impl World {
             FarBuckets { buckets: self.buckets.clone(), gate: Arc::clone(&dynamic), weather: self.weather.clone() };
         let agents = wire::pool(&self.agents, &dynamic, &self.weather);
         let options = DispatchOptions { replica: name.clone(), ..DispatchOptions::default() };
-        let store = self.database.store_behind(dynamic);
+        let store = database.store_behind(dynamic);
         let shutdown = CancellationToken::new();
         tokio::spawn(Dispatcher::new(store, Arc::new(connector), agents, options).run(shutdown.clone()));
-        self.replicas.borrow_mut().push(Replica { gate, shutdown, name });
+        Replica { gate, shutdown, name }
     }
 
     pub(crate) fn next_name(&self) -> String {
@@ -116,9 +141,8 @@ impl World {
         let mut replicas = self.replicas.borrow_mut();
         if which < replicas.len() {
             let replica = replicas.remove(which);
-            info!(replica = replica.name, "killed");
             self.weather.count("replica killed");
-            replica.gate.kill();
+            replica.kill();
         }
     }
 

@@ -23,7 +23,7 @@ use crate::store::{
 /// One row of `take_overs`.
 #[derive(Clone, Debug)]
 pub(super) struct StoredTakeOver {
-    value: TakeOver,
+    pub(super) value: TakeOver,
     request_id: Option<RequestId>,
     lease_until: Option<DateTime<Utc>>,
 }
