@@ -14,6 +14,7 @@
 pub mod aws;
 pub mod catalog;
 pub mod conformance;
+pub mod damage;
 pub mod decide;
 mod document;
 pub mod error;
@@ -28,6 +29,7 @@ pub mod verify;
 
 pub use aws::{AwsConnector, AwsOptions, StaticCredentials};
 pub use catalog::{Access, Checkpoint, Selector, find, latest, list_checkpoints};
+pub use damage::{put_mark, still_stands};
 pub use decide::{DecisionFound, DecisionOutcome, acknowledge, put_decision, read_decision, successor};
 pub use error::{Operation, StoreError, StoreErrorKind};
 pub use fences::{Claim, FenceOutcome, claim_first, finish_base, location_owned, owner, put_fence};
@@ -39,4 +41,4 @@ pub use store::{
     ByteStream, Connector, CreateOutcome, ListPage, Listed, Lookup, MAX_PAGE, ObjectMeta, ObjectStore, OpenUpload,
     PartTag, UploadId, WriteOutcome,
 };
-pub use verify::{fetch_part, verify_checkpoint, verify_part};
+pub use verify::{Read, fetch_part, verify_checkpoint, verify_part, verify_some, verify_structure};

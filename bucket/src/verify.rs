@@ -1,11 +1,14 @@
 //! Verifying what a commit reaches: part manifests, those that they inherit, and every byte of their files.
 
+use std::collections::BTreeMap;
+
 use futures::{StreamExt as _, TryStreamExt as _};
 use lockstep_protocol::{
     commit::{CommitDocument, CommitPart},
     digest::Digest,
     manifest::{FileEntry, ObjectEntry, PartManifest},
     problem::{Problem, Reason},
+    verification::Position,
 };
 
 use crate::{
@@ -16,6 +19,9 @@ use crate::{
 
 /// Objects that are read at once; each holds one chunk in memory.
 const PARALLEL: usize = 4;
+
+/// Objects that are looked for at once.
+const LOOKS: usize = 16;
 
 /// Files of one object that lie this close together are read in one request.
 const GAP: u64 = 256 << 10;
@@ -49,6 +55,71 @@ pub async fn verify_checkpoint(
     Ok(broken)
 }
 
+/// Looks only whether the documents of a commit are whole and every object they name is there and long enough: a request for each object, no byte of a file.
+pub async fn verify_structure(store: &dyn ObjectStore, commit: &CommitDocument) -> Result<Vec<Problem>, Problem> {
+    let mut broken = Vec::new();
+    for part in &commit.parts {
+        let manifest = match fetch_part(store, part).await {
+            Ok(manifest) => manifest,
+            Err(problem) if is_damage(&problem) => {
+                broken.push(problem);
+                continue;
+            }
+            Err(problem) => return Err(problem),
+        };
+        let looks: Vec<_> = objects(&manifest).into_iter().map(|run| look(store, part.host_idx, run)).collect();
+        let found: Vec<Vec<Problem>> = futures::stream::iter(looks).buffered(LOOKS).try_collect().await?;
+        broken.extend(found.into_iter().flatten());
+    }
+    Ok(broken)
+}
+
+/// What a step of a reading that stops and goes on has done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Read {
+    /// Where to go on; none: all was read.
+    pub next: Option<Position>,
+    /// Of files, that were read.
+    pub bytes: u64,
+    /// What is broken in what was read.
+    pub broken: Vec<Problem>,
+}
+
+/// As [`verify_checkpoint`], from a position on, one request after the other, until so many bytes were read or more: files that lie together are read together.
+pub async fn verify_some(
+    store: &dyn ObjectStore,
+    commit: &CommitDocument,
+    from: Position,
+    at_most: u64,
+) -> Result<Read, Problem> {
+    let mut read = Read { next: None, bytes: 0, broken: Vec::new() };
+    let skipped = usize::try_from(from.part).unwrap_or(usize::MAX);
+    for (number, part) in (0_u32..).zip(&commit.parts).skip(skipped) {
+        let manifest = match fetch_part(store, part).await {
+            Ok(manifest) => manifest,
+            Err(problem) if is_damage(&problem) => {
+                read.broken.push(problem);
+                continue;
+            }
+            Err(problem) => return Err(problem),
+        };
+        let first = if number == from.part { from.run } else { 0 };
+        if first == 0 {
+            read.broken.extend(empty_files(&manifest));
+        }
+        for (run, files) in (0_u32..).zip(runs(&manifest)).skip(usize::try_from(first).unwrap_or(usize::MAX)) {
+            if read.bytes >= at_most {
+                read.next = Some(Position { part: number, run });
+                return Ok(read);
+            }
+            let bytes = files.end() - files.start();
+            read.broken.extend(verify_run(store, part.host_idx, files, &|_| ()).await?);
+            read.bytes = read.bytes.saturating_add(bytes);
+        }
+    }
+    Ok(read)
+}
+
 /// Whether a problem says that the checkpoint is broken, and not that nobody knows.
 fn is_damage(problem: &Problem) -> bool {
     matches!(problem.reason, Reason::CheckpointDamaged | Reason::ManifestInvalid)
@@ -77,18 +148,43 @@ pub async fn verify_part(
     progress: &(dyn Fn(u64) + Send + Sync),
 ) -> Result<Vec<Problem>, Problem> {
     let host_idx = manifest.slot.idx();
-    let mut broken = Vec::new();
-    for file in manifest.files.iter().filter(|file| file.object.is_none()) {
-        // No bytes to read: the digest must be that of nothing.
-        if file.blake3 != Digest::of(&[]) {
-            broken.push(differs(host_idx, file, "", &Digest::of(&[])));
-        }
-    }
+    let mut broken = empty_files(manifest);
     // Collected first: a closure that lived across the await would keep callers from seeing that this future is Send.
     let reads: Vec<_> = runs(manifest).into_iter().map(|run| verify_run(store, host_idx, run, progress)).collect();
     let found: Vec<Vec<Problem>> = futures::stream::iter(reads).buffer_unordered(PARALLEL).try_collect().await?;
     broken.extend(found.into_iter().flatten());
     Ok(broken)
+}
+
+/// No bytes to read: the digest must be that of nothing.
+fn empty_files(manifest: &PartManifest) -> Vec<Problem> {
+    let nothing = Digest::of(&[]);
+    let empty = manifest.files.iter().filter(|file| file.object.is_none() && file.blake3 != nothing);
+    empty.map(|file| differs(manifest.slot.idx(), file, "", &nothing)).collect()
+}
+
+/// Each object once, with all files in it.
+fn objects(manifest: &PartManifest) -> Vec<Run<'_>> {
+    let mut objects: BTreeMap<&str, Run<'_>> = BTreeMap::new();
+    for file in &manifest.files {
+        if let Some(object) = manifest.object_of(file) {
+            let run = objects.entry(&object.key).or_insert_with(|| Run { object, files: Vec::new() });
+            run.files.push(file);
+        }
+    }
+    objects.into_values().collect()
+}
+
+async fn look(store: &dyn ObjectStore, host_idx: u32, mut run: Run<'_>) -> Result<Vec<Problem>, Problem> {
+    match store.head(&run.object.key).await.or_problem() {
+        Lookup::Unknown(problem) => Err(problem),
+        Lookup::Absent => Ok(broken(store, host_idx, &run, "is missing")),
+        Lookup::Found(meta) => {
+            run.files.retain(|file| file.offset + file.length > meta.size);
+            let why = format!("has {} bytes instead of {}", meta.size, run.object.size);
+            Ok(broken(store, host_idx, &run, &why))
+        }
+    }
 }
 
 fn runs(manifest: &PartManifest) -> Vec<Run<'_>> {
@@ -159,8 +255,11 @@ async fn missing(
     {
         return Err(error.problem());
     }
-    Ok(run
-        .files
+    Ok(broken(store, host_idx, run, why))
+}
+
+fn broken(store: &dyn ObjectStore, host_idx: u32, run: &Run<'_>, why: &str) -> Vec<Problem> {
+    run.files
         .iter()
         .map(|file| {
             Problem::new(
@@ -174,7 +273,7 @@ async fn missing(
             .with("expected", run.object.size)
             .with("found", why)
         })
-        .collect())
+        .collect()
 }
 
 async fn read_run(

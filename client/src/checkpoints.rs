@@ -59,7 +59,20 @@ impl LockstepClient {
         pipeline: impl Into<String>,
         checkpoint: impl Into<String>,
     ) -> Result<Verification, ClientError> {
-        let request = VerifyCheckpointRequest { pipeline: pipeline.into(), checkpoint: checkpoint.into() };
+        self.verify(VerifyCheckpointRequest {
+            pipeline: pipeline.into(),
+            checkpoint: checkpoint.into(),
+            structure_only: false,
+        })
+        .await
+    }
+
+    /// As [`LockstepClient::verify_checkpoint`], by the whole request: also by structure only, which reads no file.
+    ///
+    /// # Errors
+    ///
+    /// `CHECKPOINT_NOT_FOUND`, `PIPELINE_NOT_FOUND`.
+    pub async fn verify(&self, request: VerifyCheckpointRequest) -> Result<Verification, ClientError> {
         let stream = self.call(request, |mut c, r| async move { c.verify_checkpoint(r).await }).await?;
         Ok(Verification { stream, address: self.address().to_owned() })
     }

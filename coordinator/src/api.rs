@@ -205,7 +205,8 @@ impl Coordinator for Api {
         &self,
         request: Request<v1::VerifyCheckpointRequest>,
     ) -> Result<Response<Self::VerifyCheckpointStream>, Status> {
-        answer(Box::pin(self.do_verify_checkpoint(request.into_inner())).await)
+        let caller = caller::caller(&request).map_err(status)?;
+        answer(Box::pin(self.do_verify_checkpoint(caller, request.into_inner())).await)
     }
 
     async fn list_audit_events(

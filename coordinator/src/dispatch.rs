@@ -10,7 +10,7 @@
 //! - `drive`: what effects and driver of one round share; `progress` of its hosts
 //! - `leases`: which rounds this replica holds; `clock`: by whose clock; `cancels`: which of them somebody asked to stop
 //! - `unsaved`: which reports may wait before they are stored
-//! - `claim`: locations of new pipelines; `schedule`: pushes that nobody asks for; `take_over`: locations that somebody owned
+//! - `claim`: locations of new pipelines; `schedule`: pushes that nobody asks for; `take_over`: locations that somebody owned; `marks`: of damaged checkpoints
 //! - `compare`: every location with the database, once at start
 //! - `farewell`: what is told to agents and bucket after the end
 //! - `milestone`: failpoints around what is stored
@@ -19,7 +19,10 @@ use std::{sync::Arc, time::Duration};
 
 use lockstep_bucket::Connector;
 use lockstep_failpoint::{Point, reached};
-use lockstep_protocol::round::RetryPolicy;
+use lockstep_protocol::{
+    problem::Reason,
+    round::{RetryPolicy, Round},
+};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
@@ -30,7 +33,7 @@ use tracing::Instrument;
 use crate::{
     agents::AgentPool,
     plan::{BackOff, Known, PlanContext, PlanOptions, Right},
-    store::{Caller, Change, Changes, RoundRecord, Store},
+    store::{Caller, Change, Changes, Difference, RoundRecord, Store},
 };
 
 mod cancels;
@@ -43,6 +46,7 @@ mod effects;
 mod farewell;
 mod hosts;
 mod leases;
+mod marks;
 mod milestone;
 mod orders;
 mod parts;
@@ -180,6 +184,7 @@ impl Dispatcher {
         tasks.spawn(cancels::watch(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(schedule::run(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(take_over::run(Arc::clone(&services), shutdown.clone()));
+        tasks.spawn(marks::run(Arc::clone(&services), shutdown.clone()));
         claim_rounds(&services, &tasks, &shutdown).await;
         tasks.close();
         tasks.wait().await;
@@ -271,6 +276,18 @@ async fn next_look(services: &Services, changes: &mut Changes, waits: Change, la
     }
 }
 
+/// A round that met what the database doesn't know stops the pipeline. If that can't be noted, the next round meets the same.
+async fn note_behind(services: &Services, round: &Round) {
+    let Some(problem) = round.problem.as_ref().filter(|problem| problem.reason == Reason::DatabaseBehind) else {
+        return;
+    };
+    let row = (round.pipeline, round.generation);
+    let noted = services.store.note_difference(row, Difference::Behind, problem.clone(), &services.caller()).await;
+    if let Err(error) = noted {
+        tracing::warn!(reason = %error.problem().reason, "the database is behind, which is not noted: {}", error.problem().message);
+    }
+}
+
 /// One round, from its claim to its end or to the loss of its lease. All of it belongs to the trace of whoever asked for the round.
 async fn drive_round(services: Arc<Services>, record: RoundRecord, shutdown: &CancellationToken) {
     let round = &record.round;
@@ -299,7 +316,10 @@ async fn drive_round(services: Arc<Services>, record: RoundRecord, shutdown: &Ca
         drop(active);
         drop(driven);
         match ended {
-            Ended::Terminal(round) => farewell::bid(&drive, &round, shutdown).await,
+            Ended::Terminal(round) => {
+                note_behind(&drive.services, &round).await;
+                farewell::bid(&drive, &round, shutdown).await;
+            }
             Ended::Shutdown => {
                 reached(Point::HandBackBefore);
                 if let Err(error) = services.store.release(round, term, &services.caller()).await {

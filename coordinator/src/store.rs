@@ -10,9 +10,9 @@
 //! stands there in production.
 //!
 //! Modules: `pipeline` and `record` are the values; `ownership` creates pipelines, `claims` claims their
-//! locations, `pipelines` reads them; `admit` makes rounds from what is `ask`ed, `apply` moves them, `drive` is for the replica that drives one, `list` and `audit` for those who look;
+//! locations, `differences` notes where these and the database disagree, `pipelines` reads them; `admit` makes rounds from what is `ask`ed, `apply` moves them, `drive` is for the replica that drives one, `list` and `audit` for those who look;
 //! `rows` and `text` translate; `sqlstate` is the one table of database errors; `changes` are hints to look sooner;
-//! `schedules` is when pipelines are pushed by themselves, `take_overs` how they get locations that somebody owned; `endpoint` is what a URL leads to, `pool` and `session` are how a connection is used,
+//! `schedules` is when pipelines are pushed by themselves, `take_overs` how they get locations that somebody owned, `verifications` what was found in them; `endpoint` is what a URL leads to, `pool` and `session` are how a connection is used,
 //! `schema` is what stands in the database.
 
 use std::{sync::Arc, time::Duration};
@@ -32,6 +32,7 @@ mod ask;
 mod audit;
 mod changes;
 mod claims;
+mod differences;
 mod drive;
 mod endpoint;
 mod identity;
@@ -53,8 +54,10 @@ mod sqlstate;
 mod take_overs;
 mod text;
 mod transactions;
+mod verifications;
 
 pub use changes::{Change, Changes};
+pub use differences::{Difference, refuse_behind};
 pub use endpoint::Pooler;
 pub use identity::DatabaseIdentity;
 pub use pipeline::{
@@ -69,6 +72,7 @@ pub use schedules::{DuePush, DuePushes};
 pub use schema::Schema;
 pub use sqlstate::StoreError;
 pub use take_overs::{AdmitTakeOver, Adoption, TakeOverApplied};
+pub use verifications::{Finding, Verification, VerificationsOf};
 
 use ask::{Ask, Request};
 use changes::{Hints, Reach};

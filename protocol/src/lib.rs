@@ -5,10 +5,11 @@
 //!
 //! - [`id`], [`host`], [`location`], [`digest`], [`key`]: what things are called; impossible values can't be built
 //! - [`problem`]: the one error table
-//! - [`manifest`], [`commit`], [`fence`], [`tombstone`], [`pin`]: the documents in S3, parsed strictly because their bytes may be hostile
+//! - [`manifest`], [`commit`], [`fence`], [`tombstone`], [`damage`], [`pin`]: the documents in S3, parsed strictly because their bytes may be hostile
 //! - [`takeover`]: taking a location over as `decide(take_over, event) -> Decision`; [`finish`]: the base of a fence, request by request (F3)
 //! - [`latest`]: which checkpoints count, request by request (F2)
 //! - [`garbage`]: what may be retired (G1), swept (G2) and collected as an orphan (G3)
+//! - [`verification`]: which checkpoint is re-read next, within so many bytes a day
 //! - [`order`]: what an agent checks before it touches S3 or its disk
 //! - [`selection`]: the newest step that all hosts share
 //! - [`reuse`]: which contents of its base a push uses again, so that garbage stays bounded
@@ -18,6 +19,7 @@
 //! - [`round`]: push and pull as `decide(round, event) -> Decision`
 
 pub mod commit;
+pub mod damage;
 pub mod digest;
 pub mod document;
 pub mod fence;
@@ -42,3 +44,4 @@ pub mod start;
 pub mod takeover;
 pub mod tombstone;
 pub mod unit;
+pub mod verification;

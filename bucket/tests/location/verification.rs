@@ -2,18 +2,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use lockstep_bucket::{
-    Operation, fetch_part,
+    Access, Operation, fetch_part, latest,
     memory::fault::{Fault, FaultRule},
-    verify_checkpoint,
+    put_mark, still_stands, verify_checkpoint, verify_some, verify_structure,
 };
 use lockstep_protocol::{
     commit::CommitDocument,
+    damage::DamageMark,
     digest::Digest,
     manifest::{FileEntry, Inherited, PartManifest, RelativePath},
     problem::{Problem, Reason},
+    verification::Position,
 };
 
-use crate::sample::{Place, commit, part};
+use crate::sample::{Place, commit, commit_ref, part};
 
 async fn broken(place: &Place) -> Vec<Problem> {
     verify_checkpoint(&place.store, &commit(1, 1), &|_| {}).await.unwrap()
@@ -208,4 +210,68 @@ async fn an_inherited_manifest_that_cannot_be_read_now_is_not_called_damaged() {
     let key = full.attempt_path().manifest().to_string();
     place.buckets.inject(FaultRule::new(Fault::Deny).operation(Operation::Get).key(key).times(1));
     verify_checkpoint(&place.store, &commit, &|_| {}).await.expect_err("nobody knows");
+}
+
+#[tokio::test]
+async fn a_reading_that_stops_and_goes_on_reads_every_byte_once_and_finds_the_same() {
+    let place = whole();
+    let (_, objects) = part(1, 1, 1);
+    let mut flipped = objects[1].1.to_vec();
+    flipped[7] ^= 1;
+    place.write(&objects[1].0, Bytes::from(flipped));
+    let whole_reading = broken(&place).await;
+    let (mut from, mut steps, mut found, mut bytes) = (Position::default(), 0, Vec::new(), 0);
+    loop {
+        let read = verify_some(&place.store, &commit(1, 1), from, 1).await.unwrap();
+        (steps, bytes) = (steps + 1, bytes + read.bytes);
+        found.extend(read.broken);
+        match read.next {
+            Some(next) => {
+                assert!(next > from, "it goes on: {next:?} after {from:?}");
+                from = next;
+            }
+            None => break,
+        }
+    }
+    assert!(steps > 2, "{steps} steps of one run each");
+    assert!(bytes >= commit(1, 1).bytes());
+    assert_eq!(found, whole_reading);
+    let at_once = verify_some(&place.store, &commit(1, 1), Position::default(), u64::MAX).await.unwrap();
+    assert_eq!((at_once.next, at_once.bytes, at_once.broken), (None, bytes, found));
+}
+
+#[tokio::test]
+async fn the_structure_tells_what_is_missing_or_short_and_reads_no_file() {
+    let (_, objects) = part(1, 1, 0);
+    let place = whole();
+    assert_eq!(verify_structure(&place.store, &commit(1, 1)).await, Ok(vec![]));
+    let mut flipped = objects[0].1.to_vec();
+    flipped[0] ^= 1;
+    place.write(&objects[0].0, Bytes::from(flipped));
+    assert_eq!(verify_structure(&place.store, &commit(1, 1)).await, Ok(vec![]), "content is not looked at");
+    place.remove(&objects[0].0);
+    place.write(&objects[1].0, objects[1].1.slice(..100));
+    let problems = verify_structure(&place.store, &commit(1, 1)).await.unwrap();
+    let mut files: Vec<_> = problems.iter().map(|problem| problem.metadata["file"].as_str()).collect();
+    files.sort_unstable();
+    assert_eq!(files, ["a/first", "a/second", "large"]);
+}
+
+#[tokio::test]
+async fn a_mark_stands_whoever_wrote_it_and_makes_the_checkpoint_before_the_latest() {
+    let place = Place::new();
+    place.fence(1);
+    place.whole_commit(1, 1);
+    place.whole_commit(1, 2);
+    let newest = commit_ref(1, 2);
+    let mark = DamageMark::new(commit(1, 2).pipeline, newest, &[], chrono::DateTime::UNIX_EPOCH);
+    assert_eq!(put_mark(&place.store, &mark).await, Ok(()));
+    let later = DamageMark { broken: 9, ..mark.clone() };
+    assert_eq!(put_mark(&place.store, &later).await, Ok(()), "another's mark is as good");
+    assert_eq!(place.read(&mark.key()), Some(Bytes::from(mark.encode())), "create-only");
+    assert_eq!(still_stands(&place.store, &newest).await, Ok(()));
+    let before = latest(&place.store, Access::ReadOnly).await.known().unwrap().map(|found| found.commit);
+    assert_eq!(before, Some(commit_ref(1, 1)));
+    place.retire(1, 2, 1);
+    assert_eq!(still_stands(&place.store, &newest).await.unwrap_err().reason, Reason::CheckpointNotFound);
 }

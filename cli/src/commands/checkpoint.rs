@@ -2,6 +2,7 @@
 
 use clap::Subcommand;
 use futures::StreamExt as _;
+use lockstep_client::v1;
 use serde_json::json;
 
 use super::Context;
@@ -28,12 +29,18 @@ pub(crate) enum Command {
         checkpoint: String,
     },
     /// Re-read every object of a checkpoint and compare digests; exit code 1 if something does not hold.
+    ///
+    /// The result is kept and shown by `checkpoint list` and `show`. A damaged checkpoint is marked in the bucket: from then on it is neither latest nor a base, pulls of
+    /// latest get the one before, and the next push sends everything again.
     Verify {
         /// Name or UUID of the pipeline.
         pipeline: String,
         /// UUID, step, or latest.
         #[arg(default_value = "latest")]
         checkpoint: String,
+        /// Read its documents and look whether every object is there and long enough, but read no file: finds what is missing, not what was changed.
+        #[arg(long)]
+        structure_only: bool,
     },
 }
 
@@ -50,12 +57,14 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
             context.format.give(|| json::checkpoint(&checkpoint), || view::checkpoint(&checkpoint));
             Ok(())
         }
-        Command::Verify { pipeline, checkpoint } => verify(context, pipeline, checkpoint).await,
+        Command::Verify { pipeline, checkpoint, structure_only } => {
+            verify(context, v1::VerifyCheckpointRequest { pipeline, checkpoint, structure_only }).await
+        }
     }
 }
 
-async fn verify(context: &Context, pipeline: String, checkpoint: String) -> Result<(), Failure> {
-    let mut verification = context.client.verify_checkpoint(pipeline, checkpoint).await?;
+async fn verify(context: &Context, request: v1::VerifyCheckpointRequest) -> Result<(), Failure> {
+    let mut verification = context.client.verify(request).await?;
     let mut meter = Meter::new(context.format.progress(), "verifying");
     let last = loop {
         let Some(next) = verification.next().await else {

@@ -22,6 +22,15 @@ pub(crate) fn checkpoint(checkpoint: &v1::Checkpoint) -> Value {
         "pipeline": {"id": checkpoint.pipeline_id, "name": checkpoint.pipeline_name},
         "root_digest": optional(&checkpoint.root_digest),
         "damaged": checkpoint.damaged,
+        "last_verification": maybe(checkpoint.last_verification.as_ref(), |last| json!({
+            "time": time(last.time.as_ref()),
+            "structure_only": last.structure_only,
+            "intact": last.intact,
+            "bytes": last.bytes,
+            "problems": last.problems.iter().map(problem).collect::<Vec<_>>(),
+            "mark_time": time(last.mark_time.as_ref()),
+            "actor": last.actor,
+        })),
     })
 }
 

@@ -16,6 +16,8 @@ pub(crate) fn pipeline(pipeline: &v1::Pipeline) -> Value {
         "etag": optional(&pipeline.etag),
         "generation": pipeline.generation,
         "fenced": maybe(pipeline.fenced.as_ref(), problem),
+        "behind": maybe(pipeline.behind.as_ref(), problem),
+        "lost": maybe(pipeline.lost.as_ref(), problem),
         "active_round": maybe(pipeline.active_round.as_ref(), round),
         "last_push": maybe(pipeline.last_push.as_ref(), round),
         "last_pull": maybe(pipeline.last_pull.as_ref(), round),

@@ -9,13 +9,24 @@ fn layout(checkpoint: &v1::Checkpoint) -> String {
     if checkpoint.n_hosts == 0 { "solo".to_owned() } else { checkpoint.n_hosts.to_string() }
 }
 
+/// When it was last re-read, and how much of it.
+fn verified(checkpoint: &v1::Checkpoint) -> String {
+    checkpoint.last_verification.as_ref().map_or_else(
+        || "never".to_owned(),
+        |last| {
+            let scope = if last.structure_only { " (structure)" } else { "" };
+            format!("{}{scope}", text::time(last.time.as_ref()))
+        },
+    )
+}
+
 fn condition(checkpoint: &v1::Checkpoint) -> &'static str {
     if checkpoint.damaged { "damaged" } else { "ok" }
 }
 
 pub(crate) fn checkpoints(checkpoints: &[v1::Checkpoint]) -> String {
     text::table(
-        ["CHECKPOINT", "STEP", "HOSTS", "FILES", "SIZE", "SENT", "CONDITION", "CREATED"],
+        ["CHECKPOINT", "STEP", "HOSTS", "FILES", "SIZE", "SENT", "CONDITION", "CREATED", "VERIFIED"],
         checkpoints.iter().map(|checkpoint| {
             [
                 checkpoint.id.clone(),
@@ -26,6 +37,7 @@ pub(crate) fn checkpoints(checkpoints: &[v1::Checkpoint]) -> String {
                 text::size(checkpoint.bytes_uploaded),
                 condition(checkpoint).to_owned(),
                 text::time(checkpoint.create_time.as_ref()),
+                verified(checkpoint),
             ]
         }),
     )
@@ -43,6 +55,7 @@ pub(crate) fn checkpoint(checkpoint: &v1::Checkpoint) -> String {
         ("sent for it", text::size(checkpoint.bytes_uploaded)),
         ("condition", condition(checkpoint).to_owned()),
         ("created", text::time(checkpoint.create_time.as_ref())),
+        ("verified", verified(checkpoint)),
         ("root digest", or_none(&checkpoint.root_digest).to_owned()),
     ];
     if let Some(commit) = &checkpoint.commit {
@@ -50,6 +63,9 @@ pub(crate) fn checkpoint(checkpoint: &v1::Checkpoint) -> String {
     }
     if let Some(records) = checkpoint.processed_records {
         rows.push(("records", records.to_string()));
+    }
+    for problem in checkpoint.last_verification.iter().flat_map(|last| &last.problems) {
+        rows.push(("broken", problem.message.clone()));
     }
     let parts = text::table(
         ["HOST", "LOCAL CHECKPOINT", "FILES", "SIZE", "SENT", "MANIFEST"],
@@ -73,6 +89,10 @@ pub(crate) fn verification(last: &v1::VerifyCheckpointResponse) -> String {
         || "the checkpoint".to_owned(),
         |checkpoint| format!("checkpoint {} (step {})", checkpoint.id, checkpoint.step),
     );
+    let structure = last.checkpoint.as_ref().and_then(|checkpoint| checkpoint.last_verification.as_ref());
+    if last.problems.is_empty() && structure.is_some_and(|last| last.structure_only) {
+        return format!("{named}: its documents are whole and every object is there; no file was read");
+    }
     if last.problems.is_empty() {
         return format!(
             "{named} is intact: {} files, {} re-read, every digest agrees",

@@ -31,6 +31,7 @@ fn place(location: &v1::Location) -> String {
 fn state(pipeline: &v1::Pipeline) -> String {
     match (&pipeline.fenced, &pipeline.active_round) {
         (Some(_), _) => "fenced".to_owned(),
+        _ if pipeline.behind.is_some() => "behind".to_owned(),
         (None, Some(round)) => format!("{} {}", json::kind_name(round.kind()), phase_name(round.phase())),
         (None, None) => "idle".to_owned(),
     }
@@ -89,6 +90,9 @@ pub(crate) fn pipeline(pipeline: &v1::Pipeline) -> String {
     rows.push(("updated", text::time(pipeline.update_time.as_ref())));
     rows.push(("etag", or_none(&pipeline.etag).to_owned()));
     let mut shown = text::pairs(rows);
+    for problem in pipeline.behind.iter().chain(&pipeline.lost) {
+        shown.push_str(&format!("\n\n{}", problem_lines(problem)));
+    }
     if let Some(fenced) = &pipeline.fenced {
         shown.push_str(&format!("\n\n{}", problem_lines(fenced)));
     }

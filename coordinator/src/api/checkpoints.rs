@@ -1,7 +1,8 @@
-//! What a pipeline's location holds, read from the bucket. Nothing is written, so an open take-over is `TAKE_OVER_IN_PROGRESS`; and what could
+//! What a pipeline's location holds, read from the bucket. Nothing is written to the bucket, so an open take-over is `TAKE_OVER_IN_PROGRESS`; and what could
 //! not be found out is an error, never an empty list.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -9,21 +10,27 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 use lockstep_bucket::{Access, Checkpoint, ObjectStore, Selector};
 use lockstep_proto::v1;
 use lockstep_protocol::{
-    commit::CommitDocument,
-    id::Step,
+    id::{PipelineId, RoundId, Step},
     location::Location,
     problem::{Problem, Reason},
+    verification::Scope,
 };
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::Instrument;
 
 use super::{Api, Messages, cursor::Cursor, request};
-use crate::{convert, convert::status::status, plan::patiently};
+use crate::{
+    convert,
+    convert::status::status,
+    plan::patiently,
+    store::{Caller, Change, Finding, PipelineRow, Verification, VerificationsOf},
+};
 
 /// A store that fails in a way that may pass is asked again for this long.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -54,34 +61,55 @@ impl Api {
             .last()
             .filter(|_| rest.next().is_some())
             .map(|last| Cursor { generation: last.commit.generation, seq: last.commit.seq }.token());
+        let verifications = self.verifications(row.id, shown.iter().map(|one| one.commit.round).collect()).await?;
         Ok(v1::ListCheckpointsResponse {
-            checkpoints: shown.into_iter().map(message_of).collect(),
+            checkpoints: shown.into_iter().map(|one| message_of(one, verifications.get(&one.commit.round))).collect(),
             next_page_token: next.unwrap_or_default(),
         })
     }
 
     pub(super) async fn do_get_checkpoint(&self, message: v1::GetCheckpointRequest) -> Result<v1::Checkpoint, Problem> {
-        let (_, checkpoint) = self.checkpoint(&message.pipeline, &message.checkpoint).await?;
-        Ok(message_of(&checkpoint))
+        let (row, _, checkpoint) = self.checkpoint(&message.pipeline, &message.checkpoint).await?;
+        let round = checkpoint.commit.round;
+        let verifications = self.verifications(row.id, vec![round]).await?;
+        Ok(message_of(&checkpoint, verifications.get(&round)))
     }
 
+    async fn verifications(
+        &self,
+        pipeline: PipelineId,
+        checkpoints: Vec<RoundId>,
+    ) -> Result<BTreeMap<RoundId, Verification>, Problem> {
+        let found = self.store.verifications(VerificationsOf { pipeline, checkpoints, scope: None }).await?;
+        Ok(found.into_iter().map(|one| (one.finding.commit.round, one)).collect())
+    }
+
+    /// The result is kept whether or not anybody still listens then; a reading that nobody waits for ends without one.
     pub(super) async fn do_verify_checkpoint(
         &self,
+        caller: Caller,
         message: v1::VerifyCheckpointRequest,
     ) -> Result<Messages<v1::VerifyCheckpointResponse>, Problem> {
-        let (store, checkpoint) = self.checkpoint(&message.pipeline, &message.checkpoint).await?;
+        let (row, bucket, checkpoint) = self.checkpoint(&message.pipeline, &message.checkpoint).await?;
         let (sender, receiver) = mpsc::channel(2);
-        let verifying = verify(store, checkpoint, sender, self.stopping.clone());
+        let scope = if message.structure_only { Scope::Structure } else { Scope::All };
+        let reading = Reading { pipeline: row.id, bucket, checkpoint, scope, started_at: self.store.now().await? };
+        let api = self.clone();
+        let verifying = async move { api.verify(caller, reading, sender).await };
         tokio::spawn(verifying.in_current_span());
         Ok(Box::pin(ReceiverStream::new(receiver)))
     }
 
-    async fn checkpoint(&self, pipeline: &str, name: &str) -> Result<(Arc<dyn ObjectStore>, Checkpoint), Problem> {
+    async fn checkpoint(
+        &self,
+        pipeline: &str,
+        name: &str,
+    ) -> Result<(PipelineRow, Arc<dyn ObjectStore>, Checkpoint), Problem> {
         let selector = selector_of(name)?;
         let row = self.pipeline(pipeline).await?;
         let store = self.connector.connect(&row.spec.location).await?;
         match find(&store, selector).await? {
-            Some(checkpoint) => Ok((store, checkpoint)),
+            Some(checkpoint) => Ok((row, store, checkpoint)),
             None => Err(not_found(name, &row.spec.location)),
         }
     }
@@ -99,16 +127,28 @@ fn find(store: &Arc<dyn ObjectStore>, selector: Selector) -> BoxFuture<'_, Resul
     }))
 }
 
-fn read_all<'a>(
-    store: &'a dyn ObjectStore,
-    document: &'a CommitDocument,
+fn read<'a>(
+    reading: &'a Reading,
     progress: &'a (dyn Fn(u64) + Send + Sync),
 ) -> BoxFuture<'a, Result<Vec<Problem>, Problem>> {
-    Box::pin(lockstep_bucket::verify_checkpoint(store, document, progress))
+    Box::pin(async move {
+        let (bucket, document) = (reading.bucket.as_ref(), &reading.checkpoint.document);
+        let broken = match reading.scope {
+            Scope::All => lockstep_bucket::verify_checkpoint(bucket, document, progress).await?,
+            Scope::Structure => lockstep_bucket::verify_structure(bucket, document).await?,
+        };
+        if !broken.is_empty() {
+            lockstep_bucket::still_stands(bucket, &reading.checkpoint.commit).await?;
+        }
+        Ok(broken)
+    })
 }
 
-fn message_of(checkpoint: &Checkpoint) -> v1::Checkpoint {
-    convert::checkpoint::checkpoint(&checkpoint.commit, &checkpoint.document, checkpoint.damaged)
+fn message_of(checkpoint: &Checkpoint, last: Option<&Verification>) -> v1::Checkpoint {
+    v1::Checkpoint {
+        last_verification: last.map(convert::checkpoint::verification),
+        ..convert::checkpoint::checkpoint(&checkpoint.commit, &checkpoint.document, checkpoint.damaged)
+    }
 }
 
 fn not_found(name: &str, location: &Location) -> Problem {
@@ -132,57 +172,106 @@ fn selector_of(name: &str) -> Result<Selector, Problem> {
     })
 }
 
-/// Reads everything once and tells how far it is. Ends early when nobody listens or the process stops: it has no effect.
-async fn verify(
-    store: Arc<dyn ObjectStore>,
+/// What is verified for a caller.
+struct Reading {
+    pipeline: PipelineId,
+    bucket: Arc<dyn ObjectStore>,
     checkpoint: Checkpoint,
-    sender: mpsc::Sender<Result<v1::VerifyCheckpointResponse, tonic::Status>>,
-    stopping: tokio_util::sync::CancellationToken,
-) {
-    let begun = Instant::now();
-    let read = AtomicU64::new(0);
-    let progress = |bytes: u64| {
-        read.fetch_add(bytes, Ordering::Relaxed);
-    };
-    let counters = || {
-        let elapsed = begun.elapsed();
-        let bytes = read.load(Ordering::Relaxed);
-        v1::Progress {
-            bytes_done: bytes,
-            bytes_total: checkpoint.document.bytes(),
-            files_total: checkpoint.document.files(),
-            bytes_transferred: bytes,
-            bytes_per_second: u64::try_from(u128::from(bytes) * 1000 / elapsed.as_millis().max(1)).unwrap_or(u64::MAX),
-            elapsed: Some(convert::time::duration(elapsed)),
-            ..v1::Progress::default()
-        }
-    };
-    let mut verifying = read_all(store.as_ref(), &checkpoint.document, &progress);
-    let outcome = loop {
-        tokio::select! {
-            outcome = &mut verifying => break outcome,
-            () = sender.closed() => return,
-            () = stopping.cancelled() => break Err(super::watch::stopping()),
-            () = tokio::time::sleep(PROGRESS) => {
-                let message = v1::VerifyCheckpointResponse { progress: Some(counters()), ..Default::default() };
-                // A slow reader misses a step; the last message always comes.
-                let _ = sender.try_send(Ok(message));
+    scope: Scope,
+    started_at: DateTime<Utc>,
+}
+
+impl Api {
+    /// Reads everything once and tells how far it is. Ends early when nobody listens or the process stops: until it is kept, it has no effect.
+    async fn verify(
+        &self,
+        caller: Caller,
+        reading: Reading,
+        sender: mpsc::Sender<Result<v1::VerifyCheckpointResponse, tonic::Status>>,
+    ) {
+        let begun = Instant::now();
+        let read_so_far = AtomicU64::new(0);
+        let progress = |bytes: u64| {
+            read_so_far.fetch_add(bytes, Ordering::Relaxed);
+        };
+        let document = &reading.checkpoint.document;
+        let counters = || {
+            let elapsed = begun.elapsed();
+            let bytes = read_so_far.load(Ordering::Relaxed);
+            v1::Progress {
+                bytes_done: bytes,
+                bytes_total: document.bytes(),
+                files_total: document.files(),
+                bytes_transferred: bytes,
+                bytes_per_second: u64::try_from(u128::from(bytes) * 1000 / elapsed.as_millis().max(1))
+                    .unwrap_or(u64::MAX),
+                ..Default::default()
             }
+        };
+        let mut verifying = read(&reading, &progress);
+        let outcome = loop {
+            tokio::select! {
+                outcome = &mut verifying => break outcome,
+                () = sender.closed() => return,
+                () = self.stopping.cancelled() => break Err(super::watch::stopping()),
+                () = tokio::time::sleep(PROGRESS) => {
+                    let message = v1::VerifyCheckpointResponse { progress: Some(counters()), ..Default::default() };
+                    // A slow reader misses a step; the last message always comes.
+                    let _ = sender.try_send(Ok(message));
+                }
+            }
+        };
+        let progress = counters();
+        let last = match outcome {
+            Ok(problems) => self.kept(&caller, &reading, progress, problems).await,
+            Err(problem) => Err(problem),
+        };
+        let _ = sender.send(last.map_err(status)).await;
+    }
+
+    /// Keeps what was found, and waits until the mark of a damaged one stands: whoever asks for latest after the answer gets another.
+    async fn kept(
+        &self,
+        caller: &Caller,
+        reading: &Reading,
+        progress: v1::Progress,
+        problems: Vec<Problem>,
+    ) -> Result<v1::VerifyCheckpointResponse, Problem> {
+        let shown = problems.iter().map(convert::status::problem).collect();
+        let finding = Finding {
+            pipeline: reading.pipeline,
+            commit: reading.checkpoint.commit,
+            scope: reading.scope,
+            rolling: false,
+            bytes: progress.bytes_done,
+            problems,
+            started_at: reading.started_at,
+        };
+        let mut changes = self.store.changes();
+        let mut kept = self.store.keep_verification(finding, caller).await?;
+        let until = Instant::now() + self.options.create_wait;
+        let concerns = |change| change == Change::Pipeline(reading.pipeline) || change == Change::Anything;
+        while kept.owes_mark() && !self.stopping.is_cancelled() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            self.sleep_until_change(&mut changes, concerns, left).await;
+            kept = self.store.get_verification(kept.id).await?;
         }
-    };
-    let last = match outcome {
-        Ok(problems) => {
-            let files = if problems.is_empty() { checkpoint.document.files() } else { 0 };
-            Ok(v1::VerifyCheckpointResponse {
-                progress: Some(v1::Progress { files_done: files, ..counters() }),
-                done: true,
-                problems: problems.iter().map(convert::status::problem).collect(),
-                checkpoint: Some(message_of(&checkpoint)),
-            })
-        }
-        Err(problem) => Err(status(problem)),
-    };
-    let _ = sender.send(last).await;
+        let intact = kept.finding.problems.is_empty();
+        let all_files = intact && reading.scope == Scope::All;
+        let files_done = if all_files { reading.checkpoint.document.files() } else { 0 };
+        Ok(v1::VerifyCheckpointResponse {
+            progress: Some(v1::Progress { files_done, ..progress }),
+            done: true,
+            problems: shown,
+            checkpoint: Some(v1::Checkpoint {
+                damaged: reading.checkpoint.damaged || !intact,
+                ..message_of(&reading.checkpoint, Some(&kept))
+            }),
+        })
+    }
 }
 
 #[cfg(test)]

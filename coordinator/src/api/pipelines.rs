@@ -208,6 +208,8 @@ impl Api {
             etag: row.etag.clone(),
             generation: row.generation.get(),
             fenced: row.fenced.as_ref().map(convert::status::problem),
+            behind: row.behind.as_ref().map(convert::status::problem),
+            lost: row.lost.as_ref().map(convert::status::problem),
             active_round: active,
             last_push: push,
             last_pull: pull,

@@ -1,9 +1,13 @@
 //! Checkpoints, as commit documents describe them, to proto.
 
 use lockstep_proto::v1;
-use lockstep_protocol::commit::{CommitDocument, CommitPart, CommitRef};
+use lockstep_protocol::{
+    commit::{CommitDocument, CommitPart, CommitRef},
+    verification::Scope,
+};
 
-use super::{round, time};
+use super::{round, status, time};
+use crate::store::Verification;
 
 /// A counted commit with the digest of its exact bytes.
 pub fn checkpoint(commit: &CommitRef, document: &CommitDocument, damaged: bool) -> v1::Checkpoint {
@@ -24,6 +28,20 @@ pub fn checkpoint(commit: &CommitRef, document: &CommitDocument, damaged: bool) 
         pipeline_name: document.pipeline_name.to_string(),
         root_digest: document.root().to_string(),
         damaged,
+        last_verification: None,
+    }
+}
+
+/// What one reading found.
+pub fn verification(kept: &Verification) -> v1::Verification {
+    v1::Verification {
+        time: Some(time::timestamp(kept.ended_at)),
+        structure_only: kept.finding.scope == Scope::Structure,
+        intact: kept.finding.problems.is_empty(),
+        bytes: kept.finding.bytes,
+        problems: kept.finding.problems.iter().map(status::problem).collect(),
+        mark_time: kept.marked_at.map(time::timestamp),
+        actor: kept.actor.clone(),
     }
 }
 

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
+use lockstep_bucket::DecisionFound;
 use lockstep_protocol::{
     fence::Successor,
     problem::{Problem, Reason},
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::Services;
 use crate::{
     plan::{PlanContext, Right, place::Place},
-    store::{ClaimState, Page, PipelineRow},
+    store::{ClaimState, Difference, Page, PipelineRow},
 };
 
 /// Locations at a time.
@@ -65,11 +66,20 @@ async fn look(services: &Services, row: PipelineRow) -> bool {
     let label = outcome.as_ref().map_or_else(|problem| problem.reason.as_str(), |()| "as expected");
     metrics::counter!("lockstep_locations_compared_total", "outcome" => label).increment(1);
     let Err(problem) = outcome else { return true };
-    if problem.reason == Reason::Fenced
-        && let Err(error) = services.store.fence_out(row.id, row.generation, problem.clone(), &services.caller()).await
-    {
+    let (pipeline, caller) = ((row.id, row.generation), services.caller());
+    let noted = match problem.reason {
+        Reason::Fenced => services.store.fence_out(row.id, row.generation, problem.clone(), &caller).await,
+        Reason::DatabaseBehind => {
+            services.store.note_difference(pipeline, Difference::Behind, problem.clone(), &caller).await
+        }
+        Reason::CheckpointNotFound => {
+            services.store.note_difference(pipeline, Difference::Lost, problem.clone(), &caller).await
+        }
+        _ => Ok(false),
+    };
+    if let Err(error) = noted {
         let reason = error.problem().reason;
-        tracing::warn!(%reason, "a fenced pipeline was not marked, its next round will be: {}", error.problem().message);
+        tracing::warn!(%reason, "what was found is not noted, its next round will find it: {}", error.problem().message);
     }
     tracing::warn!(
         pipeline.id = %row.id, pipeline.name = %row.spec.name, reason = %problem.reason,
@@ -110,6 +120,34 @@ async fn compare(context: &PlanContext, row: &PipelineRow) -> Result<(), Problem
             );
             Err(about(Reason::DatabaseBehind, what).with("seq", newest.seq).with("next_seq", row.next_seq))
         }
-        _ => Ok(()),
+        _ => lost(&place, row).await,
     }
+}
+
+/// The reverse: what the database knows as committed and the bucket has lost. Retired is not lost.
+async fn lost(place: &Place, row: &PipelineRow) -> Result<(), Problem> {
+    let Some(last) = &row.last_commit else { return Ok(()) };
+    let commit = &last.commit;
+    let found = match place.decision(commit.generation, commit.seq).await? {
+        Some(DecisionFound::Retired) => return Ok(()),
+        Some(DecisionFound::Decision(_, digest)) if digest == commit.digest => return Ok(()),
+        Some(DecisionFound::Decision(..)) => "holds other bytes",
+        None => "is gone",
+    };
+    Err(Problem::new(
+        Reason::CheckpointNotFound,
+        format!(
+            "{} of pipeline {}: checkpoint {} (step {}) was committed, and its commit {} {found}: somebody else writes or deletes in this location; \
+             older checkpoints may be whole, the next push sends everything",
+            row.spec.location,
+            row.spec.name,
+            commit.round,
+            last.step,
+            commit.key()
+        ),
+    )
+    .with("pipeline", &row.spec.name)
+    .with("location", &row.spec.location)
+    .with("checkpoint", commit.round)
+    .with("key", commit.key()))
 }

@@ -18,6 +18,7 @@ use super::{
     apply::{self, Change},
     ask::{Ask, Request},
     audit::{self, Entry, event},
+    differences::refuse_behind,
     ownership::round_in_progress,
     pipelines::{Lock, find},
     rows::{StoredTransfer, record, rest_of, select_records},
@@ -157,6 +158,7 @@ pub(super) fn check_admits(pipeline: &PipelineRow, ask: &Ask) -> Result<(), Prob
         problem.metadata.clone_from(&fenced.metadata);
         return Err(problem.with("pipeline", name).with("generation", pipeline.generation));
     }
+    refuse_behind(pipeline)?;
     let owns_none = |why: &str, retryable| {
         Err(Problem::new(Reason::NotOwner, format!("pipeline {name} {why}"))
             .with("pipeline", name)

@@ -23,6 +23,10 @@ pub(super) mod event {
     pub(crate) const PIPELINE_CLAIM: &str = "pipeline_claim";
     pub(crate) const TAKE_OVER_ADMITTED: &str = "take_over_admitted";
     pub(crate) const TAKE_OVER_PHASE: &str = "take_over_phase";
+    pub(crate) const CHECKPOINT_VERIFIED: &str = "checkpoint_verified";
+    pub(crate) const CHECKPOINT_MARKED: &str = "checkpoint_marked";
+    pub(crate) const PIPELINE_BEHIND: &str = "pipeline_behind";
+    pub(crate) const CHECKPOINT_LOST: &str = "checkpoint_lost";
     pub(crate) const CANCEL_REQUESTED: &str = "cancel_requested";
     pub(crate) const ROUND_PHASE: &str = "round_phase";
     pub(crate) const HOST_PHASE: &str = "host_phase";

@@ -5,11 +5,13 @@
 //! statements in this module's parent by the conformance test (`coordinator/tests/store/conformance.rs`); what both must say in the same words is
 //! written once, beside the statements. Builds without debug assertions don't have it: no process of a release can be told to forget its database.
 
+mod differences;
 mod faults;
 mod pipelines;
 mod rounds;
 mod schedules;
 mod take_overs;
+mod verifications;
 
 use std::{
     collections::BTreeMap,
@@ -37,9 +39,10 @@ pub use faults::StoreFault;
 use super::{
     Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, Created, DatabaseIdentity, DuePushes, Listed,
     NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, Store, StoreError, TakeOverApplied,
-    apply,
+    Verification, VerificationsOf, apply,
     ask::Request,
     claims::{FenceOut, Settle},
+    differences::Note,
     drive::{Cancel, Claim, Progress},
     ownership::{Delete, Update},
     pool::Access,
@@ -48,12 +51,14 @@ use super::{
     sqlstate::{Fail, Place},
     take_overs as take_overs_of,
     transactions::Transactions,
+    verifications::{Keep, SettleMark},
 };
 use faults::Faults;
 use pipelines::StoredPipeline;
 use rounds::StoredRound;
 use schedules::StoredSchedule;
 use take_overs::StoredTakeOver;
+use verifications::StoredVerification;
 
 /// Stands between one replica and everything outside of it. A gate that never opens again is a replica that was killed; one that opens late is a
 /// replica that was stopped, or whose machine slept.
@@ -91,6 +96,7 @@ struct Tables {
     requests: BTreeMap<(PipelineId, RequestId), (String, RoundId)>,
     schedules: BTreeMap<PipelineId, StoredSchedule>,
     take_overs: BTreeMap<Uuid, StoredTakeOver>,
+    verifications: BTreeMap<Uuid, StoredVerification>,
     audit: Vec<AuditRow>,
 }
 
@@ -169,6 +175,7 @@ impl MemoryDatabase {
             requests: BTreeMap::new(),
             schedules: BTreeMap::new(),
             take_overs: BTreeMap::new(),
+            verifications: BTreeMap::new(),
             audit: Vec::new(),
         };
         Self(Arc::new(Shared {
@@ -490,8 +497,32 @@ impl Transactions for Link {
         self.run("get_take_over", Access::Read, move |tables, _| tables.get_take_over(id)).await
     }
 
+    async fn keep_verification(&self, keep: Keep) -> Result<Verification, StoreError> {
+        self.run("keep_verification", Access::Write, move |tables, now| tables.keep_verification(&keep, now)).await
+    }
+
+    async fn owed_marks(&self, lease: Duration) -> Result<Vec<Verification>, StoreError> {
+        self.run("owed_marks", Access::Write, move |tables, now| Ok(tables.owed_marks(lease, now))).await
+    }
+
+    async fn settle_mark(&self, settle: SettleMark) -> Result<bool, StoreError> {
+        self.run("settle_mark", Access::Write, move |tables, now| tables.settle_mark(&settle, now)).await
+    }
+
+    async fn get_verification(&self, id: Uuid) -> Result<Verification, StoreError> {
+        self.run("get_verification", Access::Read, move |tables, _| tables.get_verification(id)).await
+    }
+
+    async fn verifications(&self, of: VerificationsOf) -> Result<Vec<Verification>, StoreError> {
+        self.run("verifications", Access::Read, move |tables, _| Ok(tables.newest_verifications(&of))).await
+    }
+
     async fn fence_out(&self, fence: FenceOut) -> Result<bool, StoreError> {
         self.run("fence_out", Access::Write, move |tables, now| Ok(tables.fence_out(&fence, now))).await
+    }
+
+    async fn note_difference(&self, note: Note) -> Result<bool, StoreError> {
+        self.run("note_difference", Access::Write, move |tables, now| tables.note_difference(&note, now)).await
     }
 
     async fn notify(&self, payloads: Vec<String>) -> Result<(), StoreError> {

@@ -172,6 +172,10 @@ pub struct PipelineRow {
     pub fence_bytes: Option<String>,
     /// A newer generation took the location over: admits nothing (F4).
     pub fenced: Option<Problem>,
+    /// The bucket holds what this database doesn't know: admits nothing and collects nothing until a take-over ([`super::refuse_behind`]).
+    pub behind: Option<Problem>,
+    /// The bucket doesn't hold what this database knows as committed.
+    pub lost: Option<Problem>,
     /// The database that wrote the fence's bytes.
     pub database: DatabaseIdentity,
     /// Newest commit known to stand.

@@ -136,6 +136,8 @@ fn whole_pipeline(row: &PgRow) -> Result<PipelineRow, Fail> {
             })
             .transpose()?,
         fenced: problem(row, "fenced_problem")?,
+        behind: problem(row, "behind_problem")?,
+        lost: problem(row, "lost_problem")?,
         database: DatabaseIdentity {
             database: DatabaseId::new(row.try_get("database_id")?),
             system_identifier: row.try_get("system_identifier")?,

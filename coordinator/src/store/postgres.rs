@@ -17,12 +17,13 @@ use uuid::Uuid;
 
 use super::{
     Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, Created, DatabaseIdentity, DuePushes, Listed,
-    NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, TakeOverApplied, admit,
-    apply,
+    NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, TakeOverApplied,
+    Verification, VerificationsOf, admit, apply,
     ask::Request,
     audit,
     changes::CHANNEL,
     claims,
+    differences::{self, Note},
     drive::{self, Cancel, Claim, Progress},
     identity, list, ownership,
     pipelines::{self, Lock},
@@ -32,6 +33,7 @@ use super::{
     sqlstate::Fail,
     take_overs,
     transactions::Transactions,
+    verifications::{self, Keep, SettleMark},
 };
 
 #[async_trait]
@@ -258,9 +260,47 @@ impl Transactions for Database {
         self.run("get_take_over", Access::Read, id, |connection, id| Box::pin(take_overs::get(connection, *id))).await
     }
 
+    async fn keep_verification(&self, keep: Keep) -> Result<Verification, StoreError> {
+        self.run("keep_verification", Access::Write, keep, |connection, keep| {
+            Box::pin(verifications::keep(connection, keep))
+        })
+        .await
+    }
+
+    async fn owed_marks(&self, lease: Duration) -> Result<Vec<Verification>, StoreError> {
+        self.run("owed_marks", Access::Write, lease, |connection, lease| {
+            Box::pin(verifications::owed(connection, lease))
+        })
+        .await
+    }
+
+    async fn settle_mark(&self, settle: SettleMark) -> Result<bool, StoreError> {
+        self.run("settle_mark", Access::Write, settle, |connection, settle| {
+            Box::pin(verifications::settle(connection, settle))
+        })
+        .await
+    }
+
+    async fn get_verification(&self, id: Uuid) -> Result<Verification, StoreError> {
+        self.run("get_verification", Access::Read, id, |connection, id| Box::pin(verifications::get(connection, *id)))
+            .await
+    }
+
+    async fn verifications(&self, of: VerificationsOf) -> Result<Vec<Verification>, StoreError> {
+        self.run("verifications", Access::Read, of, |connection, of| Box::pin(verifications::newest(connection, of)))
+            .await
+    }
+
     async fn fence_out(&self, fence: claims::FenceOut) -> Result<bool, StoreError> {
         self.run("fence_out", Access::Write, fence, |connection, fence| Box::pin(claims::fence_out(connection, fence)))
             .await
+    }
+
+    async fn note_difference(&self, note: Note) -> Result<bool, StoreError> {
+        self.run("note_difference", Access::Write, note, |connection, note| {
+            Box::pin(differences::note(connection, note))
+        })
+        .await
     }
 
     async fn notify(&self, payloads: Vec<String>) -> Result<(), StoreError> {

@@ -388,7 +388,8 @@ async fn adopt(connection: &mut Session, change: &Move, adoption: &Adoption) -> 
     let local: Option<Vec<Uuid>> = last.map(|last| last.local_checkpoints.iter().map(|id| id.uuid()).collect());
     sqlx::query(
         "UPDATE pipelines SET
-             claim = 'owned', claim_problem = NULL, generation = $2, fence_bytes = $3, fenced_at = NULL, fenced_problem = NULL, next_seq = 1,
+             claim = 'owned', claim_problem = NULL, generation = $2, fence_bytes = $3, fenced_at = NULL, fenced_problem = NULL, behind_at = NULL, behind_problem = NULL,
+             next_seq = 1,
              last_generation = $4, last_seq = $5, last_round_id = $6, last_digest = $7, last_step = $8, last_fingerprint = $9,
              last_local = $10, last_committed_at = $11, database_id = $12, system_identifier = $13, timeline = $14,
              version = version + 1, updated_at = clock_timestamp()

@@ -19,14 +19,17 @@ use uuid::Uuid;
 
 use super::{
     Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, Created, DatabaseIdentity, DuePushes, Listed,
-    NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, TakeOverApplied, apply,
+    NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, TakeOverApplied,
+    Verification, VerificationsOf, apply,
     ask::Request,
     claims::{FenceOut, Settle},
+    differences::Note,
     drive::{Cancel, Claim, Progress},
     ownership::{Delete, Update},
     schedules::SaveSchedule,
     schema::Schema,
     take_overs,
+    verifications::{Keep, SettleMark},
 };
 
 /// See the module's documentation. The methods of [`Store`](super::Store) say what each does.
@@ -74,6 +77,8 @@ pub(super) trait Transactions: fmt::Debug + Send + Sync + 'static {
 
     async fn fence_out(&self, fence: FenceOut) -> Result<bool, StoreError>;
 
+    async fn note_difference(&self, note: Note) -> Result<bool, StoreError>;
+
     async fn due_pushes(&self, lease: Duration, at_most: u32) -> Result<DuePushes, StoreError>;
     async fn save_push_schedule(&self, save: SaveSchedule) -> Result<bool, StoreError>;
     async fn push_schedule(&self, id: PipelineId) -> Result<Option<PushSchedule>, StoreError>;
@@ -83,6 +88,12 @@ pub(super) trait Transactions: fmt::Debug + Send + Sync + 'static {
     async fn renew_take_over(&self, id: Uuid, term: Term, lease: Duration) -> Result<bool, StoreError>;
     async fn apply_take_over(&self, change: Arc<take_overs::Move>) -> Result<TakeOverApplied, StoreError>;
     async fn get_take_over(&self, id: Uuid) -> Result<TakeOver, StoreError>;
+
+    async fn keep_verification(&self, keep: Keep) -> Result<Verification, StoreError>;
+    async fn owed_marks(&self, lease: Duration) -> Result<Vec<Verification>, StoreError>;
+    async fn settle_mark(&self, settle: SettleMark) -> Result<bool, StoreError>;
+    async fn get_verification(&self, id: Uuid) -> Result<Verification, StoreError>;
+    async fn verifications(&self, of: VerificationsOf) -> Result<Vec<Verification>, StoreError>;
 
     /// Tells other replicas, best effort.
     async fn notify(&self, payloads: Vec<String>) -> Result<(), StoreError>;

@@ -126,7 +126,11 @@ fn get(checkpoint: &str) -> v1::GetCheckpointRequest {
 }
 
 fn verify(checkpoint: &str) -> v1::VerifyCheckpointRequest {
-    v1::VerifyCheckpointRequest { pipeline: "orders".to_owned(), checkpoint: checkpoint.to_owned() }
+    v1::VerifyCheckpointRequest {
+        pipeline: "orders".to_owned(),
+        checkpoint: checkpoint.to_owned(),
+        structure_only: false,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,4 +16,5 @@ mod pipelines;
 mod rig;
 mod trail;
 mod trouble;
+mod verifications;
 mod wire;

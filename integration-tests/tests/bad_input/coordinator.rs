@@ -115,7 +115,8 @@ fn good(cluster: &Cluster, round: &v1::Round) -> BTreeMap<&'static str, Vec<u8>>
         ),
         (
             "VerifyCheckpoint",
-            v1::VerifyCheckpointRequest { pipeline: pipeline(), checkpoint: round.id.clone() }.encode_to_vec(),
+            v1::VerifyCheckpointRequest { pipeline: pipeline(), checkpoint: round.id.clone(), structure_only: false }
+                .encode_to_vec(),
         ),
         (
             "ListAuditEvents",

@@ -132,6 +132,8 @@ impl Tables {
             claim_term: Term::NONE,
             fence_bytes: new.fence_bytes.clone(),
             fenced: None,
+            behind: None,
+            lost: None,
             database: self.identity.clone(),
             last_commit: None,
             next_round_no: RoundNo::FIRST,

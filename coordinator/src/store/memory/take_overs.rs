@@ -158,6 +158,7 @@ impl Tables {
             row.generation = fence.generation;
             row.fence_bytes = Some(fence.bytes);
             row.fenced = None;
+            row.behind = None;
             row.next_seq = Seq::FIRST;
             row.last_commit.clone_from(&adoption.last);
             row.database = identity;
