@@ -36,7 +36,7 @@ pub use fences::{Claim, FenceOutcome, claim_first, finish_base, location_owned, 
 pub use memory::{MemoryBuckets, MemoryStore};
 pub use pace::Pace;
 pub use payload::Payload;
-pub use probe::{ProbeCheck, ProbeReport, probe};
+pub use probe::{ProbeCheck, ProbeReport, probe, probe_as};
 pub use store::{
     ByteStream, Connector, CreateOutcome, ListPage, Listed, Lookup, MAX_PAGE, ObjectMeta, ObjectStore, OpenUpload,
     PartTag, UploadId, WriteOutcome,

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use lockstep_bucket::{Claim, claim_first, location_owned, probe};
+use lockstep_bucket::{Claim, claim_first, location_owned, probe_as};
 use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     fence::Fence,
@@ -141,7 +141,7 @@ async fn try_claim(services: &Services, row: &PipelineRow) -> Result<ClaimOutcom
     };
     let fence = Fence::parse(&Key::Fence(Generation::FIRST).to_string(), bytes.as_bytes()).map_err(before)?;
     let bucket = services.connector.connect(location).await.map_err(before)?;
-    let report = probe(bucket.as_ref()).await.map_err(before)?;
+    let report = probe_as(bucket.as_ref(), chance::id()).await.map_err(before)?;
     if !report.left.is_empty() {
         tracing::info!(location = %location, left = report.left.len(), "the probe's objects could not be removed");
     }

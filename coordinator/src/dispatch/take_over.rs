@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use lockstep_bucket::{DecisionFound, FenceOutcome, Lookup, ObjectStore, decide as decisions, fences, probe};
+use lockstep_bucket::{DecisionFound, FenceOutcome, Lookup, ObjectStore, decide as decisions, fences, probe_as};
 use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     commit::{CommitRef, DecisionObject},
@@ -20,6 +20,7 @@ use tracing::Instrument;
 
 use super::{Services, drive::jitter, milestone, next_look};
 use crate::{
+    chance,
     plan::BackOff,
     store::{Adoption, Change, LastCommit, Page, RoundFilter, StoreError, TakeOverApplied},
 };
@@ -179,7 +180,7 @@ async fn carry_out(
 /// Nothing has been put yet: what can't pass by itself ends the take-over.
 async fn survey(bucket: &dyn ObjectStore) -> Result<Event, Problem> {
     let found = async {
-        let report = probe(bucket).await?;
+        let report = probe_as(bucket, chance::id()).await?;
         if !report.left.is_empty() {
             tracing::info!(left = report.left.len(), "the probe's objects could not be removed");
         }

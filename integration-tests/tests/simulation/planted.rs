@@ -6,23 +6,25 @@ use crate::{number_of, story};
 
 /// Each with a seed that caught it; another one is looked for if the histories have changed since. What else there is, the model and the seeds of
 /// docs/reliability/seeds.md catch.
-const BUGS: [(Bug, u64); 15] = [
-    (Bug::EffectsBeforeStored, 6),
-    (Bug::UnknownTakenAsFailed, 0),
-    (Bug::UnconditionalCommitPut, 14),
+const BUGS: [(Bug, u64); 17] = [
+    (Bug::EffectsBeforeStored, 0),
+    (Bug::UnknownTakenAsFailed, 41),
+    (Bug::UnconditionalCommitPut, 27),
     // The version alone guards most writes, since each claim raises it too: what shows the bug is a replica that hands back a round of another's.
-    (Bug::NoTermInWhere, 188),
-    (Bug::NoVersionInWhere, 8),
-    (Bug::NoGuardInWhere, 8),
-    (Bug::ExistsTakenAsFailed, 0),
-    (Bug::ExistsTakenAsMine, 14),
+    (Bug::NoTermInWhere, 11),
+    (Bug::NoVersionInWhere, 44),
+    (Bug::NoGuardInWhere, 11),
+    (Bug::ExistsTakenAsFailed, 1),
+    (Bug::ExistsTakenAsMine, 4),
     (Bug::SecondRoundAdmitted, 0),
-    (Bug::AbortOnlyInDatabase, 14),
-    (Bug::DeadlineInCommitting, 144),
-    (Bug::IncarnationNotCompared, 6),
+    (Bug::AbortOnlyInDatabase, 4),
+    (Bug::DeadlineInCommitting, 272),
+    (Bug::IncarnationNotCompared, 1),
     (Bug::SuccessAtTheFirstHost, 3),
-    (Bug::CancelWhileInstalling, 14),
-    (Bug::OtherCheckpointsStay, 0),
+    (Bug::CancelWhileInstalling, 49),
+    (Bug::OtherCheckpointsStay, 1),
+    (Bug::AckWithoutFenceCheck, 152),
+    (Bug::TakerListsBeforeItsFence, 0),
 ];
 
 /// What `LOCKSTEP_BUG` names, planted from here on.
