@@ -6,7 +6,7 @@ use crate::{number_of, story};
 
 /// Each with a seed that caught it; another one is looked for if the histories have changed since. What else there is, the model and the seeds of
 /// docs/reliability/seeds.md catch.
-const BUGS: [(Bug, u64); 17] = [
+const BUGS: [(Bug, u64); 18] = [
     (Bug::EffectsBeforeStored, 0),
     (Bug::UnknownTakenAsFailed, 41),
     (Bug::UnconditionalCommitPut, 27),
@@ -23,6 +23,7 @@ const BUGS: [(Bug, u64); 17] = [
     (Bug::SuccessAtTheFirstHost, 3),
     (Bug::CancelWhileInstalling, 49),
     (Bug::OtherCheckpointsStay, 1),
+    (Bug::LostHostIsNotPulledAgain, 49),
     (Bug::AckWithoutFenceCheck, 152),
     (Bug::TakerListsBeforeItsFence, 0),
 ];
