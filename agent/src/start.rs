@@ -3,21 +3,22 @@
 //! The location must be its own or nobody's. A sync of before whose end is not known is finished first: whoever starts from an older checkpoint would
 //! else see that one become the newest later.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use lockstep_bucket::{Access, Lookup, ObjectStore, Selector};
+use lockstep_bucket::{Access, Checkpoint, Lookup, ObjectStore, Selector};
 use lockstep_protocol::{
     fence::Writer,
     host::Slot,
     id::{Attempt, Generation, LocalCheckpointId, RoundId, RoundNo, Step, Term},
     location::Location,
     order::OrderHeader,
-    problem::{Problem, Reason},
+    problem::{Problem, Reason, Retryable},
     round::Source,
     selection::LocalCheckpoint,
     spec::PullSelector,
     start::{FoundCommit, StartFrom, StartPull, start_from},
 };
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -32,6 +33,12 @@ use crate::{
     sync,
     work::Work,
 };
+
+/// How long a look is repeated while its failure may pass by itself. Then the start has failed: it is begun again by whoever begins processes here.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Wait before the first repetition; each further one is twice as long.
+const BACK_OFF: Duration = Duration::from_millis(100);
 
 /// What the engine starts from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,9 +97,9 @@ async fn run(
     work.disk(move |_| store.check_installable()).await?;
     let remote = Remote::connect(core.connector.as_ref(), &location, &work).await?;
     let bucket = remote.bucket().as_ref();
-    let generation = own_generation(bucket, owner).await?;
+    let generation = patiently(|| own_generation(bucket, owner)).await?;
     sync::finish_pending(core, bucket, generation, &work).await?;
-    let found = lockstep_bucket::find(bucket, selector(request.from), Access::Own).await.known()?;
+    let found = patiently(|| look(bucket, request.from)).await?;
     let disk = listed(core, &work).await?;
     let seen = found.as_ref().map(|found| FoundCommit { document: &found.document, damaged: found.damaged });
     let (source, staged, what) = match start_from(request, &location, &disk, seen)? {
@@ -126,6 +133,25 @@ async fn run(
         InstallWhat::Checkpoint(id, step) => Some((id, step)),
     };
     Ok((Started { source, checkpoint, bytes_downloaded: done.bytes_downloaded }, done))
+}
+
+async fn patiently<T, F: Future<Output = Result<T, Problem>>>(read: impl Fn() -> F) -> Result<T, Problem> {
+    let until = Instant::now() + PATIENCE;
+    let mut back_off = BACK_OFF;
+    loop {
+        match read().await {
+            Err(problem) if problem.retryable() == Retryable::Yes && Instant::now() < until => {
+                tracing::info!(reason = %problem.reason, "looking again: {}", problem.message);
+                tokio::time::sleep_until((Instant::now() + back_off).min(until)).await;
+                back_off *= 2;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn look(bucket: &dyn ObjectStore, from: PullSelector) -> Result<Option<Checkpoint>, Problem> {
+    lockstep_bucket::find(bucket, selector(from), Access::Own).await.known()
 }
 
 /// The generation that is ours; none: proven that nobody ever owned the location. Where a coordinator owns it, it is asked for the pull.

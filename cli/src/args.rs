@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{audit, checkpoint, pipeline, probe, pull, push, round, status, take_over};
+use crate::commands::{audit, checkpoint, pipeline, probe, pull, push, round, standby, status, take_over};
 use crate::demo::Demo;
 use crate::dev::Dev;
 use crate::hidden;
@@ -27,6 +27,7 @@ Everyday:
   lockstep pipeline apply -f orders.yaml         create or update a pipeline
   lockstep push orders --wait                    checkpoint to S3, and wait until it counts
   lockstep pull orders --standby=false --wait    the newest checkpoint onto every host
+  lockstep standby status orders-standby         what a standby holds, and how far behind it is
   lockstep status                                all pipelines at a glance
   lockstep audit orders                          who did what, when and why
 
@@ -82,6 +83,9 @@ pub(crate) enum Ours {
     /// Look at what a pipeline's location holds.
     #[command(subcommand)]
     Checkpoint(checkpoint::Command),
+    /// Let a standby follow its location, and look how far behind it is.
+    #[command(subcommand)]
+    Standby(standby::Command),
     /// Make a pipeline the owner of its location, whoever owns it now.
     TakeOver(take_over::TakeOver),
     /// Who did what, each phase change with its cause.

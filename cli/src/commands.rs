@@ -7,6 +7,7 @@ pub(crate) mod probe;
 pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod round;
+pub(crate) mod standby;
 pub(crate) mod status;
 pub(crate) mod take_over;
 

@@ -6,6 +6,7 @@
 mod checkpoint;
 mod pipeline;
 mod round;
+mod standby;
 
 use lockstep_client::v1;
 use prost_types::{Duration, Timestamp};
@@ -17,6 +18,7 @@ use crate::text;
 pub(crate) use checkpoint::{checkpoint, verification};
 pub(crate) use pipeline::{pipeline, spec};
 pub(crate) use round::{audit_event, kind_name, participant_phase_name, phase_name, round, source_name};
+pub(crate) use standby::{standby, state_name as standby_state_name};
 
 /// `ROUND_PHASE_FAILED` without `ROUND_PHASE_`, in lower case.
 fn enumeration(name: &str, prefix: &str) -> String {

@@ -91,6 +91,7 @@ async fn dispatch(global: Global, command: Ours) -> Result<(), Failure> {
         Ours::Pull(args) => commands::pull::run(&Context::new(&global)?, args).await,
         Ours::Round(command) => commands::round::run(&Context::new(&global)?, command).await,
         Ours::Checkpoint(command) => commands::checkpoint::run(&Context::new(&global)?, command).await,
+        Ours::Standby(command) => commands::standby::run(&Context::new(&global)?, command).await,
         Ours::TakeOver(args) => commands::take_over::run(&Context::new(&global)?, args).await,
         Ours::Audit(args) => commands::audit::run(&Context::new(&global)?, args).await,
         Ours::Status(args) => commands::status::run(&Context::new(&global)?, args).await,

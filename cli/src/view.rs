@@ -3,7 +3,9 @@
 mod checkpoint;
 mod pipeline;
 mod round;
+mod standby;
 
 pub(crate) use checkpoint::{checkpoint, checkpoints, verification};
 pub(crate) use pipeline::{pipeline, pipelines, spec_lines};
 pub(crate) use round::{audit_trail, outcome, problem_lines, round, rounds, what};
+pub(crate) use standby::rows as standby_rows;

@@ -1,8 +1,8 @@
 //! Calls about pipelines. A pipeline is named by its name or UUID everywhere.
 
 use lockstep_proto::v1::{
-    CreatePipelineRequest, DeletePipelineRequest, GetPipelineRequest, ListPipelinesRequest, Pipeline, PipelineSpec,
-    TakeOverRequest, TakeOverResponse, UpdatePipelineRequest,
+    ActivateRequest, CreatePipelineRequest, DeletePipelineRequest, GetPipelineRequest, ListPipelinesRequest, Pipeline,
+    PipelineSpec, StartStandbyRequest, StopStandbyRequest, TakeOverRequest, TakeOverResponse, UpdatePipelineRequest,
 };
 
 use crate::client::{LockstepClient, collect_pages, fill_request_id};
@@ -36,6 +36,41 @@ impl LockstepClient {
     pub async fn get_pipeline(&self, pipeline: impl Into<String>) -> Result<Pipeline, ClientError> {
         let request = GetPipelineRequest { pipeline: pipeline.into() };
         self.call(request, |mut c, r| async move { c.get_pipeline(r).await }).await
+    }
+
+    /// The standby becomes the writer of its location, and its hosts have the newest checkpoint that counts. An empty `request_id` is drawn.
+    ///
+    /// # Errors
+    ///
+    /// `TAKE_OVER_IN_PROGRESS`, with the phase in its metadata, while it takes longer than the call: it goes on, and the same call tells how it ends; without a phase
+    /// somebody else's activation is under way. What ended the warm pull, with nothing changed.
+    pub async fn activate(&self, mut request: ActivateRequest) -> Result<TakeOverResponse, ClientError> {
+        fill_request_id(&mut request.request_id);
+        self.call(request, |mut c, r| async move { c.activate(r).await }).await
+    }
+
+    /// The standby follows its location: the newest checkpoint, or stays on the one with this UUID. How it goes stands in [`Pipeline::standby`].
+    ///
+    /// # Errors
+    ///
+    /// `LOCATION_OWNED` if it is no standby, `TAKE_OVER_IN_PROGRESS` while it is activated.
+    pub async fn start_standby(
+        &self,
+        pipeline: impl Into<String>,
+        checkpoint: impl Into<String>,
+    ) -> Result<Pipeline, ClientError> {
+        let request = StartStandbyRequest { pipeline: pipeline.into(), checkpoint: checkpoint.into() };
+        self.call(request, |mut c, r| async move { c.start_standby(r).await }).await
+    }
+
+    /// The standby follows no more; its hosts keep what they have.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::start_standby`].
+    pub async fn stop_standby(&self, pipeline: impl Into<String>) -> Result<Pipeline, ClientError> {
+        let request = StopStandbyRequest { pipeline: pipeline.into() };
+        self.call(request, |mut c, r| async move { c.stop_standby(r).await }).await
     }
 
     /// Makes the pipeline the writer of its location, whoever is now. An empty `request_id` is drawn.

@@ -4,7 +4,7 @@
 //! row, so a caller that goes away changes nothing. Handlers return [`Problem`]s, and one function gives them their gRPC code.
 //!
 //! - `caller`, `request`: what all requests have in common
-//! - `pipelines`, `rounds`, `checkpoints`, `audit`: one subject each
+//! - `pipelines`, `standby`, `take_over`, `rounds`, `checkpoints`, `audit`: one subject each
 //! - `watch`: waiting for rows to change, for watches and for calls that answer later
 
 use std::{pin::Pin, sync::Arc, time::Duration};
@@ -26,6 +26,7 @@ mod pipelines;
 mod preview;
 mod request;
 mod rounds;
+mod standby;
 mod take_over;
 mod watch;
 
@@ -147,6 +148,21 @@ impl Coordinator for Api {
     ) -> Result<Response<v1::DeletePipelineResponse>, Status> {
         let caller = caller::caller(&request).map_err(status)?;
         answer(self.do_delete_pipeline(caller, request.into_inner()).await)
+    }
+
+    async fn activate(&self, request: Request<v1::ActivateRequest>) -> Result<Response<v1::TakeOverResponse>, Status> {
+        let caller = caller::caller(&request).map_err(status)?;
+        answer(Box::pin(self.do_activate(caller, request.into_inner())).await)
+    }
+
+    async fn start_standby(&self, request: Request<v1::StartStandbyRequest>) -> Result<Response<v1::Pipeline>, Status> {
+        let caller = caller::caller(&request).map_err(status)?;
+        answer(Box::pin(self.do_start_standby(caller, request.into_inner())).await)
+    }
+
+    async fn stop_standby(&self, request: Request<v1::StopStandbyRequest>) -> Result<Response<v1::Pipeline>, Status> {
+        let caller = caller::caller(&request).map_err(status)?;
+        answer(Box::pin(self.do_stop_standby(caller, request.into_inner())).await)
     }
 
     async fn take_over(&self, request: Request<v1::TakeOverRequest>) -> Result<Response<v1::TakeOverResponse>, Status> {

@@ -145,6 +145,7 @@ async fn serve(args: CoordinatorArgs, url: DatabaseUrl, prometheus: PrometheusHa
             store_patience: args.store_patience,
             max_rounds: args.max_rounds,
             push_deadline: args.push_deadline,
+            pull_deadline: args.pull_deadline,
             retry: args.retry(),
             ..DispatchOptions::default()
         },

@@ -10,7 +10,8 @@
 //! - `drive`: what effects and driver of one round share; `progress` of its hosts
 //! - `leases`: which rounds this replica holds; `clock`: by whose clock; `cancels`: which of them somebody asked to stop
 //! - `unsaved`: which reports may wait before they are stored
-//! - `claim`: locations of new pipelines; `schedule`: pushes that nobody asks for; `take_over`: locations that somebody owned; `marks`: of damaged checkpoints
+//! - `claim`: locations of new pipelines; `schedule`: pushes that nobody asks for; `follow`: pulls of standbys; `take_over`: locations that somebody owned, with the pulls of an `activation`
+//! - `marks`: of damaged checkpoints
 //! - `compare`: every location with the database, once at start
 //! - `farewell`: what is told to agents and bucket after the end
 //! - `milestone`: failpoints around what is stored
@@ -36,6 +37,7 @@ use crate::{
     store::{Caller, Change, Changes, Difference, RoundRecord, Store},
 };
 
+mod activation;
 mod cancels;
 mod claim;
 mod clock;
@@ -44,6 +46,7 @@ mod drive;
 mod driver;
 mod effects;
 mod farewell;
+mod follow;
 mod hosts;
 mod leases;
 mod marks;
@@ -89,7 +92,9 @@ pub struct DispatchOptions {
     pub max_rounds: usize,
     /// Of pushes that nobody asks for. 1 h.
     pub push_deadline: Duration,
-    /// Of pushes that nobody asks for.
+    /// Of pulls that a standby or an activation asks for. 1 h.
+    pub pull_deadline: Duration,
+    /// Of pushes and pulls that nobody asks for.
     pub retry: RetryPolicy,
 }
 
@@ -107,6 +112,7 @@ impl Default for DispatchOptions {
             cancel_patience: Duration::from_secs(20),
             max_rounds: 256,
             push_deadline: Duration::from_secs(3600),
+            pull_deadline: Duration::from_secs(3600),
             retry: RetryPolicy::default(),
         }
     }
@@ -183,6 +189,7 @@ impl Dispatcher {
         tasks.spawn(compare::at_start(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(cancels::watch(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(schedule::run(Arc::clone(&services), shutdown.clone()));
+        tasks.spawn(follow::run(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(take_over::run(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(marks::run(Arc::clone(&services), shutdown.clone()));
         claim_rounds(&services, &tasks, &shutdown).await;

@@ -12,7 +12,7 @@
 //! Modules: `pipeline` and `record` are the values; `ownership` creates pipelines, `claims` claims their
 //! locations, `differences` notes where these and the database disagree, `pipelines` reads them; `admit` makes rounds from what is `ask`ed, `apply` moves them, `drive` is for the replica that drives one, `list` and `audit` for those who look;
 //! `rows` and `text` translate; `sqlstate` is the one table of database errors; `changes` are hints to look sooner;
-//! `schedules` is when pipelines are pushed by themselves, `take_overs` how they get locations that somebody owned, `verifications` what was found in them; `endpoint` is what a URL leads to, `pool` and `session` are how a connection is used,
+//! `schedules` is when pipelines are pushed by themselves, `standbys` what those follow that own nothing, `take_overs` how they get locations that somebody owned, `verifications` what was found in them; `endpoint` is what a URL leads to, `pool` and `session` are how a connection is used,
 //! `schema` is what stands in the database.
 
 use std::{sync::Arc, time::Duration};
@@ -51,6 +51,7 @@ mod schedules;
 mod schema;
 mod session;
 mod sqlstate;
+mod standbys;
 mod take_overs;
 mod text;
 mod transactions;
@@ -71,6 +72,7 @@ pub use record::{
 pub use schedules::{DuePush, DuePushes};
 pub use schema::Schema;
 pub use sqlstate::StoreError;
+pub use standbys::{DueStandby, DueStandbys, StandbyRow};
 pub use take_overs::{AdmitTakeOver, Adoption, TakeOverApplied};
 pub use verifications::{Finding, Verification, VerificationsOf};
 

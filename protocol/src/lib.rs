@@ -14,7 +14,7 @@
 //! - [`selection`]: the newest step that all hosts share
 //! - [`reuse`]: which contents of its base a push uses again, so that garbage stays bounded
 //! - [`planted`]: bugs that tests plant, in builds with debug assertions only
-//! - [`schedule`]: when a pipeline is pushed by itself
+//! - [`schedule`]: when a pipeline is pushed by itself; [`standby`]: how a standby follows, and how far behind it is
 //! - [`start`]: what a solo engine starts from where no coordinator decides it
 //! - [`round`]: push and pull as `decide(round, event) -> Decision`
 
@@ -40,6 +40,7 @@ pub mod round;
 pub mod schedule;
 pub mod selection;
 pub mod spec;
+pub mod standby;
 pub mod start;
 pub mod takeover;
 pub mod tombstone;

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! [Warming ->] Preparing -> Fencing -> [Basing ->] Adopting -> [Pulling ->] Done
-//!      \            \-> Failed, Cancelled   \-> Failed, only because another fence stands
-//!       \-> Failed, Cancelled
+//!      \            \-> Failed, Cancelled   \                      \-> Failed, only because a newer fence stands
+//!       \-> Failed, Cancelled               \-> Failed, only because another fence stands
 //! ```
 //!
 //! Steps of "Take-over" in protocol.md: `Preparing` is 1 (base of the highest fence, then the exact bytes of the next fence), `Fencing` is 2 (create-only
@@ -59,6 +59,21 @@ impl Purpose {
             Self::TakeOver => "take_over",
             Self::Activate => "activate",
             Self::Release => "release",
+        }
+    }
+
+    /// Back from [`Purpose::as_str`].
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Claim, Self::TakeOver, Self::Activate, Self::Release]
+            .into_iter()
+            .find(|purpose| purpose.as_str() == text)
+    }
+
+    /// Where a take-over begins.
+    pub const fn first_phase(self) -> Phase {
+        match self {
+            Self::Activate => Phase::Warming,
+            Self::Claim | Self::TakeOver | Self::Release => Phase::Preparing,
         }
     }
 }
@@ -213,6 +228,11 @@ pub fn decide(take_over: &TakeOver, event: &Event, now: DateTime<Utc>) -> Decisi
         }
         (Phase::Pulling, Event::Pulled(commit)) if exact_base(take_over) == Some(*commit) => {
             work.enter(Phase::Done, format!("every host has commit {}-{}", commit.generation, commit.seq));
+        }
+        // Somebody took the location over once more: whatever is pulled, this generation writes nothing.
+        (Phase::Pulling, Event::Refused(problem)) if problem.reason == Reason::Fenced => {
+            work.next.problem = Some(problem.clone());
+            work.enter(Phase::Failed, problem.to_string());
         }
         (phase, Event::Unknown { problem, jitter }) if !phase.is_terminal() => {
             let tries = take_over.tries.saturating_add(1);

@@ -33,9 +33,13 @@ pub(crate) async fn run(context: &Context, args: TakeOver) -> Result<(), Failure
     let request =
         v1::TakeOverRequest { pipeline: args.pipeline, request_id: args.request_id, validate_only: !args.yes };
     let done = context.client.take_over(request).await?;
-    let document = || {
-        json!({
-            "dry_run": !args.yes,
+    context.format.give(|| document(&done, !args.yes), || table(&done, args.yes));
+    Ok(())
+}
+
+pub(super) fn document(done: &v1::TakeOverResponse, dry_run: bool) -> serde_json::Value {
+    json!({
+            "dry_run": dry_run,
             "take_over": json::optional(&done.take_over),
             "generation": done.generation,
             "previous_generation": done.previous_generation,
@@ -43,13 +47,10 @@ pub(crate) async fn run(context: &Context, args: TakeOver) -> Result<(), Failure
             "previous_owner_name": json::optional(&done.previous_owner_name),
             "newest": done.newest.as_ref().map(json::commit),
             "pipeline": done.pipeline.as_ref().map(json::pipeline),
-        })
-    };
-    context.format.give(document, || table(&done, args.yes));
-    Ok(())
+    })
 }
 
-fn table(done: &v1::TakeOverResponse, yes: bool) -> String {
+pub(super) fn table(done: &v1::TakeOverResponse, yes: bool) -> String {
     let name = done.pipeline.as_ref().and_then(|pipeline| pipeline.spec.as_ref()).map_or("", |spec| spec.name.as_str());
     let owner = if done.previous_owner.is_empty() {
         "nobody".to_owned()
@@ -58,7 +59,7 @@ fn table(done: &v1::TakeOverResponse, yes: bool) -> String {
     };
     if !yes {
         return format!(
-            "the location of {name} is owned by {owner}, generation {}; with --yes {name} takes it over as generation {}",
+            "the location of {name} is owned by {owner}, generation {}; {name} would take it over as generation {}",
             done.previous_generation, done.generation
         );
     }

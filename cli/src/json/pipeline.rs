@@ -6,7 +6,7 @@ use lockstep_client::v1;
 use lockstep_protocol::unit;
 use serde_json::{Value, json};
 
-use super::{location, maybe, optional, problem, round, time};
+use super::{location, maybe, optional, problem, round, standby, time};
 
 pub(crate) fn pipeline(pipeline: &v1::Pipeline) -> Value {
     json!({
@@ -27,6 +27,7 @@ pub(crate) fn pipeline(pipeline: &v1::Pipeline) -> Value {
             "failures": schedule.failures,
             "problem": maybe(schedule.problem.as_ref(), problem),
         })),
+        "standby": maybe(pipeline.standby.as_ref(), standby),
         "create_time": time(pipeline.create_time.as_ref()),
         "update_time": time(pipeline.update_time.as_ref()),
         "warnings": pipeline.warnings,

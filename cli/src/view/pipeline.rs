@@ -33,7 +33,10 @@ fn state(pipeline: &v1::Pipeline) -> String {
         (Some(_), _) => "fenced".to_owned(),
         _ if pipeline.behind.is_some() => "behind".to_owned(),
         (None, Some(round)) => format!("{} {}", json::kind_name(round.kind()), phase_name(round.phase())),
-        (None, None) => "idle".to_owned(),
+        (None, None) => match &pipeline.standby {
+            Some(standby) => format!("standby, {}", json::standby_state_name(standby.state())),
+            None => "idle".to_owned(),
+        },
     }
 }
 
@@ -86,6 +89,9 @@ pub(crate) fn pipeline(pipeline: &v1::Pipeline) -> String {
     if let Some(schedule) = &pipeline.push_schedule {
         rows.push(("next push", next_push(schedule)));
     }
+    if let Some(standby) = &pipeline.standby {
+        rows.extend(super::standby::rows(standby));
+    }
     rows.push(("created", text::time(pipeline.create_time.as_ref())));
     rows.push(("updated", text::time(pipeline.update_time.as_ref())));
     rows.push(("etag", or_none(&pipeline.etag).to_owned()));
@@ -95,6 +101,9 @@ pub(crate) fn pipeline(pipeline: &v1::Pipeline) -> String {
     }
     if let Some(fenced) = &pipeline.fenced {
         shown.push_str(&format!("\n\n{}", problem_lines(fenced)));
+    }
+    if let Some(problem) = pipeline.standby.as_ref().and_then(|standby| standby.problem.as_ref()) {
+        shown.push_str(&format!("\n\nthe standby keeps what it has:\n{}", problem_lines(problem)));
     }
     if let Some(schedule) = &pipeline.push_schedule
         && let Some(problem) = &schedule.problem

@@ -187,6 +187,15 @@ impl Coordinator for Scripted {
     async fn update_pipeline(&self, _: Request<v1::UpdatePipelineRequest>) -> Result<Response<v1::Pipeline>, Status> {
         unscripted()
     }
+    async fn activate(&self, _: Request<v1::ActivateRequest>) -> Result<Response<v1::TakeOverResponse>, Status> {
+        unscripted()
+    }
+    async fn start_standby(&self, _: Request<v1::StartStandbyRequest>) -> Result<Response<v1::Pipeline>, Status> {
+        unscripted()
+    }
+    async fn stop_standby(&self, _: Request<v1::StopStandbyRequest>) -> Result<Response<v1::Pipeline>, Status> {
+        unscripted()
+    }
     async fn take_over(&self, _: Request<v1::TakeOverRequest>) -> Result<Response<v1::TakeOverResponse>, Status> {
         unscripted()
     }

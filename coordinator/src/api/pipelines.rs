@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Shown is the middle of the times that the next look may choose.
-const MIDDLE_JITTER: u32 = 500;
+pub(super) const MIDDLE_JITTER: u32 = 500;
 
 impl Api {
     pub(super) async fn do_create_pipeline(
@@ -196,11 +196,12 @@ impl Api {
 
     /// The row with its rounds.
     pub(super) async fn shown(&self, row: &PipelineRow) -> Result<v1::Pipeline, Problem> {
-        let (active, push, pull, push_schedule) = tokio::try_join!(
+        let (active, push, pull, push_schedule, standby) = tokio::try_join!(
             self.newest_round(row.id, true, None),
             self.newest_round(row.id, false, Some(RoundKind::Push)),
             self.newest_round(row.id, false, Some(RoundKind::Pull)),
             self.push_schedule(row),
+            self.standby(row),
         )?;
         Ok(v1::Pipeline {
             id: row.id.to_string(),
@@ -218,6 +219,7 @@ impl Api {
             update_time: Some(convert::time::timestamp(row.updated_at)),
             warnings: convert::pipeline::warnings(&row.spec),
             push_schedule,
+            standby,
         })
     }
 

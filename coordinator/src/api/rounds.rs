@@ -54,6 +54,7 @@ impl Api {
         let pull = AdmitPull {
             pipeline: row.id.into(),
             request: pull_request(&row.spec, &message)?,
+            follows: None,
             request_id: request::request_id(&message.request_id)?,
             deadline: request::deadline(message.deadline.as_ref(), self.options.pull_deadline)?,
             retry: self.options.retry,

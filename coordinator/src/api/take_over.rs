@@ -6,14 +6,14 @@ use lockstep_protocol::{
     fence::Fence,
     id::Generation,
     problem::{Problem, Reason},
-    takeover::{Phase, TakeOver, exact_base},
+    takeover::{Phase, Purpose, TakeOver, exact_base},
 };
 use tokio::time::Instant;
 
 use super::{Api, request};
 use crate::{
     convert,
-    store::{AdmitTakeOver, Caller, Change, PipelineRow},
+    store::{AdmitTakeOver, Caller, Change, ClaimState, PipelineRow},
 };
 
 impl Api {
@@ -30,8 +30,55 @@ impl Api {
             let generation = before.as_ref().map_or(Generation::FIRST, |fence| fence.generation.next());
             return self.taken_over(&row, before, None, generation).await;
         }
-        let ask = AdmitTakeOver { pipeline: row.id.into(), request_id, retry: self.options.retry };
-        let admitted = self.store.admit_take_over(ask, &caller).await?;
+        let ask = AdmitTakeOver {
+            pipeline: row.id.into(),
+            purpose: Purpose::TakeOver,
+            request_id,
+            retry: self.options.retry,
+        };
+        self.carried_out(&row, before, ask, &caller).await
+    }
+
+    /// A standby becomes the owner of its location. One that is already is told so: two operators who activate at once both learn what came of it.
+    pub(super) async fn do_activate(
+        &self,
+        caller: Caller,
+        message: v1::ActivateRequest,
+    ) -> Result<v1::TakeOverResponse, Problem> {
+        let row = self.pipeline(&message.pipeline).await?;
+        let request_id = request::request_id(&message.request_id)?;
+        let before = self.owner_of(&row).await?;
+        let owned = |row: &PipelineRow| row.claim == ClaimState::Owned && row.fenced.is_none();
+        if owned(&row) {
+            return self.taken_over(&row, before, None, row.generation).await;
+        }
+        if message.validate_only {
+            let generation = before.as_ref().map_or(Generation::FIRST, |fence| fence.generation.next());
+            return self.taken_over(&row, before, None, generation).await;
+        }
+        let ask = AdmitTakeOver {
+            pipeline: row.id.into(),
+            purpose: Purpose::Activate,
+            request_id,
+            retry: self.options.retry,
+        };
+        match self.carried_out(&row, before.clone(), ask, &caller).await {
+            Err(problem) if problem.reason == Reason::LocationOwned => {
+                let row = self.store.get_pipeline(&row.id.into()).await?;
+                if owned(&row) { self.taken_over(&row, before, None, row.generation).await } else { Err(problem) }
+            }
+            done => done,
+        }
+    }
+
+    async fn carried_out(
+        &self,
+        row: &PipelineRow,
+        before: Option<Fence>,
+        ask: AdmitTakeOver,
+        caller: &Caller,
+    ) -> Result<v1::TakeOverResponse, Problem> {
+        let admitted = self.store.admit_take_over(ask, caller).await?;
         let now = self.take_over_ended(admitted).await?;
         match (now.phase, &now.problem) {
             (Phase::Done, _) => {
@@ -40,7 +87,7 @@ impl Api {
                 self.taken_over(&row, before, Some(&now), generation).await
             }
             (Phase::Failed | Phase::Cancelled, Some(problem)) => Err(problem.clone()),
-            _ => Err(still_under_way(&row, &now)),
+            _ => Err(still_under_way(row, &now)),
         }
     }
 

@@ -217,9 +217,6 @@ pub fn push_schedule(schedule: &PushSchedule, push_active: bool) -> v1::PushSche
 /// What of a spec this version stores without acting on it.
 pub fn warnings(spec: &PipelineSpec) -> Vec<String> {
     let mut warnings = Vec::new();
-    if spec.pull_interval.is_some() {
-        warnings.push("pull_interval is stored, but this version has no standby that would follow it".to_owned());
-    }
     if spec.retention.is_some() {
         warnings.push("retention is stored, but this version never deletes a checkpoint".to_owned());
     }
@@ -300,7 +297,7 @@ pub(super) mod tests {
         assert_eq!(domain.push_interval, Some(Duration::from_secs(120)));
         let named: Vec<String> =
             warnings(&domain).iter().filter_map(|w| w.split(' ').next().map(str::to_owned)).collect();
-        assert_eq!(named, ["pull_interval", "retention"]);
+        assert_eq!(named, ["retention"]);
     }
 
     #[test]

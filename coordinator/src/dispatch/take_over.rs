@@ -18,7 +18,7 @@ use lockstep_protocol::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
-use super::{Services, drive::jitter, milestone, next_look};
+use super::{Services, activation, drive::jitter, milestone, next_look};
 use crate::{
     chance,
     plan::BackOff,
@@ -164,16 +164,8 @@ async fn carry_out(
         Effect::PutFence(generation) => (put_fence(bucket, take_over, generation).await?, None),
         Effect::FinishBase(generation) => (Event::BaseStands(fences::finish_base(bucket, generation).await?), None),
         Effect::Adopt => (Event::Adopted, Some(adoption(services, bucket, take_over).await?)),
-        Effect::WarmPull | Effect::Pull(_) => {
-            return Err(Problem::new(
-                Reason::DatabaseBehind,
-                format!(
-                    "take-over {} is an activation, which this version can't drive: upgrade lockstep",
-                    take_over.id
-                ),
-            )
-            .with("take_over", take_over.id));
-        }
+        Effect::WarmPull => (activation::warm(services, take_over).await?, None),
+        Effect::Pull(commit) => (activation::base(services, take_over, commit).await?, None),
     })
 }
 

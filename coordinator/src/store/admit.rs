@@ -24,6 +24,7 @@ use super::{
     rows::{StoredTransfer, record, rest_of, select_records},
     session::Session,
     sqlstate::{Fail, Settling},
+    standbys,
     text::{json as stored_json, optional_json, text},
 };
 
@@ -38,6 +39,7 @@ pub(super) async fn admit(connection: &mut Session, request: &Request) -> Result
         return Ok(admission);
     }
     check_admits(&pipeline, &request.ask)?;
+    standbys::still_follows(&mut transaction, &pipeline, &request.ask).await?;
     if let Some(admission) = already_committed(&mut transaction, &pipeline, request, &digest, &parameters).await? {
         transaction.commit().await.settling()?;
         return Ok(admission);
@@ -168,6 +170,10 @@ pub(super) fn check_admits(pipeline: &PipelineRow, ask: &Ask) -> Result<(), Prob
     };
     match (&pipeline.claim, ask) {
         (ClaimState::Claiming, _) => owns_none("still claims its location: wait until it owns it", Retryable::Yes),
+        (ClaimState::Standby, Ask::Push(_)) if pipeline.generation > Generation::NONE => owns_none(
+            "is being activated, and its hosts don't all have the newest checkpoint yet: wait for that",
+            Retryable::Yes,
+        ),
         (ClaimState::Standby, Ask::Push(_)) => {
             owns_none("is a standby and owns no location: activate it to push", Retryable::AfterFix)
         }
@@ -385,7 +391,9 @@ pub(super) fn admitted_because(round: &Round, trigger: Trigger) -> String {
             push.seq,
             push.base.map_or_else(|| "none".to_owned(), |base| format!("{}-{}", base.generation, base.seq))
         ),
-        Kind::Pull(pull) => format!("pull of {}, standby {}", pull.request.selector, pull.request.standby),
+        Kind::Pull(pull) => {
+            format!("{} pull of {}, standby {}", trigger.as_str(), pull.request.selector, pull.request.standby)
+        }
     }
 }
 

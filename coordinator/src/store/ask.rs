@@ -58,11 +58,10 @@ impl Ask {
         }
     }
 
-    /// A pull is always manual.
     pub(super) const fn trigger(&self) -> Trigger {
         match self {
             Self::Push(push) => push.trigger,
-            Self::Pull(_) => Trigger::Manual,
+            Self::Pull(pull) => Trigger::of(pull.follows.is_some()),
         }
     }
 

@@ -23,6 +23,8 @@ pub(super) mod event {
     pub(crate) const PIPELINE_CLAIM: &str = "pipeline_claim";
     pub(crate) const TAKE_OVER_ADMITTED: &str = "take_over_admitted";
     pub(crate) const TAKE_OVER_PHASE: &str = "take_over_phase";
+    pub(crate) const STANDBY_STARTED: &str = "standby_started";
+    pub(crate) const STANDBY_STOPPED: &str = "standby_stopped";
     pub(crate) const CHECKPOINT_VERIFIED: &str = "checkpoint_verified";
     pub(crate) const CHECKPOINT_MARKED: &str = "checkpoint_marked";
     pub(crate) const PIPELINE_BEHIND: &str = "pipeline_behind";

@@ -10,6 +10,7 @@ mod faults;
 mod pipelines;
 mod rounds;
 mod schedules;
+mod standbys;
 mod take_overs;
 mod verifications;
 
@@ -37,9 +38,9 @@ use uuid::Uuid;
 pub use faults::StoreFault;
 
 use super::{
-    Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, Created, DatabaseIdentity, DuePushes, Listed,
-    NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, Store, StoreError, TakeOverApplied,
-    Verification, VerificationsOf, apply,
+    Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, Created, DatabaseIdentity, DuePushes, DueStandbys,
+    Listed, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StandbyRow, Store, StoreError,
+    TakeOverApplied, Verification, VerificationsOf, apply,
     ask::Request,
     claims::{FenceOut, Settle},
     differences::Note,
@@ -49,6 +50,7 @@ use super::{
     schedules::SaveSchedule,
     schema::Schema,
     sqlstate::{Fail, Place},
+    standbys::{SaveFollowState, Steer},
     take_overs as take_overs_of,
     transactions::Transactions,
     verifications::{Keep, SettleMark},
@@ -57,6 +59,7 @@ use faults::Faults;
 use pipelines::StoredPipeline;
 use rounds::StoredRound;
 use schedules::StoredSchedule;
+use standbys::StoredStandby;
 use take_overs::StoredTakeOver;
 use verifications::StoredVerification;
 
@@ -95,6 +98,7 @@ struct Tables {
     /// Digest of the parameters, and the round that answered.
     requests: BTreeMap<(PipelineId, RequestId), (String, RoundId)>,
     schedules: BTreeMap<PipelineId, StoredSchedule>,
+    standbys: BTreeMap<PipelineId, StoredStandby>,
     take_overs: BTreeMap<Uuid, StoredTakeOver>,
     verifications: BTreeMap<Uuid, StoredVerification>,
     audit: Vec<AuditRow>,
@@ -174,6 +178,7 @@ impl MemoryDatabase {
             rounds: BTreeMap::new(),
             requests: BTreeMap::new(),
             schedules: BTreeMap::new(),
+            standbys: BTreeMap::new(),
             take_overs: BTreeMap::new(),
             verifications: BTreeMap::new(),
             audit: Vec::new(),
@@ -474,6 +479,22 @@ impl Transactions for Link {
 
     async fn push_schedule(&self, id: PipelineId) -> Result<Option<PushSchedule>, StoreError> {
         self.run("push_schedule", Access::Read, move |tables, _| Ok(tables.push_schedule(id))).await
+    }
+
+    async fn due_standbys(&self, lease: Duration, at_most: u32) -> Result<DueStandbys, StoreError> {
+        self.run("due_standbys", Access::Write, move |tables, now| Ok(tables.due_standbys(lease, at_most, now))).await
+    }
+
+    async fn save_follow_state(&self, save: SaveFollowState) -> Result<bool, StoreError> {
+        self.run("save_follow_state", Access::Write, move |tables, _| tables.save_follow_state(&save)).await
+    }
+
+    async fn steer_standby(&self, steer: Steer) -> Result<PipelineRow, StoreError> {
+        self.run("steer_standby", Access::Write, move |tables, now| tables.steer_standby(&steer, now)).await
+    }
+
+    async fn standbys(&self, only: Option<PipelineId>) -> Result<Vec<StandbyRow>, StoreError> {
+        self.run("standbys", Access::Read, move |tables, _| Ok(tables.list_standbys(only))).await
     }
 
     async fn admit_take_over(&self, request: take_overs_of::Request) -> Result<TakeOver, StoreError> {

@@ -92,7 +92,8 @@ pub enum ClaimState {
     Owned,
     /// Somebody else's location or an unsuitable store. The row is deleted with it; only its id still finds it.
     Refused(Problem),
-    /// Owns nothing by design (`initial: standby`). Generation 0.
+    /// Owns nothing by design (`initial: standby`): generation 0. With a generation its activation has fenced the location and not yet brought the base to every host:
+    /// nothing is pushed before that is done.
     Standby,
 }
 

@@ -16,9 +16,9 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use super::{
-    Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, Created, DatabaseIdentity, DuePushes, Listed,
-    NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, TakeOverApplied,
-    Verification, VerificationsOf, admit, apply,
+    Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, Created, DatabaseIdentity, DuePushes, DueStandbys,
+    Listed, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StandbyRow, StoreError,
+    TakeOverApplied, Verification, VerificationsOf, admit, apply,
     ask::Request,
     audit,
     changes::CHANNEL,
@@ -31,7 +31,7 @@ use super::{
     schedules::{self, SaveSchedule},
     schema::{self, Schema},
     sqlstate::Fail,
-    take_overs,
+    standbys, take_overs,
     transactions::Transactions,
     verifications::{self, Keep, SettleMark},
 };
@@ -226,6 +226,31 @@ impl Transactions for Database {
 
     async fn push_schedule(&self, id: PipelineId) -> Result<Option<PushSchedule>, StoreError> {
         self.run("push_schedule", Access::Read, id, |connection, id| Box::pin(schedules::read(connection, *id))).await
+    }
+
+    async fn due_standbys(&self, lease: Duration, at_most: u32) -> Result<DueStandbys, StoreError> {
+        self.run("due_standbys", Access::Write, (lease, at_most), |connection, arguments| {
+            Box::pin(standbys::take(connection, arguments))
+        })
+        .await
+    }
+
+    async fn save_follow_state(&self, save: standbys::SaveFollowState) -> Result<bool, StoreError> {
+        self.run("save_follow_state", Access::Write, save, |connection, save| {
+            Box::pin(standbys::save(connection, save))
+        })
+        .await
+    }
+
+    async fn steer_standby(&self, steer: standbys::Steer) -> Result<PipelineRow, StoreError> {
+        self.run("steer_standby", Access::Write, steer, |connection, steer| {
+            Box::pin(standbys::steer(connection, steer))
+        })
+        .await
+    }
+
+    async fn standbys(&self, only: Option<PipelineId>) -> Result<Vec<StandbyRow>, StoreError> {
+        self.run("standbys", Access::Read, only, |connection, only| Box::pin(standbys::list(connection, *only))).await
     }
 
     async fn admit_take_over(&self, request: take_overs::Request) -> Result<TakeOver, StoreError> {

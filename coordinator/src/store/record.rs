@@ -6,10 +6,12 @@ use chrono::{DateTime, Utc};
 use lockstep_protocol::{
     id::{Attempt, Fingerprint, LocalCheckpointId, PipelineId, RequestId, RoundId, Step},
     location::Location,
+    problem::Reason,
     round::{CancelRequest, Kind, Phase, PullRequest, RetryPolicy, Round, WantedCut},
     schedule::{LastPush, PushEnd},
     selection::Cut,
     spec::Transfer,
+    standby::{LastPull, PullEnd},
 };
 
 use super::{LastCommit, PipelineSelector};
@@ -25,13 +27,13 @@ pub struct Caller {
     pub traceparent: Option<String>,
 }
 
-/// Who wants a push.
+/// Who wants a round.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Trigger {
     /// Somebody asked for it.
     #[default]
     Manual,
-    /// Its pipeline's `push_interval`.
+    /// Its pipeline itself: by its `push_interval`, or as a standby that follows.
     Periodic,
 }
 
@@ -107,6 +109,8 @@ pub struct AdmitPull {
     pub pipeline: PipelineSelector,
     /// What is wanted.
     pub request: PullRequest,
+    /// A standby asks by itself: version of its row, which must be the same still. No parameter of the request.
+    pub follows: Option<u64>,
     /// Idempotency key (S14). None: each call is a new request.
     pub request_id: Option<RequestId>,
     /// From admission, by the database's clock.
@@ -172,7 +176,7 @@ pub struct RoundRecord {
     pub request_id: Option<RequestId>,
     /// Who asked for it.
     pub actor: String,
-    /// A pull is always manual.
+    /// Of a pull: periodic if a standby asked for it by itself.
     pub trigger: Trigger,
     /// Of the request.
     pub trace_id: Option<String>,
@@ -208,6 +212,21 @@ impl RoundRecord {
             (at, end)
         });
         LastPush { round: self.round.id, periodic: self.trigger == Trigger::Periodic, end }
+    }
+
+    /// What a standby reckons with, of a pull.
+    pub fn as_last_pull(&self) -> LastPull {
+        let end = self.ended_at.map(|at| {
+            let end = match (self.round.phase, &self.round.problem) {
+                (Phase::Failed, Some(problem)) if problem.reason != Reason::Superseded => {
+                    PullEnd::Failed(problem.clone())
+                }
+                (Phase::Failed | Phase::Cancelled, _) => PullEnd::GivenUp,
+                _ => PullEnd::Installed,
+            };
+            (at, end)
+        });
+        LastPull { round: self.round.id, followed: self.trigger == Trigger::Periodic, end }
     }
 }
 

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use chrono::{DateTime, SubsecRound, Utc};
 use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
+    commit::CommitRef,
     fence::{FenceBase, Writer},
     id::{Generation, PipelineId, PipelineName, RequestId, Term},
     key::Key,
@@ -36,6 +37,8 @@ use crate::chance;
 pub struct AdmitTakeOver {
     /// Who takes its location over.
     pub pipeline: PipelineSelector,
+    /// What for: [`Purpose::TakeOver`], or [`Purpose::Activate`] of a standby.
+    pub purpose: Purpose,
     /// Idempotency key. None: each call is a new request.
     pub request_id: Option<RequestId>,
     /// Frozen in the row.
@@ -80,7 +83,7 @@ pub enum TakeOverApplied {
 
 impl Store {
     /// Admits a take-over of the pipeline's own location. `TAKE_OVER_IN_PROGRESS` while another one of this pipeline is driven, `NOT_OWNER` while it still claims
-    /// its location.
+    /// its location, `LOCATION_OWNED` where what is no standby shall be activated.
     pub async fn admit_take_over(&self, ask: AdmitTakeOver, caller: &Caller) -> Result<TakeOver, StoreError> {
         let request = Request { ask, id: chance::id(), caller: caller.clone() };
         let admitted = settle_twice(|| self.database.admit_take_over(request.clone())).await?;
@@ -143,7 +146,7 @@ pub(super) fn stored(change: &Move) -> TakeOver {
 }
 
 /// Why a pipeline can't take over now.
-pub(super) fn check_admits(pipeline: &PipelineRow, active: Option<Uuid>) -> Result<(), Problem> {
+pub(super) fn check_admits(pipeline: &PipelineRow, purpose: Purpose, active: Option<Uuid>) -> Result<(), Problem> {
     let name = &pipeline.spec.name;
     if let Some(active) = active {
         return Err(Problem::new(
@@ -155,6 +158,18 @@ pub(super) fn check_admits(pipeline: &PipelineRow, active: Option<Uuid>) -> Resu
         )
         .with("pipeline", name)
         .with("take_over", active));
+    }
+    if purpose == Purpose::Activate && pipeline.claim != ClaimState::Standby {
+        return Err(Problem::new(
+            Reason::LocationOwned,
+            format!(
+                "pipeline {name} is no standby: it owns {} itself, in generation {}",
+                pipeline.spec.location, pipeline.generation
+            ),
+        )
+        .with("pipeline", name)
+        .with("location", &pipeline.spec.location)
+        .with("generation", pipeline.generation));
     }
     if pipeline.claim == ClaimState::Claiming {
         return Err(Problem::new(
@@ -176,11 +191,11 @@ pub(super) fn new_take_over(pipeline: &PipelineRow, request: &Request, writer: W
         pipeline_name: pipeline.spec.name.clone(),
         writer,
         location: pipeline.spec.location.clone(),
-        purpose: Purpose::TakeOver,
+        purpose: request.ask.purpose,
         holds: pipeline.generation,
         version: 1,
         term: Term::NONE,
-        phase: Phase::Preparing,
+        phase: request.ask.purpose.first_phase(),
         warm: None,
         fence: None,
         base: None,
@@ -193,7 +208,8 @@ pub(super) fn new_take_over(pipeline: &PipelineRow, request: &Request, writer: W
 }
 
 pub(super) fn admitted_because(take_over: &TakeOver) -> String {
-    format!("take-over {} of {}, from generation {}", take_over.id, take_over.location, take_over.holds)
+    let what = if take_over.purpose == Purpose::Activate { "activation" } else { "take-over" };
+    format!("{what} {} of {}, from generation {}", take_over.id, take_over.location, take_over.holds)
 }
 
 pub(super) fn not_found(id: Uuid) -> Problem {
@@ -226,7 +242,7 @@ pub(super) async fn admit(connection: &mut Session, request: &Request) -> Result
             .bind(pipeline.id.uuid())
             .fetch_optional(&mut *transaction)
             .await?;
-    check_admits(&pipeline, active)?;
+    check_admits(&pipeline, request.ask.purpose, active)?;
     let new = new_take_over(&pipeline, request, writer_of(&identity::read(&mut transaction).await?));
     let row = sqlx::query(
         "INSERT INTO take_overs (id, pipeline_id, pipeline_name, purpose, holds, location, writer, phase, retry, request_id, actor, trace_id)
@@ -314,7 +330,7 @@ pub(super) async fn apply(connection: &mut Session, change: &Move) -> Result<Tak
              base_bytes = coalesce(base_bytes, $7), problem = $8, cancel = $9, tries = $10, retry_at = $11,
              updated_at = clock_timestamp(), ended_at = CASE WHEN $12 THEN clock_timestamp() END,
              lease_owner = CASE WHEN $12 THEN NULL ELSE lease_owner END,
-             lease_until = CASE WHEN $12 THEN NULL ELSE lease_until END
+             lease_until = CASE WHEN $12 THEN NULL ELSE lease_until END, warm = coalesce(warm, $13)
          WHERE id = $1 AND version = $2 AND term = $3 AND ended_at IS NULL",
     )
     .bind(next.id)
@@ -329,10 +345,21 @@ pub(super) async fn apply(connection: &mut Session, change: &Move) -> Result<Tak
     .bind(i32::try_from(next.tries).unwrap_or(i32::MAX))
     .bind(next.retry_at)
     .bind(next.phase.is_terminal())
+    .bind(optional_json(next.warm.as_ref())?)
     .execute(&mut *transaction)
     .await?;
     if moved.rows_affected() != 1 {
         return Ok(TakeOverApplied::Moved);
+    }
+    if hands_over(change) {
+        sqlx::query(
+            "UPDATE pipelines SET claim = 'owned', version = version + 1, updated_at = clock_timestamp()
+             WHERE id = $1 AND claim = 'standby' AND generation = $2",
+        )
+        .bind(next.pipeline.uuid())
+        .bind(next.generation().map(|generation| generation.as_i64()))
+        .execute(&mut *transaction)
+        .await?;
     }
     if change.decision.fence_pipeline {
         sqlx::query(
@@ -363,6 +390,16 @@ pub(super) async fn apply(connection: &mut Session, change: &Move) -> Result<Tak
     Ok(TakeOverApplied::Stored(stored(change)))
 }
 
+/// The last pull of an activation is done: the pipeline is no standby any more.
+pub(super) fn hands_over(change: &Move) -> bool {
+    change.before.phase == Phase::Pulling && change.decision.next.phase == Phase::Done
+}
+
+/// What the pipeline's row says once the generation is its own. Fenced for a standby whose hosts don't have the base yet it stays one: nothing is pushed before.
+pub(super) fn adopted_as(next: &TakeOver) -> ClaimState {
+    if next.phase == Phase::Pulling { ClaimState::Standby } else { ClaimState::Owned }
+}
+
 /// False: the pipeline's open round is not the one that was settled.
 async fn adopt(connection: &mut Session, change: &Move, adoption: &Adoption) -> Result<bool, Fail> {
     let next = &change.decision.next;
@@ -388,7 +425,7 @@ async fn adopt(connection: &mut Session, change: &Move, adoption: &Adoption) -> 
     let local: Option<Vec<Uuid>> = last.map(|last| last.local_checkpoints.iter().map(|id| id.uuid()).collect());
     sqlx::query(
         "UPDATE pipelines SET
-             claim = 'owned', claim_problem = NULL, generation = $2, fence_bytes = $3, fenced_at = NULL, fenced_problem = NULL, behind_at = NULL, behind_problem = NULL,
+             claim = $15, claim_problem = NULL, generation = $2, fence_bytes = $3, fenced_at = NULL, fenced_problem = NULL, behind_at = NULL, behind_problem = NULL,
              next_seq = 1,
              last_generation = $4, last_seq = $5, last_round_id = $6, last_digest = $7, last_step = $8, last_fingerprint = $9,
              last_local = $10, last_committed_at = $11, database_id = $12, system_identifier = $13, timeline = $14,
@@ -409,6 +446,7 @@ async fn adopt(connection: &mut Session, change: &Move, adoption: &Adoption) -> 
     .bind(identity.database.uuid())
     .bind(&identity.system_identifier)
     .bind(i64::from(identity.timeline))
+    .bind(adopted_as(next).as_str())
     .execute(connection)
     .await?;
     Ok(true)
@@ -431,9 +469,6 @@ fn take_over(row: &PgRow) -> Result<TakeOver, Fail> {
     let unreadable = |what: &str| Fail::Unreadable(format!("{what} of take-over {id} is not readable by this version"));
     let phase: String = row.try_get("phase")?;
     let purpose: String = row.try_get("purpose")?;
-    if purpose != Purpose::TakeOver.as_str() {
-        return Err(unreadable("purpose"));
-    }
     let generation = row.try_get::<Option<i64>, _>("generation")?.map(number::<Generation>).transpose()?;
     let fence = match (generation, bytes(row, "fence_bytes")?) {
         (Some(generation), Some(bytes)) => {
@@ -455,12 +490,12 @@ fn take_over(row: &PgRow) -> Result<TakeOver, Fail> {
         pipeline_name: PipelineName::new(name).map_err(|_| unreadable("pipeline_name"))?,
         writer: required(row, "writer")?,
         location: required(row, "location")?,
-        purpose: Purpose::TakeOver,
+        purpose: Purpose::parse(&purpose).ok_or_else(|| unreadable("purpose"))?,
         holds: number(row.try_get("holds")?)?,
         version: unsigned("version", row.try_get("version")?)?,
         term: number(row.try_get("term")?)?,
         phase: Phase::parse(&phase).ok_or_else(|| unreadable("phase"))?,
-        warm: None,
+        warm: optional::<CommitRef>(row, "warm")?,
         fence,
         base,
         problem: optional::<Problem>(row, "problem")?,

@@ -18,9 +18,9 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use super::{
-    Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, Created, DatabaseIdentity, DuePushes, Listed,
-    NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StoreError, TakeOverApplied,
-    Verification, VerificationsOf, apply,
+    Admission, Applied, AuditFilter, AuditRow, Caller, ClaimSettled, Created, DatabaseIdentity, DuePushes, DueStandbys,
+    Listed, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundRecord, StandbyRow, StoreError,
+    TakeOverApplied, Verification, VerificationsOf, apply,
     ask::Request,
     claims::{FenceOut, Settle},
     differences::Note,
@@ -28,6 +28,7 @@ use super::{
     ownership::{Delete, Update},
     schedules::SaveSchedule,
     schema::Schema,
+    standbys::{SaveFollowState, Steer},
     take_overs,
     verifications::{Keep, SettleMark},
 };
@@ -82,6 +83,11 @@ pub(super) trait Transactions: fmt::Debug + Send + Sync + 'static {
     async fn due_pushes(&self, lease: Duration, at_most: u32) -> Result<DuePushes, StoreError>;
     async fn save_push_schedule(&self, save: SaveSchedule) -> Result<bool, StoreError>;
     async fn push_schedule(&self, id: PipelineId) -> Result<Option<PushSchedule>, StoreError>;
+
+    async fn due_standbys(&self, lease: Duration, at_most: u32) -> Result<DueStandbys, StoreError>;
+    async fn save_follow_state(&self, save: SaveFollowState) -> Result<bool, StoreError>;
+    async fn steer_standby(&self, steer: Steer) -> Result<PipelineRow, StoreError>;
+    async fn standbys(&self, only: Option<PipelineId>) -> Result<Vec<StandbyRow>, StoreError>;
 
     async fn admit_take_over(&self, request: take_overs::Request) -> Result<TakeOver, StoreError>;
     async fn claim_take_overs(&self, replica: String, lease: Duration) -> Result<Vec<TakeOver>, StoreError>;

@@ -222,6 +222,7 @@ impl Rig {
 
     pub(crate) async fn start_pull(&self, pipeline: &PipelineRow, request: PullRequest) -> RoundId {
         let pull = AdmitPull {
+            follows: None,
             pipeline: pipeline.id.into(),
             request,
             request_id: None,

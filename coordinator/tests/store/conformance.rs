@@ -158,6 +158,20 @@ async fn run(store: &Store, operation: &Operation, known: Option<&Round>, now: D
             let saved = store.save_push_schedule(due, schedule.clone()).await;
             said(saved.map(|saved| (saved, due.pipeline)), Vec::new())
         }
+        Operation::DueStandbys(lease) => {
+            let mut found = store.due_standbys(*lease, 1000).await.unwrap();
+            found.due.sort_by_key(|due| due.following.pipeline());
+            said::<_, ()>(Ok((found.due, found.next.is_some())), Vec::new())
+        }
+        Operation::SaveFollowState(save) => {
+            let (due, state) = save.as_ref();
+            let saved = store.save_follow_state(due, state.clone()).await;
+            said(saved.map(|saved| (saved, due.following)), Vec::new())
+        }
+        Operation::StartStandby(selector, pinned) => {
+            said(store.start_standby(selector, *pinned, &alice()).await, Vec::new())
+        }
+        Operation::StopStandby(selector) => said(store.stop_standby(selector, &alice()).await, Vec::new()),
         Operation::Get(id) => {
             let got = store.get_round(*id).await;
             let rounds = got.iter().map(|record| record.round.clone()).collect();
@@ -247,6 +261,9 @@ impl Pair {
         }
         let (postgres, twin) = (all_pipelines(&self.postgres).await, all_pipelines(&self.twin).await);
         assert_eq!(postgres, twin, "after operation {number} of seed {seed}");
+        let (postgres, twin) = (self.postgres.standbys(None).await.unwrap(), self.twin.standbys(None).await.unwrap());
+        let plain = |rows| without_times(&format!("{rows:#?}"));
+        assert_eq!(plain(&postgres), plain(&twin), "standbys after operation {number} of seed {seed}");
         let active = (self.postgres.active_rounds().await.unwrap(), self.twin.active_rounds().await.unwrap());
         assert_eq!(active.0, active.1, "after operation {number} of seed {seed}");
         for id in pipelines {

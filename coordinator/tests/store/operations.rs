@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use chrono::DateTime;
 use lockstep_coordinator::store::{
-    AdmitPull, AdmitPush, ClaimOutcome, DuePush, FoundCut, HostProgress, NewPipeline, Page, PipelineRow,
+    AdmitPull, AdmitPush, ClaimOutcome, DuePush, DueStandby, FoundCut, HostProgress, NewPipeline, Page, PipelineRow,
     PipelineSelector, Store, Trigger,
 };
 use lockstep_protocol::{
@@ -16,6 +16,7 @@ use lockstep_protocol::{
     round::{CancelRequest, DecisionKnown, Event, HostReport, Kind, ParticipantPhase, Phase, Round, Source, WantedCut},
     schedule::PushSchedule,
     spec::PipelineSpec,
+    standby::{FollowState, Point, Sighting, Standing},
 };
 use rand::{Rng as _, rngs::StdRng};
 use uuid::Uuid;
@@ -44,6 +45,10 @@ pub(crate) enum Operation {
     Get(RoundId),
     DuePushes(Duration),
     SaveSchedule(DuePush, PushSchedule),
+    DueStandbys(Duration),
+    SaveFollowState(Box<(DueStandby, FollowState)>),
+    StartStandby(PipelineSelector, Option<RoundId>),
+    StopStandby(PipelineSelector),
 }
 
 impl Operation {
@@ -75,6 +80,10 @@ impl Operation {
             Self::Get(_) => "get",
             Self::DuePushes(_) => "take due pushes",
             Self::SaveSchedule(..) => "save schedule",
+            Self::DueStandbys(_) => "take due standbys",
+            Self::SaveFollowState(..) => "save a standby's state",
+            Self::StartStandby(..) => "start standby",
+            Self::StopStandby(_) => "stop standby",
         }
     }
 }
@@ -245,6 +254,10 @@ impl World {
             50..=52 => self.progress(rng)?,
             53 if rng.random_bool(0.6) => Operation::DuePushes(lease(rng)),
             54 => self.save_schedule(rng)?,
+            55 => self.save_follow_state(rng)?,
+            56 | 57 => Operation::DueStandbys(lease(rng)),
+            58 if rng.random_bool(0.7) => Operation::StartStandby(self.standby(rng)?, self.round(rng)),
+            58 => Operation::StopStandby(self.standby(rng)?),
             53 => Operation::Get(if rng.random_bool(0.2) { RoundId::new(uuid(rng)) } else { self.round(rng)? }),
             _ => self.apply(rng)?,
         })
@@ -308,6 +321,37 @@ impl World {
         Some(Operation::SaveSchedule(due, schedule))
     }
 
+    /// Mostly one that is a standby.
+    fn standby(&self, rng: &mut StdRng) -> Option<PipelineSelector> {
+        let standbys: Vec<_> = self.pipelines.iter().filter(|row| row.claim.as_str() == "standby").collect();
+        let row = pick(rng, &standbys)?;
+        Some(if rng.random_bool(0.9) { row.id.into() } else { self.selector(rng) })
+    }
+
+    /// Of a look that may be long over.
+    fn save_follow_state(&self, rng: &mut StdRng) -> Option<Operation> {
+        let PipelineSelector::Id(pipeline) = self.standby(rng)? else { return None };
+        let due_at = DateTime::from_timestamp(if rng.random_bool(0.5) { 1_000_000_000 } else { 9_000_000_000 }, 0)?;
+        let commit = CommitRef {
+            generation: Generation::FIRST,
+            seq: Seq::FIRST,
+            round: RoundId::new(uuid(rng)),
+            digest: Digest::of(b"commit"),
+        };
+        let point = Point { commit, step: Step::new(rng.random_range(0..9)).ok()?, at: due_at };
+        let state = FollowState {
+            failures: rng.random_range(0..3),
+            problem: rng.random_bool(0.5).then(|| Problem::new(Reason::NoSpace, "full\0").with("k", "v\0")),
+            seen: self.round(rng),
+            sighting: Sighting::default().next(rng.random_bool(0.7).then_some(point), None, 7, due_at),
+            ..FollowState::new(due_at)
+        };
+        let standing = Standing { pipeline, standby: true, stopped: false, activation: None, pinned: None };
+        let due =
+            DueStandby { following: standing.following()?, state: state.clone(), version: rng.random_range(0..6) };
+        Some(Operation::SaveFollowState(Box::new((due, state))))
+    }
+
     fn any_row(&self, rng: &mut StdRng) -> Option<&PipelineRow> {
         pick(rng, &self.pipelines)
     }
@@ -353,6 +397,7 @@ impl World {
         );
         request.standby = rng.random_bool(0.3);
         AdmitPull {
+            follows: rng.random_bool(0.2).then(|| rng.random_range(0..6)),
             pipeline: self.selector(rng),
             request,
             request_id: request_id(rng),

@@ -82,6 +82,7 @@ pub(crate) fn push(pipeline: &PipelineRow) -> AdmitPush {
 
 pub(crate) fn pull(pipeline: &PipelineRow) -> AdmitPull {
     AdmitPull {
+        follows: None,
         pipeline: pipeline.id.into(),
         request: PullRequest {
             selector: PullSelector::Latest,

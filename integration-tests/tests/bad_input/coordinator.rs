@@ -61,6 +61,16 @@ fn good(cluster: &Cluster, round: &v1::Round) -> BTreeMap<&'static str, Vec<u8>>
             v1::DeletePipelineRequest { pipeline: DOOMED.to_owned(), etag: "1".to_owned() }.encode_to_vec(),
         ),
         (
+            "Activate",
+            v1::ActivateRequest { pipeline: pipeline(), request_id: request_id.clone(), validate_only: true }
+                .encode_to_vec(),
+        ),
+        (
+            "StartStandby",
+            v1::StartStandbyRequest { pipeline: pipeline(), checkpoint: round.id.clone() }.encode_to_vec(),
+        ),
+        ("StopStandby", v1::StopStandbyRequest { pipeline: pipeline() }.encode_to_vec()),
+        (
             "TakeOver",
             v1::TakeOverRequest { pipeline: pipeline(), request_id: request_id.clone(), validate_only: true }
                 .encode_to_vec(),

@@ -2,6 +2,7 @@
 //! and tells the behaviour; tests without a number hold what the protocol says beyond the scenarios.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests: a failed expectation is a failed test")]
 
+mod activation;
 mod bad_input;
 mod coordinator;
 mod database_faults;
@@ -12,12 +13,14 @@ mod increments;
 mod limits;
 mod no_space;
 mod ownership;
+mod pair;
 mod paused;
 mod push_and_restore;
 mod replicas;
 mod schedule;
 mod solo;
 mod sources;
+mod standby;
 mod start_up;
 mod store_errors;
 mod store_faults;

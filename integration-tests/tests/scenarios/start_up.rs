@@ -6,8 +6,9 @@ use lockstep_client::v1;
 use lockstep_devkit::{FaultAction, FaultRule};
 use lockstep_integration_tests::{
     cluster::{BUCKET, Cluster, Options, PIPELINE},
+    feldera,
     host::State,
-    orders,
+    http, orders, wait,
 };
 use lockstep_protocol::id::LocalCheckpointId;
 use uuid::Uuid;
@@ -23,7 +24,11 @@ struct Alone {
 impl Alone {
     /// With nothing anywhere; the agent doesn't run.
     async fn new() -> Self {
-        let mut cluster = Cluster::with(Options { hosts: 0, create: false, ..Options::default() }).await;
+        Self::with_store("directory").await
+    }
+
+    async fn with_store(store: &'static str) -> Self {
+        let mut cluster = Cluster::with(Options { hosts: 0, create: false, store, ..Options::default() }).await;
         cluster.kill_coordinator();
         cluster.kill_agent(0);
         Self { cluster, pipeline: Uuid::new_v4().to_string() }
@@ -138,6 +143,49 @@ async fn a_lost_disk_is_restored_at_start_and_a_kept_one_is_left_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dbsp_directory_is_synced_lost_and_restored_at_start() {
+    let mut alone = Alone::with_store("feldera").await;
+    feldera::copy_host(0, &alone.cluster.hosts[0].dir);
+    alone.start(LATEST).await;
+    assert_eq!(alone.sync().await.seq, 1);
+    alone.cluster.kill_agent(0);
+    alone.cluster.hosts[0].wipe();
+    alone.start(LATEST).await;
+    feldera::assert_restored(&alone.cluster.hosts[0], 12);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_is_not_ready_and_takes_no_order_before_its_disk_is_what_the_engine_shall_start_from() {
+    let mut alone = Alone::new().await;
+    alone.start(LATEST).await;
+    alone.checkpoint(10);
+    alone.sync().await;
+    alone.cluster.kill_agent(0);
+    alone.cluster.hosts[0].wipe();
+    let free =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap().to_string();
+    let faults = alone.cluster.s3.faults().clone();
+    let held = faults.add(FaultRule::new(FaultAction::Hang).operation("GetObject").key_contains("/solo/"));
+    let grpc = alone.cluster.agents[0].address.clone();
+    let during = async {
+        wait::until("the start-up pull is under way", || async {
+            if faults.hits(held) > 0 { Ok(()) } else { Err("no") }
+        })
+        .await;
+        let answer = http::get(&free, "/readyz").await;
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("the engine must not start"), "{answer}");
+        assert!(http::get(&free, "/healthz").await.starts_with("HTTP/1.1 200"), "it lives");
+        let described = orders::agent(&grpc).await.describe(v1::DescribeRequest {}).await.unwrap().into_inner();
+        assert_eq!(described.running.unwrap().kind, "start-up pull");
+        assert!(faults.remove(held));
+    };
+    let flags = ["--pull-at-start", "latest", "--http-listen", &free];
+    tokio::join!(alone.start(&flags), during);
+    assert!(http::get(&free, "/readyz").await.starts_with("HTTP/1.1 200"));
+    assert_eq!(alone.cluster.hosts[0].checkpoints().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_comes_back_behind_the_location_is_brought_to_the_newest_checkpoint() {
     let mut alone = Alone::new().await;
     alone.start(LATEST).await;
@@ -208,6 +256,11 @@ async fn an_agent_killed_in_its_start_up_pull_begins_it_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_store_refuses_or_does_not_answer_never_starts_an_engine() {
     let mut alone = Alone::new().await;
+    // A failure that passes by itself is not the end of a start.
+    let short = FaultRule::new(FaultAction::SlowDown).operation("ListObjectsV2").times(2);
+    alone.cluster.s3.faults().add(short);
+    alone.start(LATEST).await;
+    alone.cluster.kill_agent(0);
     // An empty location that can't be seen, with and without leave to start fresh.
     for fail_if_none in ["--fail-if-none=true", "--fail-if-none=false"] {
         alone

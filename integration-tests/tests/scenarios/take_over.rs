@@ -3,52 +3,21 @@
 use lockstep_client::v1::{self, RoundPhase};
 use lockstep_devkit::{FaultAction, FaultRule};
 use lockstep_integration_tests::{
-    cluster::{BUCKET, COORDINATOR_KEY, Cluster, Options, PIPELINE},
+    cluster::{BUCKET, COORDINATOR_KEY, Cluster, PIPELINE},
     wait,
 };
 
-const HEIR: &str = "heir";
+use crate::pair::{HEIR, checkpoint_all, owner_and, push};
 
-fn checkpoint_all(cluster: &Cluster, step: u64) {
-    for host in &cluster.hosts {
-        host.checkpoint(step, &[("state.bin", format!("host {} at step {step}", host.idx).as_bytes())]);
-    }
-}
-
-/// `orders`, alive, with steps 10 and 20 acknowledged; and `heir`, a standby on the same location with hosts and a database of its own.
+/// Neither its coordinator nor anybody else pulls for the heir while its location is taken over.
 async fn owner_and_heir() -> (Cluster, Cluster) {
-    let owner = Cluster::start().await;
-    for step in [10, 20] {
-        checkpoint_all(&owner, step);
-        owner.pushed().await;
-    }
-    let mut heir = Cluster::with(Options { create: false, ..Options::default() }).await;
-    for idx in 0..3 {
-        heir.kill_agent(idx);
-        let identity: Vec<String> =
-            ["--host-idx", &idx.to_string(), "--n-hosts", "3"].iter().map(|&arg| arg.to_owned()).collect();
-        let allowed = format!("s3://{BUCKET}/{PIPELINE}?endpoint={}&path_style=true", owner.endpoint());
-        let flags = ["--pipeline", HEIR, "--allow-location", &allowed].map(str::to_owned);
-        heir.start_agent_as(idx, &identity, &flags, &format!("agent-{idx}-secret")).await;
-    }
-    let spec = v1::PipelineSpec {
-        initial: v1::Initial::Standby.into(),
-        location: Some(owner.location(PIPELINE)),
-        ..heir.spec(HEIR)
-    };
-    let created = heir.client.create_pipeline(spec).await.unwrap();
-    assert_eq!(created.generation, 0, "a standby owns nothing");
+    let (owner, heir) = owner_and(&[], |_| {}).await;
+    heir.client.stop_standby(HEIR).await.unwrap();
     (owner, heir)
 }
 
 fn request(yes: bool) -> v1::TakeOverRequest {
     v1::TakeOverRequest { pipeline: HEIR.to_owned(), validate_only: !yes, ..Default::default() }
-}
-
-async fn push(cluster: &Cluster, pipeline: &str) -> v1::Round {
-    let request = v1::StartPushRequest { pipeline: pipeline.to_owned(), ..Default::default() };
-    let round = cluster.client.start_push(request).await.unwrap();
-    cluster.client.wait_round(&round.id).await.unwrap()
 }
 
 async fn pull_heir(heir: &Cluster) -> v1::Round {

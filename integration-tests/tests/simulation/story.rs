@@ -262,6 +262,7 @@ impl Story {
             discard_local: self.rng.random_bool(0.2),
         };
         let pull = AdmitPull {
+            follows: None,
             pipeline: self.pipeline.id.into(),
             request,
             request_id: Some(self.request_id()),
@@ -370,6 +371,7 @@ impl Story {
 
     async fn start_pull(&mut self, request: PullRequest) -> Result<(), String> {
         let pull = AdmitPull {
+            follows: None,
             pipeline: self.pipeline.id.into(),
             request,
             request_id: None,

@@ -18,7 +18,7 @@ pub enum Event {
         /// The highest fence.
         highest: Option<Fence>,
     },
-    /// It can't be done, and nothing was put: a store that is unsuitable, a warm pull that failed for good.
+    /// It can't be done: nothing was put, and the store is unsuitable or the warm pull failed for good; or a newer fence stands (`FENCED`) before the last pull was done.
     Refused(Problem),
     /// What stands at the key of the prepared fence.
     Fenced(FenceKnown),

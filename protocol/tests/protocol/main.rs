@@ -15,5 +15,6 @@ mod sample;
 mod schedules;
 mod selection;
 mod specs;
+mod standbys;
 mod starts;
 mod takeovers;

@@ -290,6 +290,23 @@ fn open_pulls_are_superseded() {
     }
 }
 
+#[test]
+fn an_activation_that_is_fenced_before_its_last_pull_ends_and_no_other_failure_ends_it() {
+    let events = [
+        Event::Warmed(None),
+        surveyed(1),
+        Event::Fenced(FenceKnown::Mine),
+        Event::BaseStands(base(2, Some(commit(1, 5)))),
+        Event::Adopted,
+        Event::Refused(Problem::new(Reason::StoreDenied, "403")),
+    ];
+    let at = after(&take_over(Purpose::Activate), &events);
+    assert_eq!(at.phase, Phase::Pulling);
+    let at = after(&at, &[Event::Refused(Problem::new(Reason::Fenced, "generation 3"))]);
+    assert_eq!((at.phase, at.problem.map(|problem| problem.reason)), (Phase::Failed, Some(Reason::Fenced)));
+    assert!(Purpose::parse(Purpose::Activate.as_str()) == Some(Purpose::Activate) && Purpose::parse("?").is_none());
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         Just(Event::Warmed(Some(commit(1, 2)))),

@@ -75,6 +75,7 @@ impl Tables {
             return Err(answered_another(&pipeline, request, *round).into());
         }
         check_admits(&pipeline, &request.ask)?;
+        self.still_follows(&pipeline, &request.ask)?;
         if let Some(last) =
             asks_for_newest(&pipeline, &request.ask).filter(|last| self.rounds.contains_key(&last.commit.round))
         {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use lockstep_protocol::{
-    id::{RequestId, Seq, Term},
+    id::{PipelineId, RequestId, Seq, Term},
     takeover::TakeOver,
 };
 use uuid::Uuid;
@@ -16,7 +16,8 @@ use crate::store::{
     audit::event,
     sqlstate::Fail,
     take_overs::{
-        Adoption, Move, Request, admitted_because, check_admits, new_take_over, not_found, stored, writer_of,
+        Adoption, Move, Request, admitted_because, adopted_as, check_admits, hands_over, new_take_over, not_found,
+        stored, writer_of,
     },
 };
 
@@ -33,14 +34,13 @@ impl Tables {
         let pipeline = self.own_pipeline(&request.ask.pipeline)?.row.clone();
         let asked = request.ask.request_id;
         let mut of_pipeline = self.take_overs.values().filter(|stored| stored.value.pipeline == pipeline.id);
-        let known = of_pipeline
-            .clone()
-            .find(|stored| stored.value.id == request.id || asked.is_some() && stored.request_id == asked);
+        let known =
+            of_pipeline.find(|stored| stored.value.id == request.id || asked.is_some() && stored.request_id == asked);
         if let Some(known) = known {
             return Ok(known.value.clone());
         }
-        let active = of_pipeline.find(|stored| !stored.value.phase.is_terminal()).map(|stored| stored.value.id);
-        check_admits(&pipeline, active)?;
+        let active = self.active_take_over(pipeline.id);
+        check_admits(&pipeline, request.ask.purpose, active)?;
         let new = new_take_over(&pipeline, request, writer_of(&self.identity));
         self.take_overs.insert(
             new.id,
@@ -49,6 +49,11 @@ impl Tables {
         let cause = admitted_because(&new);
         self.tell(&new, (event::TAKE_OVER_ADMITTED, None, new.phase.as_str()), &cause, &request.caller.actor, now);
         Ok(new)
+    }
+
+    pub(super) fn active_take_over(&self, pipeline: PipelineId) -> Option<Uuid> {
+        let mut active = self.take_overs.values().filter(|stored| !stored.value.phase.is_terminal());
+        active.find(|stored| stored.value.pipeline == pipeline).map(|stored| stored.value.id)
     }
 
     fn tell(
@@ -118,6 +123,13 @@ impl Tables {
             return Ok(TakeOverApplied::Moved);
         }
         let next = stored(change);
+        if hands_over(change) {
+            self.change_pipeline(next.pipeline, now, |row| {
+                if row.claim == ClaimState::Standby && Some(row.generation) == next.generation() {
+                    row.claim = ClaimState::Owned;
+                }
+            });
+        }
         if change.decision.fence_pipeline {
             let (holds, problem) = (next.holds, next.problem.clone());
             let fits = self.any_pipeline(next.pipeline)?.generation == holds;
@@ -153,7 +165,7 @@ impl Tables {
         }
         let identity = self.identity.clone();
         self.change_pipeline(next.pipeline, now, |row| {
-            row.claim = ClaimState::Owned;
+            row.claim = adopted_as(next);
             row.claim_problem = None;
             row.generation = fence.generation;
             row.fence_bytes = Some(fence.bytes);
