@@ -13,6 +13,7 @@ use lockstep_protocol::{
     id::{DatabaseId, PipelineId},
     round::RetryPolicy,
     spec::PipelineSpec,
+    takeover::Purpose,
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tokio_util::sync::CancellationToken;
@@ -34,7 +35,12 @@ pub(crate) struct Rival {
 
 /// Somebody who shall own the location.
 pub(crate) async fn take_over(store: &Store, pipeline: PipelineId) -> bool {
-    let ask = AdmitTakeOver { pipeline: pipeline.into(), request_id: None, retry: RetryPolicy::default() };
+    let ask = AdmitTakeOver {
+        pipeline: pipeline.into(),
+        request_id: None,
+        retry: RetryPolicy::default(),
+        purpose: Purpose::TakeOver,
+    };
     let answer = store.admit_take_over(ask, &alice()).await;
     info!(%pipeline, admitted = answer.is_ok(), "take-over asked for");
     answer.is_ok()

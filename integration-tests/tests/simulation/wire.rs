@@ -25,15 +25,22 @@ pub(crate) fn pool(agents: &[Agent], gate: &Arc<dyn Gate>, weather: &Weather) ->
     let hosts: BTreeMap<String, Agent> = agents.iter().map(|agent| (agent.address(), agent.clone())).collect();
     let (gate, weather) = (Arc::clone(gate), weather.clone());
     AgentPool::over(AgentPoolOptions::default(), move |address, _| {
-        let (agent, gate, weather) = (hosts[address].clone(), Arc::clone(&gate), weather.clone());
+        let (agent, gate, weather) = (hosts.get(address).cloned(), Arc::clone(&gate), weather.clone());
         let way = service_fn(move |request| call(agent.clone(), Arc::clone(&gate), weather.clone(), request));
         Ok(Carrier::new(ClientTrace::new(way, address)))
     })
 }
 
-async fn call(agent: Agent, gate: Arc<dyn Gate>, weather: Weather, request: Request) -> Result<Response, Status> {
+/// None: there is no such host.
+async fn call(
+    agent: Option<Agent>,
+    gate: Arc<dyn Gate>,
+    weather: Weather,
+    request: Request,
+) -> Result<Response, Status> {
     gate.pass().await;
     let patience = timeout_of(&request);
+    let Some(agent) = agent else { return Err(Status::unavailable("connection refused")) };
     let answer = match tokio::time::timeout(patience, travel(agent, weather, request)).await {
         Ok(answer) => answer,
         Err(_) => Err(Status::deadline_exceeded("no answer in time")),
