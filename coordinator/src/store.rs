@@ -207,15 +207,7 @@ impl Store {
         let change =
             Arc::new(apply::Change { before: before.clone(), decision: decision.clone(), caller: caller.clone() });
         let applied = match self.database.apply(Arc::clone(&change)).await {
-            Err(StoreError::UnknownOutcome(problem)) => match self.database.look(Arc::clone(&change)).await {
-                Ok(Some(applied)) => applied,
-                // The first run may be on its way still: as long as no second one is known to have replaced it, what it does is unknown.
-                Ok(None) => self.database.apply(change).await.map_err(|error| match error {
-                    StoreError::Unavailable(_) => StoreError::UnknownOutcome(problem),
-                    error => error,
-                })?,
-                Err(_) => return Err(StoreError::UnknownOutcome(problem)),
-            },
+            Err(StoreError::UnknownOutcome(problem)) => self.apply_again(change, problem).await?,
             applied => applied?,
         };
         if let Applied::Stored(round) = &applied {
@@ -227,6 +219,24 @@ impl Store {
             }
         }
         Ok(applied)
+    }
+
+    /// After a lost answer. The first run may be on its way still: as long as no second one is known to have replaced it, what it does is unknown.
+    async fn apply_again(&self, change: Arc<apply::Change>, lost: Problem) -> Result<Applied, StoreError> {
+        match self.database.look(Arc::clone(&change)).await {
+            Ok(Some(applied)) => return Ok(applied),
+            Ok(None) => {}
+            Err(_) => return Err(StoreError::UnknownOutcome(lost)),
+        }
+        match self.database.apply(Arc::clone(&change)).await {
+            // Perhaps moved by the first run, which landed since the look.
+            Ok(Applied::Moved) => match self.database.look(change).await {
+                Ok(Some(applied)) => Ok(applied),
+                Ok(None) | Err(_) => Err(StoreError::UnknownOutcome(lost)),
+            },
+            Err(StoreError::Unavailable(_)) => Err(StoreError::UnknownOutcome(lost)),
+            applied => applied,
+        }
     }
 
     /// Asks the replica that drives the round to stop it. `ROUND_NOT_FOUND`, `ROUND_NOT_CANCELLABLE`. The first request counts.
