@@ -118,7 +118,8 @@ async fn s33_a_flipped_byte_is_found_within_the_daily_budget_without_anybody_ask
         async move {
             let shown = client.get_checkpoint(PIPELINE, &id).await.map_err(|error| error.to_string())?;
             let last = shown.last_verification.clone().ok_or("not read yet")?;
-            if !last.intact && !(shown.damaged && last.mark_time.is_some()) {
+            let marked = shown.damaged && last.mark_time.is_some();
+            if !last.intact && !marked {
                 return Err("not marked yet".to_owned());
             }
             Ok((shown.damaged, last))
