@@ -7,18 +7,18 @@ use crate::{number_of, story};
 /// Each with a seed that caught it; another one is looked for if the histories have changed since. What else there is, the model and the seeds of
 /// docs/reliability/seeds.md catch.
 const BUGS: [(Bug, u64); 15] = [
-    (Bug::EffectsBeforeStored, 1),
+    (Bug::EffectsBeforeStored, 2),
     (Bug::UnknownTakenAsFailed, 0),
-    (Bug::UnconditionalCommitPut, 63),
+    (Bug::UnconditionalCommitPut, 298),
     // The version alone guards most writes, since each claim raises it too: what shows the bug is a replica that hands back a round of another's.
-    (Bug::NoTermInWhere, 11),
-    (Bug::NoVersionInWhere, 7),
+    (Bug::NoTermInWhere, 194),
+    (Bug::NoVersionInWhere, 48),
     (Bug::NoGuardInWhere, 6),
     (Bug::ExistsTakenAsFailed, 0),
-    (Bug::ExistsTakenAsMine, 6),
+    (Bug::ExistsTakenAsMine, 10),
     (Bug::SecondRoundAdmitted, 0),
-    (Bug::AbortOnlyInDatabase, 6),
-    (Bug::DeadlineInCommitting, 6),
+    (Bug::AbortOnlyInDatabase, 10),
+    (Bug::DeadlineInCommitting, 197),
     (Bug::IncarnationNotCompared, 6),
     (Bug::SuccessAtTheFirstHost, 3),
     (Bug::CancelWhileInstalling, 24),
