@@ -2,7 +2,11 @@
 //!
 //! The second replica is stopped (SIGSTOP) while the first one works, so that it is the first one that comes to the place.
 
-use std::{collections::BTreeSet, fmt, time::Instant};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    time::{Duration, Instant},
+};
 
 use lockstep_client::{ClientError, LockstepClient, v1};
 use lockstep_failpoint::{Point, Point::*};
@@ -198,9 +202,20 @@ impl Collectors {
         let (mut victim, address) = self.cluster.another_coordinator("victim", "127.0.0.1:0", &secret).await;
         self.cluster.arm("");
         self.cluster.pause_coordinator(true);
-        // It may die before it can answer.
-        let _ = ask.at(&client_of(&format!("http://{address}"))).await;
-        victim.killed().await;
+        // It may die before it can answer; and it may be refused once, where the sleeping one holds a lock. The same request again is the same collection.
+        let client = client_of(&format!("http://{address}"));
+        let mut dead = false;
+        for _ in 0..20 {
+            let asked = async {
+                let _ = ask.at(&client).await;
+                victim.killed().await;
+            };
+            dead = tokio::time::timeout(Duration::from_secs(3), asked).await.is_ok();
+            if dead {
+                break;
+            }
+        }
+        assert!(dead, "the victim never came to {}", case.point);
         let died = Instant::now();
         self.cluster.pause_coordinator(false);
         wait::until("the other one has ended it", || ask.at(&self.cluster.client)).await;
