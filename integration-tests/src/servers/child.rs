@@ -21,6 +21,8 @@ use nix::{
 };
 use tokio::sync::watch;
 
+use crate::wait;
+
 /// A running child. Dropping it kills it.
 #[derive(Debug)]
 pub struct Child {
@@ -75,15 +77,35 @@ impl Child {
 
     /// Runs a program to its end, which must be a success. `beside` are those that it talks to.
     pub async fn run(name: &str, program: &Path, args: &[&str], folder: &Path, beside: &[&Self]) {
+        let (child, status) = Self::run_to_its_end(name, program, args, folder, beside).await;
+        assert!(status.success(), "{name} ended with {status}\n{}", logs(beside, &child));
+    }
+
+    /// Runs a program that may be run twice again and again, until it is a success.
+    pub async fn run_until_it_succeeds(name: &str, program: &Path, args: &[&str], folder: &Path, beside: &[&Self]) {
+        wait::until(name, || async {
+            let (child, status) = Self::run_to_its_end(name, program, args, folder, beside).await;
+            if status.success() { Ok(()) } else { Err(format!("{status}\n{}", logs(beside, &child))) }
+        })
+        .await;
+    }
+
+    async fn run_to_its_end(
+        name: &str,
+        program: &Path,
+        args: &[&str],
+        folder: &Path,
+        beside: &[&Self],
+    ) -> (Self, ExitStatus) {
         let child = Self::start(name, program, args, folder);
-        let all = || beside.iter().chain([&&child]).map(|child| child.log()).collect::<Vec<_>>().join("\n");
         let mut exits: Vec<_> = beside.iter().chain([&&child]).map(|child| Box::pin(child.exited())).collect();
-        let first = tokio::time::timeout(crate::wait::PATIENCE, select_all(&mut exits)).await;
-        let (status, which, _) = first.unwrap_or_else(|_| panic!("{name} does not end\n{}", all()));
+        let first = tokio::time::timeout(wait::PATIENCE, select_all(&mut exits)).await;
+        let (status, which, _) = first.unwrap_or_else(|_| panic!("{name} does not end\n{}", logs(beside, &child)));
         if let Some(ended) = beside.get(which) {
-            panic!("{} ended with {status} while {name} ran\n{}", ended.name, all());
+            panic!("{} ended with {status} while {name} ran\n{}", ended.name, logs(beside, &child));
         }
-        assert!(status.success(), "{name} ended with {status}\n{}", all());
+        drop(exits);
+        (child, status)
     }
 
     async fn exited(&self) -> ExitStatus {
@@ -116,6 +138,10 @@ impl Drop for Child {
             let _ = kill(self.pid, Signal::SIGKILL);
         }
     }
+}
+
+fn logs(beside: &[&Child], child: &Child) -> String {
+    beside.iter().chain([&child]).map(|child| child.log()).collect::<Vec<_>>().join("\n")
 }
 
 fn as_pid(pid: u32) -> Pid {

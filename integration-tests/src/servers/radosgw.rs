@@ -65,11 +65,12 @@ impl Radosgw {
         Child::run("mon-mkfs", &installed.mon, &make_mon, folder, &[]).await;
         let mon = Child::start("mon", &installed.mon, &["-c", &config, "-i", "a", "-f"], folder);
 
-        // Waits for the monitor by itself.
+        // Waits for the monitor by itself; but one that meets it before it has formed its quorum of one is told no cluster id, gives none with
+        // its command and is refused for it (EPERM). Both commands may be run twice.
         let add_osd = ["-c", &config, "--connect-timeout", "30", "osd", "new", &osd];
-        Child::run("osd-new", &installed.ceph, &add_osd, folder, &[&mon]).await;
+        Child::run_until_it_succeeds("osd-new", &installed.ceph, &add_osd, folder, &[&mon]).await;
         let place = ["-c", &config, "osd", "crush", "add", "osd.0", "1", "root=default", "host=localhost"];
-        Child::run("osd-place", &installed.ceph, &place, folder, &[&mon]).await;
+        Child::run_until_it_succeeds("osd-place", &installed.ceph, &place, folder, &[&mon]).await;
         let make_osd = ["-c", &config, "-i", "0", "--mkfs", "--osd-uuid", &osd];
         Child::run("osd-mkfs", &installed.osd, &make_osd, folder, &[&mon]).await;
         let osd = Child::start("osd", &installed.osd, &["-c", &config, "-i", "0", "-f"], folder);
