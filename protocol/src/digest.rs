@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+use uuid::{Builder, Uuid};
 
 use crate::problem::{Problem, Reason};
 
@@ -19,6 +20,13 @@ impl Digest {
     /// From a finished hasher.
     pub fn from_hash(hash: blake3::Hash) -> Self {
         Self(*hash.as_bytes())
+    }
+
+    /// A UUID that follows from what was digested: the same name, the same UUID, whoever makes it.
+    pub fn to_uuid(self) -> Uuid {
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&self.0[..16]);
+        Builder::from_custom_bytes(bytes).into_uuid()
     }
 
     /// The raw bytes.

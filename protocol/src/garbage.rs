@@ -17,7 +17,7 @@ pub mod sweep;
 
 pub use orphan::{DatabaseView, ListedKey, OpenUpload, Orphans, RoundState};
 pub use reach::CommitReach;
-pub use retain::{Candidates, Kept, Known, Limits, Locked, WhyKept, candidates, in_use};
+pub use retain::{Candidates, Kept, Known, Locked, WhyKept, candidates, in_use};
 pub use retire::{LandedTombstone, Retiring, TombstoneKnown};
 pub use sweep::Sweep;
 

@@ -81,7 +81,7 @@ pub struct StartPolicy {
 /// How long checkpoints are kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Retention {
-    /// The newest this many are kept.
+    /// The newest this many that are not damaged are kept.
     pub min_count: u32,
     /// Younger ones are kept.
     pub min_age: Duration,

@@ -110,10 +110,5 @@ async fn ended(services: &Services, round: RoundId, changes: &mut Changes) -> Re
 /// The same for the same try of the same phase.
 fn request_id(take_over: &TakeOver) -> RequestId {
     let name = format!("{} {} {}", take_over.id, take_over.phase, take_over.tries);
-    let digest = Digest::of(name.as_bytes());
-    let mut bytes = [0; 16];
-    for (byte, drawn) in bytes.iter_mut().zip(digest.as_bytes()) {
-        *byte = *drawn;
-    }
-    RequestId::new(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+    RequestId::new(Digest::of(name.as_bytes()).to_uuid())
 }

@@ -6,7 +6,7 @@ use lockstep_bucket::{ObjectStore, Pace, StoreError, UploadId, WriteOutcome, gar
 use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     commit::CommitRef,
-    garbage::{Doomed, Limits, OpenUpload, Plan, TombstoneKnown},
+    garbage::{Doomed, OpenUpload, Plan, TombstoneKnown},
     problem::{Problem, Retryable},
     upkeep::Upkeep,
 };
@@ -45,10 +45,8 @@ pub(super) async fn collect(
     counting: &Counting,
 ) -> Result<Option<Problem>, Problem> {
     let row = services.store.get_pipeline(&upkeep.pipeline.into()).await?;
-    let limits =
-        row.spec.retention.map(|retention| Limits { min_age: retention.min_age, min_count: retention.min_count });
     let collector = open(services, upkeep).await?;
-    let survey = collector.survey(limits).await?;
+    let survey = collector.survey(row.spec.retention).await?;
     retire(services, &collector, &survey, "retention permits it", counting).await?;
     let pace = Pace::new(u64::from(services.options.garbage.deletes_per_second));
     let sweep = collector.sweep(&[]).await?;

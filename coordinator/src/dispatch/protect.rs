@@ -15,7 +15,6 @@ use lockstep_protocol::{
     problem::{Problem, Reason},
     round::{Kind, Resolved, Round, Source},
 };
-use uuid::Builder;
 
 use super::drive::Drive;
 use crate::plan::{PullPlan, patiently, place::Place, resolve_pull};
@@ -101,10 +100,6 @@ async fn unpin(round: &Round, place: &Place, commit: CommitRef) {
 
 /// Of no other round and no other checkpoint; the same for every replica that drives the round.
 fn key(round: &Round, commit: CommitRef) -> Key {
-    let digest = Digest::of(format!("{} {}", round.id, commit.round).as_bytes());
-    let mut bytes = [0; 16];
-    for (byte, drawn) in bytes.iter_mut().zip(digest.as_bytes()) {
-        *byte = *drawn;
-    }
-    Key::Pin("standby".to_owned(), Builder::from_custom_bytes(bytes).into_uuid())
+    let name = format!("{} {}", round.id, commit.round);
+    Key::Pin("standby".to_owned(), Digest::of(name.as_bytes()).to_uuid())
 }

@@ -17,13 +17,13 @@ use lockstep_bucket::{
 use lockstep_protocol::{
     commit::CommitRef,
     garbage::{
-        Candidates, CommitReach, LandedTombstone, Limits, Locked, Orphans, Plan, Stop, Sweep, WhyKept, candidates,
-        check_owner,
+        Candidates, CommitReach, LandedTombstone, Locked, Orphans, Plan, Stop, Sweep, WhyKept, candidates, check_owner,
     },
     id::{Generation, PipelineId, RoundId},
     location::Location,
     pin::Pin,
     problem::{Problem, Reason},
+    spec::Retention,
 };
 
 use super::patiently;
@@ -33,7 +33,7 @@ use crate::store::{CollectionView, Store, refuse_behind};
 const PARALLEL: usize = 4;
 
 /// Of a checkpoint that somebody asks to delete.
-pub const NO_LIMITS: Limits = Limits { min_age: Duration::ZERO, min_count: 0 };
+pub const NO_LIMITS: Retention = Retention { min_age: Duration::ZERO, min_count: 0 };
 
 /// What a collection is given.
 #[derive(Clone, Debug)]
@@ -93,7 +93,7 @@ impl Collector {
     }
 
     /// G1, before the lock. `limits`: none retires nothing.
-    pub async fn survey(&self, limits: Option<Limits>) -> Result<Survey, Problem> {
+    pub async fn survey(&self, limits: Option<Retention>) -> Result<Survey, Problem> {
         let since = self.store.now().await?;
         let decisions = self.decisions().await?;
         let pins = self.pins().await?;

@@ -5,12 +5,13 @@ use std::{collections::BTreeMap, time::Duration};
 use lockstep_protocol::{
     commit::CommitRef,
     garbage::{
-        Candidates, CommitReach, DatabaseView, Known, LandedTombstone, Limits, ListedKey, Orphans, Plan, RoundState,
-        Stop, Sweep, TombstoneKnown, candidates,
+        Candidates, CommitReach, DatabaseView, Known, LandedTombstone, ListedKey, Orphans, Plan, RoundState, Stop,
+        Sweep, TombstoneKnown, candidates,
     },
     pin::Pin,
     planted::{self, Bug},
     problem::Reason,
+    spec::Retention,
     takeover::PutAnswer,
 };
 use uuid::Uuid;
@@ -147,7 +148,7 @@ impl Garbage {
                 occupied: collector.occupied.has(slot),
             })
             .collect();
-        let limits = Limits { min_age: Duration::ZERO, min_count: 1 };
+        let limits = Retention { min_age: Duration::ZERO, min_count: 1 };
         let free = candidates(&known, &[], &self.in_use(generation), limits, facts::now());
         self.slots(&free.retire)
     }

@@ -1,7 +1,7 @@
 //! G1: which commits may be retired. [`candidates`] works on what was listed and is what a dry run shows; [`Candidates::mark`] decides again under the pipeline's row
 //! lock, the same under which pushes choose their base and pulls store their source.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -11,19 +11,11 @@ use crate::{
     pin::Pin,
     planted::{self, Bug},
     round::{Kind, Round, Source},
+    spec::Retention,
     tombstone::Tombstone,
 };
 
 use super::retire::Retiring;
-
-/// How long and how many, from the pipeline's spec.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Limits {
-    /// Younger ones stay.
-    pub min_age: Duration,
-    /// So many of the newest that are not damaged stay.
-    pub min_count: u32,
-}
 
 /// A commit that counts and is not retired.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,7 +86,7 @@ pub fn candidates(
     known: &[Known],
     pins: &[Pin],
     in_use: &BTreeSet<CommitRef>,
-    limits: Limits,
+    limits: Retention,
     now: DateTime<Utc>,
 ) -> Candidates {
     let pinned: BTreeSet<CommitRef> = pins.iter().map(|pin| pin.commit).collect();

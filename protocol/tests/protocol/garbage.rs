@@ -10,8 +10,8 @@ use lockstep_protocol::{
     digest::Digest,
     fence::{FenceBase, TombstoneRef},
     garbage::{
-        CommitReach, DatabaseView, Known, LandedTombstone, Limits, ListedKey, Locked, OpenUpload, Orphans, Plan,
-        Retiring, RoundState, Sweep, TombstoneKnown, WhyKept, candidates, in_use,
+        CommitReach, DatabaseView, Known, LandedTombstone, ListedKey, Locked, OpenUpload, Orphans, Plan, Retiring,
+        RoundState, Sweep, TombstoneKnown, WhyKept, candidates, in_use,
     },
     id::{Attempt, Generation, PipelineId, RoundId, Seq},
     key::{AttemptPath, Key},
@@ -19,6 +19,7 @@ use lockstep_protocol::{
     pin::Pin,
     problem::Reason,
     round::{Kind, Phase, Resolved, Source},
+    spec::Retention,
     takeover::PutAnswer,
     tombstone::Tombstone,
 };
@@ -74,8 +75,8 @@ fn landed(s: u64) -> LandedTombstone {
     }
 }
 
-const fn limits(min_count: u32) -> Limits {
-    Limits { min_age: DAY, min_count }
+const fn limits(min_count: u32) -> Retention {
+    Retention { min_age: DAY, min_count }
 }
 
 #[test]
