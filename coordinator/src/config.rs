@@ -3,7 +3,7 @@
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use lockstep_protocol::round::RetryPolicy;
+use lockstep_protocol::{round::RetryPolicy, unit};
 use lockstep_telemetry::LogFormat;
 
 use crate::{dispatch::GarbageOptions, store::Pooler};
@@ -160,52 +160,52 @@ pub struct CoordinatorArgs {
 
     /// How long to try for Postgres at start, which may still be starting itself.
     #[arg(long, env = "LOCKSTEP_DATABASE_WAIT", default_value = "15s", value_name = "DURATION",
-        value_parser = humantime::parse_duration, global = true)]
+        value_parser = duration, global = true)]
     pub database_wait: Duration,
 
     /// How long a statement may take before Postgres gives it up; a whole call to the database may take twice as long.
     #[arg(long, env = "LOCKSTEP_DB_STATEMENT_TIMEOUT", default_value = "15s", value_name = "DURATION",
-        value_parser = humantime::parse_duration)]
+        value_parser = duration)]
     pub db_statement_timeout: Duration,
 
     /// How long a statement may wait for a lock before Postgres gives it up.
     #[arg(long, env = "LOCKSTEP_DB_LOCK_TIMEOUT", default_value = "5s", value_name = "DURATION",
-        value_parser = humantime::parse_duration)]
+        value_parser = duration)]
     pub db_lock_timeout: Duration,
 
     /// How long a transaction may hear nothing from this replica before Postgres ends it and frees its locks.
     #[arg(long, env = "LOCKSTEP_DB_IDLE_IN_TRANSACTION_TIMEOUT", default_value = "10s", value_name = "DURATION",
-        value_parser = humantime::parse_duration)]
+        value_parser = duration)]
     pub db_idle_in_transaction_timeout: Duration,
 
     /// How long a claimed round belongs to a replica that doesn't renew it; a killed replica's rounds are driven again after this.
     #[arg(long, env = "LOCKSTEP_LEASE", default_value = "10s", value_name = "DURATION",
-        value_parser = humantime::parse_duration)]
+        value_parser = duration)]
     pub lease: Duration,
 
     /// How often a lease is renewed; at most half of --lease.
     #[arg(long, env = "LOCKSTEP_RENEW_EVERY", default_value = "3s", value_name = "DURATION",
-        value_parser = humantime::parse_duration)]
+        value_parser = duration)]
     pub renew_every: Duration,
 
     /// How long an agent may hold a status call before it answers.
     #[arg(long, env = "LOCKSTEP_LONG_POLL", default_value = "20s", value_name = "DURATION",
-        value_parser = humantime::parse_duration)]
+        value_parser = duration)]
     pub long_poll: Duration,
 
     /// How long an agent may be silent before its attempt counts as failed.
     #[arg(long, env = "LOCKSTEP_UNREACHABLE_AFTER", default_value = "30s", value_name = "DURATION",
-        value_parser = humantime::parse_duration)]
+        value_parser = duration)]
     pub unreachable_after: Duration,
 
     /// How long a transfer may go without moving a byte before its attempt counts as failed.
     #[arg(long, env = "LOCKSTEP_STALL_AFTER", default_value = "60s", value_name = "DURATION",
-        value_parser = humantime::parse_duration)]
+        value_parser = duration)]
     pub stall_after: Duration,
 
     /// How long a lookup in the bucket is repeated while S3 throttles or does not answer, before the round fails with that.
     #[arg(long, env = "LOCKSTEP_STORE_PATIENCE", default_value = "10s", value_name = "DURATION",
-        value_parser = humantime::parse_duration)]
+        value_parser = duration)]
     pub store_patience: Duration,
 
     /// Rounds that this replica drives at a time.
@@ -220,33 +220,33 @@ pub struct CoordinatorArgs {
 
     /// Back-off after a host's first failed attempt; doubles each time.
     #[arg(long, env = "LOCKSTEP_RETRY_BASE", default_value = "500ms", value_name = "DURATION",
-        value_parser = humantime::parse_duration)]
+        value_parser = duration)]
     pub retry_base: Duration,
 
     /// Longest back-off.
     #[arg(long, env = "LOCKSTEP_RETRY_MAX", default_value = "30s", value_name = "DURATION",
-        value_parser = humantime::parse_duration)]
+        value_parser = duration)]
     pub retry_max: Duration,
 
     /// Deadline of a push whose caller gives none; 1s to 7d.
     #[arg(long, env = "LOCKSTEP_PUSH_DEADLINE", default_value = "1h", value_name = "DURATION",
-        value_parser = humantime::parse_duration)]
+        value_parser = duration)]
     pub push_deadline: Duration,
 
     /// Deadline of a pull whose caller gives none; 1s to 7d.
     #[arg(long, env = "LOCKSTEP_PULL_DEADLINE", default_value = "1h", value_name = "DURATION",
-        value_parser = humantime::parse_duration)]
+        value_parser = duration)]
     pub pull_deadline: Duration,
 
     /// How long a retired checkpoint keeps its objects, for pulls of other databases that may be reading it.
     #[arg(long, env = "LOCKSTEP_GC_GRACE", default_value = "24h", value_name = "DURATION",
-        value_parser = humantime::parse_duration)]
+        value_parser = duration)]
     pub gc_grace: Duration,
 
     /// How far apart collections of garbage begin that nobody asks for: orphans of every pipeline that owns its location, checkpoints
     /// of those with a retention. 0s: garbage is only collected when asked for.
     #[arg(long, env = "LOCKSTEP_GC_INTERVAL", default_value = "1h", value_name = "DURATION",
-        value_parser = humantime::parse_duration)]
+        value_parser = duration)]
     pub gc_interval: Duration,
 
     /// Deletes that one collection of garbage sends in a second at most.
@@ -256,12 +256,12 @@ pub struct CoordinatorArgs {
 
     /// After SIGTERM: time to hand rounds back and answer calls that are under way.
     #[arg(long, env = "LOCKSTEP_SHUTDOWN_GRACE", default_value = "25s", value_name = "DURATION",
-        value_parser = humantime::parse_duration)]
+        value_parser = duration)]
     pub shutdown_grace: Duration,
 
     /// Checkpoints are re-read all the time, those verified longest ago first, within so many bytes a day, by one replica at a time and never while their pipeline has
-    /// a round; damaged ones are marked. 0: none.
-    #[arg(long, env = "LOCKSTEP_VERIFY_BYTES_PER_DAY", default_value_t = 0, value_name = "BYTES")]
+    /// a round; damaged ones are marked. 0B: none.
+    #[arg(long, env = "LOCKSTEP_VERIFY_BYTES_PER_DAY", default_value = "0B", value_name = "SIZE", value_parser = size)]
     pub verify_bytes_per_day: u64,
 
     /// Writes `grpc=host:port` and `http=host:port`, one a line, to this file once both are bound.
@@ -388,6 +388,15 @@ fn is_name(name: &str) -> bool {
     (1..=128).contains(&name.len()) && name.bytes().all(|c| c.is_ascii_graphic())
 }
 
+/// Written as in specs; what is wrong is said with an example.
+fn duration(text: &str) -> Result<Duration, String> {
+    unit::duration("the value", text).map_err(|problem| problem.message)
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    unit::size("the value", text).map_err(|problem| problem.message)
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -441,6 +450,21 @@ mod tests {
             assert!(refused.contains(named), "{refused}");
         }
         assert!(args(&[]).check().unwrap_err().contains("--insecure"));
+    }
+
+    #[test]
+    fn durations_and_sizes_have_units_and_what_has_none_is_answered_with_an_example() {
+        let refused = |flags: [&str; 2]| {
+            let all = ["lockstep-coordinator", "--insecure"].iter().chain(&flags).copied().collect::<Vec<_>>();
+            CoordinatorArgs::try_parse_from(all).unwrap_err().to_string()
+        };
+        for value in ["soon", "10"] {
+            let told = refused(["--gc-grace", value]);
+            assert!(told.contains("--gc-grace") && told.contains("for example 10s"), "{told}");
+        }
+        let told = refused(["--verify-bytes-per-day", "50"]);
+        assert!(told.contains("--verify-bytes-per-day") && told.contains("for example 16MiB"), "{told}");
+        assert_eq!(args(&["--insecure", "--verify-bytes-per-day", "50GiB"]).verify_bytes_per_day, 50 << 30);
     }
 
     #[test]

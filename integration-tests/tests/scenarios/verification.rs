@@ -108,7 +108,7 @@ async fn s33_a_flipped_byte_is_found_within_the_daily_budget_without_anybody_ask
     let (key, at) = find_in(&cluster, 2, &noise(2, "20", 5000));
     cluster.s3.admin().flip_byte(BUCKET, &key, at + 17).unwrap();
     cluster.terminate_coordinator().await;
-    cluster.set_coordinator_flags(vec!["--verify-bytes-per-day", "100000000000"]);
+    cluster.set_coordinator_flags(vec!["--verify-bytes-per-day", "100GB"]);
     cluster.start_coordinator().await;
 
     // Each is read once, and by then also those that came first.
