@@ -229,8 +229,11 @@ impl Api {
         Ok(self.store.last_collection(row.id).await?.as_ref().map(convert::upkeep::collection))
     }
 
-    /// As it will be at the next look: a push that has ended is reckoned in already.
+    /// As it will be at the next look: a push that has ended is reckoned in already. Who is fenced pushes no more.
     async fn push_schedule(&self, row: &PipelineRow) -> Result<Option<v1::PushSchedule>, Problem> {
+        if row.fenced.is_some() {
+            return Ok(None);
+        }
         let Some(interval) = row.spec.push_interval else { return Ok(None) };
         let Some(schedule) = self.store.push_schedule(row.id).await? else { return Ok(None) };
         let filter = RoundFilter { pipeline: Some(row.id), active_only: false, kind: Some(RoundKind::Push) };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lockstep_proto::v1;
 use lockstep_protocol::{
     commit::CommitRef,
-    garbage::{LandedTombstone, Limits, Plan},
+    garbage::{LandedTombstone, Plan},
     id::Generation,
     key::Key,
     pin::Pin,
@@ -139,10 +139,8 @@ impl Api {
 
     /// Exactly what a collection would do now, found in the same way.
     async fn what_would_go(&self, row: &PipelineRow) -> Result<v1::CollectGarbageResponse, Problem> {
-        let limits =
-            row.spec.retention.map(|retention| Limits { min_age: retention.min_age, min_count: retention.min_count });
         let collector = self.collector(row).await?;
-        let survey = collector.survey(limits).await?;
+        let survey = collector.survey(row.spec.retention).await?;
         let retire = collector.foreseen(&survey);
         let sweep = collector.sweep(&retire).await?;
         let orphans = collector.orphans().await?;

@@ -40,9 +40,28 @@ async fn goes_on_from(heir: &Cluster, steps: &[u64]) {
     assert_eq!((pushed.generation, pushed.seq), (2, 1));
 }
 
+/// From here on the owner is to be pushed by itself, in an hour.
+async fn schedule(owner: &Cluster) {
+    let hour = prost_types::Duration { seconds: 3600, nanos: 0 };
+    let request = v1::UpdatePipelineRequest {
+        pipeline: PIPELINE.to_owned(),
+        spec: Some(v1::PipelineSpec { push_interval: Some(hour), ..owner.spec(PIPELINE) }),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["push_interval".to_owned()] }),
+        ..Default::default()
+    };
+    owner.client.update_pipeline(request).await.unwrap();
+    wait::until("the first look found nothing new", || async {
+        let pipeline = owner.client.get_pipeline(PIPELINE).await.unwrap();
+        let next = pipeline.push_schedule.and_then(|schedule| schedule.next_time).map_or(0, |next| next.seconds);
+        if next > chrono::Utc::now().timestamp() + 1800 { Ok(()) } else { Err("it is due") }
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn s29_a_take_over_fences_the_living_owner_and_loses_nothing_it_acknowledged() {
     let (owner, heir) = owner_and_heir().await;
+    schedule(&owner).await;
     // A standby follows and pushes nothing.
     let pulled = pull_heir(&heir).await;
     assert_eq!((pulled.phase(), pulled.step), (RoundPhase::Installed, Some(20)));
@@ -65,7 +84,9 @@ async fn s29_a_take_over_fences_the_living_owner_and_loses_nothing_it_acknowledg
     let fenced = push(&owner, PIPELINE).await;
     let problem = fenced.problem.unwrap();
     assert_eq!((fenced.phase, problem.reason.as_str()), (RoundPhase::Failed.into(), "FENCED"));
-    assert!(owner.client.get_pipeline(PIPELINE).await.unwrap().fenced.is_some());
+    let pipeline = owner.client.get_pipeline(PIPELINE).await.unwrap();
+    assert!(pipeline.fenced.is_some());
+    assert_eq!(pipeline.push_schedule, None, "nothing is pushed by itself any more");
     let again = owner.client.start_push(v1::StartPushRequest { pipeline: PIPELINE.to_owned(), ..Default::default() });
     assert_eq!(again.await.unwrap_err().reason(), "FENCED");
 
