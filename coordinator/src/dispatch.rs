@@ -8,7 +8,7 @@
 //! - `work`: its effects that are under way, `effects`: what each of them does, with `transfer`, `hosts`, `parts`, `settle` and `protect`
 //! - `orders`: what agents are told, as it follows from the row
 //! - `drive`: what effects and driver of one round share; `progress` of its hosts
-//! - `leases`: which rounds this replica holds; `clock`: by whose clock; `cancels`: which of them somebody asked to stop
+//! - `rows`: how all kinds of rows are looked for and held; `leases`: which rounds this replica holds; `clock`: by whose clock; `cancels`: which of them somebody asked to stop
 //! - `unsaved`: which reports may wait before they are stored
 //! - `claim`: locations of new pipelines; `schedule`: pushes that nobody asks for; `follow`: pulls of standbys; `take_over`: locations that somebody owned, with the pulls of an `activation`
 //! - `marks`: of damaged checkpoints; `verify`: re-reading within the daily budget; `upkeep`: pins, retirements and collections, with what they delete in `collect`
@@ -34,7 +34,7 @@ use tracing::Instrument;
 use crate::{
     agents::AgentPool,
     plan::{BackOff, Known, PlanContext, PlanOptions, Right},
-    store::{Caller, Change, Changes, Difference, RoundRecord, Store},
+    store::{Caller, Change, Difference, RoundRecord, Store},
 };
 
 mod activation;
@@ -57,6 +57,7 @@ mod orders;
 mod parts;
 mod progress;
 mod protect;
+mod rows;
 mod schedule;
 mod settle;
 mod take_over;
@@ -276,7 +277,7 @@ async fn claim_rounds(services: &Arc<Services>, tasks: &TaskTracker, shutdown: &
                 }
                 drop(free);
                 if all_due {
-                    let look = next_look(services, &mut changes, Change::RoundWaits, looked);
+                    let look = rows::next_look(services, &mut changes, Change::RoundWaits, looked);
                     shutdown.run_until_cancelled(look).await;
                 }
             }
@@ -296,23 +297,6 @@ async fn free_places(places: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
         free.merge(more);
     }
     Some(free)
-}
-
-/// Until a hint says that something waits, or the next poll. Hints come in bursts: the first is followed at once, and one look serves all that
-/// come shortly after it.
-async fn next_look(services: &Services, changes: &mut Changes, waits: Change, last: Instant) {
-    const BURST: Duration = Duration::from_millis(20);
-    let hinted = async {
-        loop {
-            let change = changes.next().await;
-            if change == waits || change == Change::Anything {
-                return;
-            }
-        }
-    };
-    if tokio::time::timeout(services.options.poll_every, hinted).await.is_ok() {
-        tokio::time::sleep_until(last + BURST).await;
-    }
 }
 
 /// A round that met what the database doesn't know stops the pipeline. If that can't be noted, the next round meets the same.

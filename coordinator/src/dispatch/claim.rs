@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::FutureExt as _;
 use lockstep_bucket::{Claim, claim_first, location_owned, probe};
 use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
@@ -10,44 +11,36 @@ use lockstep_protocol::{
     key::Key,
     problem::{Problem, Reason, Retryable},
 };
-use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
-use super::{Services, next_look};
+use super::{
+    Services,
+    rows::{self, Pause},
+};
 use crate::{
     chance,
     plan::BackOff,
-    store::{Change, ClaimOutcome, ClaimSettled, PipelineRow, StoreError},
+    store::{ClaimOutcome, ClaimSettled, PipelineRow, StoreError},
 };
 
 /// Claims what nobody claims, until it is told to stop.
 pub(super) async fn run(services: Arc<Services>, shutdown: CancellationToken) {
     let tasks = TaskTracker::new();
-    let options = &services.options;
-    let mut changes = services.store.changes();
-    let mut back_off = BackOff::of_calls();
-    while !shutdown.is_cancelled() {
-        let looked = Instant::now();
-        match services.store.claim_claiming(&options.replica, options.lease).await {
-            Ok(rows) => {
-                back_off = BackOff::of_calls();
-                for row in rows {
-                    let span = tracing::info_span!("claim", pipeline.id = %row.id, pipeline.name = %row.spec.name);
-                    let claim = claim_location(Arc::clone(&services), row, shutdown.clone());
-                    tasks.spawn(claim.instrument(span));
-                }
-                shutdown.run_until_cancelled(next_look(&services, &mut changes, Change::ClaimWaits, looked)).await;
-            }
-            Err(error) => {
-                let problem = error.problem();
-                tracing::warn!(reason = %problem.reason, "no location could be claimed: {}", problem.message);
-                shutdown.run_until_cancelled(back_off.pause()).await;
-            }
-        }
+    let look = || look(Arc::clone(&services), tasks.clone(), shutdown.clone()).boxed();
+    rows::until_stopped(&services, &shutdown, tasks.clone(), "no location could be claimed", Pause::Hint, look).await;
+}
+
+async fn look(
+    services: Arc<Services>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+) -> Result<Option<Duration>, StoreError> {
+    for row in services.store.claim_claiming(&services.options.replica, services.options.lease).await? {
+        let span = tracing::info_span!("claim", pipeline.id = %row.id, pipeline.name = %row.spec.name);
+        tasks.spawn(claim_location(Arc::clone(&services), row, shutdown.clone()).instrument(span));
     }
-    tasks.close();
-    tasks.wait().await;
+    Ok(None)
 }
 
 async fn claim_location(services: Arc<Services>, row: PipelineRow, shutdown: CancellationToken) {
@@ -56,7 +49,15 @@ async fn claim_location(services: Arc<Services>, row: PipelineRow, shutdown: Can
     let done = CancellationToken::new();
     // Also if the attempt panics: a claim that is renewed for nobody would never be settled.
     let _renewed_no_longer = done.clone().drop_guard();
-    let renewal = tokio::spawn(renew(Arc::clone(&services), row.clone(), done.clone()));
+    let renewal = tokio::spawn({
+        let (services, id, term) = (Arc::clone(&services), row.id, row.claim_term);
+        let (every, lease) = (services.options.renew_every, services.options.lease);
+        let renew = move || {
+            let services = Arc::clone(&services);
+            async move { services.store.renew_claim(id, term, lease).await }.boxed()
+        };
+        rows::renewed(every, done.clone(), renew)
+    });
     let outcome = shutdown.run_until_cancelled(attempt(&services, &row)).await;
     done.cancel();
     if let Err(error) = renewal.await {
@@ -89,20 +90,6 @@ async fn claim_location(services: Arc<Services>, row: PipelineRow, shutdown: Can
                 {
                     return;
                 }
-            }
-        }
-    }
-}
-
-async fn renew(services: Arc<Services>, row: PipelineRow, done: CancellationToken) {
-    let options = &services.options;
-    while done.run_until_cancelled(tokio::time::sleep(options.renew_every)).await.is_some() {
-        match services.store.renew_claim(row.id, row.claim_term, options.lease).await {
-            Ok(true) => {}
-            Ok(false) => return,
-            Err(error) => {
-                let problem = error.problem();
-                tracing::debug!(reason = %problem.reason, "a claim was not renewed: {}", problem.message);
             }
         }
     }

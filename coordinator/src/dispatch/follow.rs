@@ -6,6 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::FutureExt as _;
 use lockstep_bucket::Checkpoint;
 use lockstep_protocol::{
     problem::{Problem, Reason},
@@ -13,17 +14,18 @@ use lockstep_protocol::{
     spec::PullSelector,
     standby::{DEFAULT_INTERVAL, FollowState, Following, Look, Point, Sighting, is_held, look},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
-use super::{Services, drive::jitter};
+use super::{
+    Services,
+    drive::jitter,
+    rows::{self, Pause},
+};
 use crate::{
-    plan::{BackOff, Right, draft, hosts, place::Place},
-    store::{
-        AdmitPull, Caller, Change, Changes, DueStandby, Page, PipelineRow, RoundFilter, RoundKind, RoundRecord,
-        StoreError,
-    },
+    plan::{Right, draft, hosts, place::Place},
+    store::{AdmitPull, Caller, DueStandby, Page, PipelineRow, RoundFilter, RoundKind, RoundRecord, StoreError},
 };
 
 mod behind;
@@ -35,60 +37,48 @@ const AT_ONCE: u32 = 64;
 /// Without any standby, or with hints that were lost; also how old the gauges get.
 const IDLE: Duration = Duration::from_secs(5);
 
+/// Changes of pipelines that share one look.
+const BURST: Duration = Duration::from_millis(250);
+
 /// Who asks, in rows and the audit trail.
 const ACTOR: &str = "standby";
 
 /// Looks at standbys that are due, until it is told to stop.
 pub(super) async fn run(services: Arc<Services>, shutdown: CancellationToken) {
-    let tasks = TaskTracker::new();
-    let mut changes = services.store.changes();
-    let mut back_off = BackOff::of_calls();
-    let mut gauges = gauges::Gauges::default();
-    // Long enough that no other replica looks while location and hosts are being asked.
-    let lease = services.options.lease + services.options.unreachable_after + services.options.store_patience;
-    // When a look is stored, it is known when the next one is due.
-    let stored = Arc::new(Notify::new());
-    while !shutdown.is_cancelled() {
-        match services.store.due_standbys(lease, AT_ONCE).await {
-            Ok(found) => {
-                back_off = BackOff::of_calls();
-                for due in found.due {
-                    let span = tracing::info_span!("standby", pipeline.id = %due.following.pipeline());
-                    let (services, stored) = (Arc::clone(&services), Arc::clone(&stored));
-                    let look = async move {
-                        look_at(&services, due).await;
-                        stored.notify_one();
-                    };
-                    tasks.spawn(look.instrument(span));
-                }
-                gauges.show(&services).await;
-                let next = found.next.unwrap_or(IDLE).clamp(Duration::from_millis(10), IDLE);
-                let woken = async {
-                    tokio::select! {
-                        () = until_pipelines_change(&mut changes, next) => {}
-                        () = stored.notified() => {}
-                    }
-                };
-                shutdown.run_until_cancelled(woken).await;
-            }
-            Err(error) => {
-                let problem = error.problem();
-                tracing::warn!(reason = %problem.reason, "standbys could not be read: {}", problem.message);
-                shutdown.run_until_cancelled(back_off.pause()).await;
-            }
+    let (tasks, stored) = (TaskTracker::new(), Arc::new(Notify::new()));
+    let gauges = Arc::new(Mutex::new(gauges::Gauges::default()));
+    let pause = Pause::Due { idle: IDLE, burst: BURST, stored: Arc::clone(&stored) };
+    let look = || {
+        let (services, gauges) = (Arc::clone(&services), Arc::clone(&gauges));
+        let (tasks, stored) = (tasks.clone(), Arc::clone(&stored));
+        async move {
+            let next = look_at_all(&services, &tasks, &stored).await?;
+            gauges.lock().await.show(&services).await;
+            Ok(next)
         }
-    }
-    tasks.close();
-    tasks.wait().await;
+        .boxed()
+    };
+    rows::until_stopped(&services, &shutdown, tasks.clone(), "standbys could not be read", pause, look).await;
 }
 
-/// A standby may have been created, started or stopped, or its pull has ended.
-async fn until_pipelines_change(changes: &mut Changes, at_most: Duration) {
-    const BURST: Duration = Duration::from_millis(250);
-    let changed = async { while !matches!(changes.next().await, Change::Pipeline(_) | Change::Anything) {} };
-    if tokio::time::timeout(at_most, changed).await.is_ok() {
-        tokio::time::sleep(BURST.min(at_most)).await;
+async fn look_at_all(
+    services: &Arc<Services>,
+    tasks: &TaskTracker,
+    stored: &Arc<Notify>,
+) -> Result<Option<Duration>, StoreError> {
+    // Long enough that no other replica looks while location and hosts are being asked.
+    let lease = services.options.lease + services.options.unreachable_after + services.options.store_patience;
+    let found = services.store.due_standbys(lease, AT_ONCE).await?;
+    for due in found.due {
+        let span = tracing::info_span!("standby", pipeline.id = %due.following.pipeline());
+        let (services, stored) = (Arc::clone(services), Arc::clone(stored));
+        let look = async move {
+            look_at(&services, due).await;
+            stored.notify_one();
+        };
+        tasks.spawn(look.instrument(span));
     }
+    Ok(found.next)
 }
 
 async fn look_at(services: &Arc<Services>, due: DueStandby) {

@@ -3,42 +3,34 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::FutureExt as _;
 use lockstep_protocol::{
     damage::DamageMark,
-    problem::{Problem, Reason},
+    problem::{Problem, Reason, Retryable},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Services, next_look};
-use crate::{
-    plan::BackOff,
-    store::{Change, Verification},
+use super::{
+    Services,
+    rows::{self, Pause},
 };
+use crate::store::{StoreError, Verification};
 
 /// Until a mark that could not be put is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// Puts marks that are owed, until it is told to stop.
 pub(super) async fn run(services: Arc<Services>, shutdown: CancellationToken) {
-    let mut changes = services.store.changes();
-    let mut back_off = BackOff::of_calls();
-    while !shutdown.is_cancelled() {
-        let looked = tokio::time::Instant::now();
-        match services.store.owed_marks(services.options.lease).await {
-            Ok(owed) => {
-                back_off = BackOff::of_calls();
-                for verification in owed {
-                    settle(&services, &verification).await;
-                }
-                shutdown.run_until_cancelled(next_look(&services, &mut changes, Change::ClaimWaits, looked)).await;
-            }
-            Err(error) => {
-                let problem = error.problem();
-                tracing::warn!(reason = %problem.reason, "no mark of a damaged checkpoint could be put: {}", problem.message);
-                shutdown.run_until_cancelled(back_off.pause()).await;
-            }
-        }
+    let look = || look(Arc::clone(&services)).boxed();
+    let failed = "no mark of a damaged checkpoint could be put";
+    rows::until_stopped(&services, &shutdown, TaskTracker::new(), failed, Pause::Hint, look).await;
+}
+
+async fn look(services: Arc<Services>) -> Result<Option<Duration>, StoreError> {
+    for verification in services.store.owed_marks(services.options.lease).await? {
+        settle(&services, &verification).await;
     }
+    Ok(None)
 }
 
 async fn settle(services: &Services, verification: &Verification) {
@@ -63,8 +55,12 @@ async fn put(services: &Services, verification: &Verification) -> Result<(), Pro
     let row = services.store.get_pipeline(&finding.pipeline.into()).await.map_err(Problem::from)?;
     let bucket = services.connector.connect(&row.spec.location).await?;
     let bytes = verification.mark.as_deref().ok_or_else(|| {
-        Problem::new(Reason::DatabaseBehind, format!("verification {} holds no mark", verification.id))
-            .with("verification", verification.id)
+        Problem::new(
+            Reason::DatabaseUnavailable,
+            format!("verification {} owes a mark and holds none", verification.id),
+        )
+        .with("verification", verification.id)
+        .retry(Retryable::AfterFix)
     })?;
     let mark = DamageMark::parse(&DamageMark::key_of(&finding.commit).to_string(), bytes.as_bytes())?;
     lockstep_bucket::put_mark(bucket.as_ref(), &mark).await

@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::FutureExt as _;
 use lockstep_protocol::{
     problem::{Problem, Reason},
     round::WantedCut,
@@ -14,12 +15,16 @@ use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
-use super::{Services, drive::jitter};
+use super::{
+    Services,
+    drive::jitter,
+    rows::{self, Pause},
+};
 use crate::{
-    plan::{BackOff, Right, draft, hosts},
+    plan::{Right, draft, hosts},
     store::{
-        AdmitPush, Caller, Change, Changes, DuePush, FoundCut, Page, PipelineRow, RoundFilter, RoundKind, RoundRecord,
-        StoreError, Trigger,
+        AdmitPush, Caller, DuePush, FoundCut, Page, PipelineRow, RoundFilter, RoundKind, RoundRecord, StoreError,
+        Trigger,
     },
 };
 
@@ -29,58 +34,38 @@ const AT_ONCE: u32 = 64;
 /// Without any pipeline that has an interval, or with hints that were lost.
 const IDLE: Duration = Duration::from_secs(30);
 
+/// Changes of pipelines that share one look.
+const BURST: Duration = Duration::from_secs(1);
+
 /// Who asks, in rows and the audit trail.
 const ACTOR: &str = "schedule";
 
 /// Looks at pipelines that are due, until it is told to stop.
 pub(super) async fn run(services: Arc<Services>, shutdown: CancellationToken) {
-    let tasks = TaskTracker::new();
-    let mut changes = services.store.changes();
-    let mut back_off = BackOff::of_calls();
-    // Long enough that no other replica looks while hosts are being asked.
-    let lease = services.options.lease + services.options.unreachable_after;
-    // When a look is stored, it is known when the next one is due.
-    let stored = Arc::new(Notify::new());
-    while !shutdown.is_cancelled() {
-        match services.store.due_pushes(lease, AT_ONCE).await {
-            Ok(found) => {
-                back_off = BackOff::of_calls();
-                for due in found.due {
-                    let span = tracing::info_span!("schedule", pipeline.id = %due.pipeline);
-                    let (services, stored) = (Arc::clone(&services), Arc::clone(&stored));
-                    let look = async move {
-                        look_at(services, due).await;
-                        stored.notify_one();
-                    };
-                    tasks.spawn(look.instrument(span));
-                }
-                let next = found.next.unwrap_or(IDLE).clamp(Duration::from_millis(10), IDLE);
-                let woken = async {
-                    tokio::select! {
-                        () = until_pipelines_change(&mut changes, next) => {}
-                        () = stored.notified() => {}
-                    }
-                };
-                shutdown.run_until_cancelled(woken).await;
-            }
-            Err(error) => {
-                let problem = error.problem();
-                tracing::warn!(reason = %problem.reason, "schedules could not be read: {}", problem.message);
-                shutdown.run_until_cancelled(back_off.pause()).await;
-            }
-        }
-    }
-    tasks.close();
-    tasks.wait().await;
+    let (tasks, stored) = (TaskTracker::new(), Arc::new(Notify::new()));
+    let pause = Pause::Due { idle: IDLE, burst: BURST, stored: Arc::clone(&stored) };
+    let look = || look_at_all(Arc::clone(&services), tasks.clone(), Arc::clone(&stored)).boxed();
+    rows::until_stopped(&services, &shutdown, tasks.clone(), "schedules could not be read", pause, look).await;
 }
 
-/// A pipeline may have been given an interval, or its location, or its push has ended.
-async fn until_pipelines_change(changes: &mut Changes, at_most: Duration) {
-    const BURST: Duration = Duration::from_secs(1);
-    let changed = async { while !matches!(changes.next().await, Change::Pipeline(_) | Change::Anything) {} };
-    if tokio::time::timeout(at_most, changed).await.is_ok() {
-        tokio::time::sleep(BURST.min(at_most)).await;
+async fn look_at_all(
+    services: Arc<Services>,
+    tasks: TaskTracker,
+    stored: Arc<Notify>,
+) -> Result<Option<Duration>, StoreError> {
+    // Long enough that no other replica looks while hosts are being asked.
+    let lease = services.options.lease + services.options.unreachable_after;
+    let found = services.store.due_pushes(lease, AT_ONCE).await?;
+    for due in found.due {
+        let span = tracing::info_span!("schedule", pipeline.id = %due.pipeline);
+        let (services, stored) = (Arc::clone(&services), Arc::clone(&stored));
+        let look = async move {
+            look_at(services, due).await;
+            stored.notify_one();
+        };
+        tasks.spawn(look.instrument(span));
     }
+    Ok(found.next)
 }
 
 async fn look_at(services: Arc<Services>, due: DuePush) {

@@ -1,8 +1,9 @@
 //! Take-overs of locations: each a row that one replica at a time drives, effect by effect, as `protocol` decides. What was put may stand whatever is known, so
 //! nothing is given up half way: whoever claims the row next puts the same bytes.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use futures::FutureExt as _;
 use lockstep_bucket::{Access, DecisionFound, FenceOutcome, Lookup, ObjectStore, decide as decisions, fences, probe};
 use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
@@ -20,10 +21,15 @@ use lockstep_protocol::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
-use super::{Services, activation, drive::jitter, milestone, next_look};
+use super::{
+    Services, activation,
+    drive::jitter,
+    milestone,
+    rows::{self, Pause},
+};
 use crate::{
     plan::BackOff,
-    store::{Adoption, Change, LastCommit, Learnt, Page, RoundFilter, StoreError, TakeOverApplied},
+    store::{Adoption, LastCommit, Learnt, Page, RoundFilter, StoreError, TakeOverApplied},
 };
 
 /// So many rounds are known again by one resync, the newest: they are written in one transaction. Older checkpoints are listed from the bucket as all are.
@@ -32,29 +38,21 @@ const LEARNT: usize = 1_000;
 /// Claims take-overs that nobody drives, until it is told to stop.
 pub(super) async fn run(services: Arc<Services>, shutdown: CancellationToken) {
     let tasks = TaskTracker::new();
-    let options = &services.options;
-    let mut changes = services.store.changes();
-    let mut back_off = BackOff::of_calls();
-    while !shutdown.is_cancelled() {
-        let looked = tokio::time::Instant::now();
-        match services.store.claim_take_overs(&options.replica, options.lease).await {
-            Ok(claimed) => {
-                back_off = BackOff::of_calls();
-                for take_over in claimed {
-                    let span = tracing::info_span!("take-over", take_over.id = %take_over.id, pipeline.name = %take_over.pipeline_name);
-                    tasks.spawn(drive(Arc::clone(&services), take_over, shutdown.clone()).instrument(span));
-                }
-                shutdown.run_until_cancelled(next_look(&services, &mut changes, Change::ClaimWaits, looked)).await;
-            }
-            Err(error) => {
-                let problem = error.problem();
-                tracing::warn!(reason = %problem.reason, "no take-over could be claimed: {}", problem.message);
-                shutdown.run_until_cancelled(back_off.pause()).await;
-            }
-        }
+    let look = || look(Arc::clone(&services), tasks.clone(), shutdown.clone()).boxed();
+    rows::until_stopped(&services, &shutdown, tasks.clone(), "no take-over could be claimed", Pause::Hint, look).await;
+}
+
+async fn look(
+    services: Arc<Services>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+) -> Result<Option<Duration>, StoreError> {
+    for take_over in services.store.claim_take_overs(&services.options.replica, services.options.lease).await? {
+        let span =
+            tracing::info_span!("take-over", take_over.id = %take_over.id, pipeline.name = %take_over.pipeline_name);
+        tasks.spawn(drive(Arc::clone(&services), take_over, shutdown.clone()).instrument(span));
     }
-    tasks.close();
-    tasks.wait().await;
+    Ok(None)
 }
 
 /// One take-over, until it ends, is somebody else's, or the process stops; then its lease runs out, and another replica goes on.
@@ -62,7 +60,15 @@ async fn drive(services: Arc<Services>, take_over: TakeOver, shutdown: Cancellat
     let lost = CancellationToken::new();
     // Also if a step panics: a take-over that is renewed for nobody would never end.
     let _renewed_no_longer = lost.clone().drop_guard();
-    let renewal = tokio::spawn(renew(Arc::clone(&services), take_over.clone(), lost.clone()));
+    let renewal = tokio::spawn({
+        let (services, id, term) = (Arc::clone(&services), take_over.id, take_over.term);
+        let (every, lease) = (services.options.renew_every, services.options.lease);
+        let renew = move || {
+            let services = Arc::clone(&services);
+            async move { services.store.renew_take_over(id, term, lease).await }.boxed()
+        };
+        rows::renewed(every, lost.clone(), renew)
+    });
     let stop = async {
         tokio::select! {
             () = shutdown.cancelled() => {}
@@ -107,20 +113,6 @@ async fn drive(services: Arc<Services>, take_over: TakeOver, shutdown: Cancellat
     lost.cancel();
     if let Err(error) = renewal.await {
         tracing::error!(%error, "renewing a take-over ended early");
-    }
-}
-
-async fn renew(services: Arc<Services>, take_over: TakeOver, lost: CancellationToken) {
-    let options = &services.options;
-    while lost.run_until_cancelled(tokio::time::sleep(options.renew_every)).await.is_some() {
-        match services.store.renew_take_over(take_over.id, take_over.term, options.lease).await {
-            Ok(true) => {}
-            Ok(false) => return lost.cancel(),
-            Err(error) => {
-                let problem = error.problem();
-                tracing::debug!(reason = %problem.reason, "a take-over was not renewed: {}", problem.message);
-            }
-        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures::FutureExt as _;
 use lockstep_bucket::{DecisionFound, ObjectStore, decide as decisions, pins};
 use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
@@ -17,10 +18,14 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
-use super::{Services, collect, drive::jitter, next_look};
+use super::{
+    Services, collect,
+    drive::jitter,
+    rows::{self, Pause},
+};
 use crate::{
     plan::{BackOff, patiently},
-    store::{AdmitUpkeep, Caller, Change, UpkeepApplied},
+    store::{AdmitUpkeep, Caller, StoreError, UpkeepApplied},
 };
 
 /// Pieces of upkeep that one replica drives at once.
@@ -48,47 +53,34 @@ impl Counting {
 
 /// Claims upkeep that nobody drives, until it is told to stop.
 pub(super) async fn run(services: Arc<Services>, shutdown: CancellationToken) {
-    let tasks = TaskTracker::new();
-    let options = &services.options;
-    let places = Arc::new(Semaphore::new(PLACES));
-    let mut changes = services.store.changes();
-    let mut back_off = BackOff::of_calls();
-    while !shutdown.is_cancelled() {
-        let looked = tokio::time::Instant::now();
-        let free = u32::try_from(places.available_permits()).unwrap_or(u32::MAX);
-        let claimed = if free == 0 {
-            Ok(Vec::new())
-        } else {
-            services.store.claim_upkeep(&options.replica, options.lease, free).await
-        };
-        match claimed {
-            Ok(claimed) => {
-                back_off = BackOff::of_calls();
-                for upkeep in claimed {
-                    let span = tracing::info_span!(
-                        "upkeep", otel.name = upkeep.work.as_str(), upkeep.id = %upkeep.id, pipeline.name = %upkeep.pipeline_name
-                    );
-                    let place = Arc::clone(&places).try_acquire_owned();
-                    let driven = drive(Arc::clone(&services), upkeep, shutdown.clone());
-                    tasks.spawn(
-                        async move {
-                            driven.await;
-                            drop(place);
-                        }
-                        .instrument(span),
-                    );
-                }
-                shutdown.run_until_cancelled(next_look(&services, &mut changes, Change::ClaimWaits, looked)).await;
-            }
-            Err(error) => {
-                let problem = error.problem();
-                tracing::warn!(reason = %problem.reason, "no upkeep could be claimed: {}", problem.message);
-                shutdown.run_until_cancelled(back_off.pause()).await;
-            }
-        }
+    let (tasks, places) = (TaskTracker::new(), Arc::new(Semaphore::new(PLACES)));
+    let look = || look(Arc::clone(&services), tasks.clone(), Arc::clone(&places), shutdown.clone()).boxed();
+    rows::until_stopped(&services, &shutdown, tasks.clone(), "no upkeep could be claimed", Pause::Hint, look).await;
+}
+
+async fn look(
+    services: Arc<Services>,
+    tasks: TaskTracker,
+    places: Arc<Semaphore>,
+    shutdown: CancellationToken,
+) -> Result<Option<Duration>, StoreError> {
+    let free = u32::try_from(places.available_permits()).unwrap_or(u32::MAX);
+    if free == 0 {
+        return Ok(None);
     }
-    tasks.close();
-    tasks.wait().await;
+    for upkeep in services.store.claim_upkeep(&services.options.replica, services.options.lease, free).await? {
+        let span = tracing::info_span!(
+            "upkeep", otel.name = upkeep.work.as_str(), upkeep.id = %upkeep.id, pipeline.name = %upkeep.pipeline_name
+        );
+        let place = Arc::clone(&places).try_acquire_owned();
+        let driven = drive(Arc::clone(&services), upkeep, shutdown.clone());
+        let in_its_place = async move {
+            driven.await;
+            drop(place);
+        };
+        tasks.spawn(in_its_place.instrument(span));
+    }
+    Ok(None)
 }
 
 /// Admits collections of pipelines that were not collected for long enough. Every replica looks; the row is one.
@@ -128,7 +120,15 @@ async fn drive(services: Arc<Services>, upkeep: Upkeep, shutdown: CancellationTo
     let lost = CancellationToken::new();
     // Also if a step panics: what is renewed for nobody would never end.
     let _renewed_no_longer = lost.clone().drop_guard();
-    let renewal = tokio::spawn(renew(Arc::clone(&services), upkeep.clone(), counting.clone(), lost.clone()));
+    let renewal = tokio::spawn({
+        let (services, counting, id, term) = (Arc::clone(&services), counting.clone(), upkeep.id, upkeep.term);
+        let (every, lease) = (services.options.renew_every, services.options.lease);
+        let renew = move || {
+            let (services, so_far) = (Arc::clone(&services), counting.so_far());
+            async move { services.store.renew_upkeep(id, term, lease, so_far).await }.boxed()
+        };
+        rows::renewed(every, lost.clone(), renew)
+    });
     let (id, term) = (upkeep.id, upkeep.term);
     // Database calls run in tasks of their own; an S3 request that is dropped here counts as unknown, as any other.
     let ended = tokio::select! {
@@ -146,20 +146,6 @@ async fn drive(services: Arc<Services>, upkeep: Upkeep, shutdown: CancellationTo
         && let Err(error) = services.store.release_upkeep(id, term, counting.so_far()).await
     {
         tracing::warn!(reason = %error.problem().reason, "the lease runs out by itself: {}", error.problem().message);
-    }
-}
-
-async fn renew(services: Arc<Services>, upkeep: Upkeep, counting: Counting, lost: CancellationToken) {
-    let options = &services.options;
-    while lost.run_until_cancelled(tokio::time::sleep(options.renew_every)).await.is_some() {
-        match services.store.renew_upkeep(upkeep.id, upkeep.term, options.lease, counting.so_far()).await {
-            Ok(true) => {}
-            Ok(false) => return lost.cancel(),
-            Err(error) => {
-                let problem = error.problem();
-                tracing::debug!(reason = %problem.reason, "upkeep was not renewed: {}", problem.message);
-            }
-        }
     }
 }
 

@@ -46,19 +46,29 @@ pub(super) async fn run(services: Arc<Services>, shutdown: CancellationToken) {
     }
 }
 
-/// Step by step, until there is nothing to read or no leave to; then how long to wait. What fails is tried again after the pause.
+/// Step by step, until there is nothing to read or no leave to; then how long to wait.
 async fn work(services: &Services, mut budget: VerifyBudget, shutdown: &CancellationToken) -> Duration {
     while !shutdown.is_cancelled() {
         match step(services, &mut budget).await {
             Ok(None) => {}
             Ok(Some(pause)) => return pause,
             Err(problem) => {
-                tracing::warn!(reason = %problem.reason, "re-reading waits: {}", problem.message);
+                tracing::warn!(reason = %problem.reason, "a checkpoint is not re-read now: {}", problem.message);
+                give_up(services, &budget).await;
                 return PAUSE;
             }
         }
     }
     Duration::ZERO
+}
+
+/// One location that doesn't answer holds nobody else up: the next one has its turn, and this checkpoint is begun anew when its own comes again.
+async fn give_up(services: &Services, budget: &VerifyBudget) {
+    let without = VerifyBudget { under_way: None, ..budget.clone() };
+    if let Err(error) = services.store.save_verify_budget(&without, LEASE).await {
+        let problem = error.problem();
+        tracing::warn!(reason = %problem.reason, "what is re-read next was not stored: {}", problem.message);
+    }
 }
 
 /// One step; a duration: wait so long.
@@ -84,7 +94,6 @@ async fn step(services: &Services, budget: &mut VerifyBudget) -> Result<Option<D
         Err(problem) => return Err(problem),
     };
     if has_round(services, &row).await? {
-        budget.under_way = Some(under_way);
         return Ok(Some(Duration::from_millis(500)));
     }
     let bucket = services.connector.connect(&row.spec.location).await?;

@@ -4,6 +4,7 @@
 
 mod agent;
 mod bad_rows;
+mod budget;
 mod claims;
 mod pull;
 mod push;

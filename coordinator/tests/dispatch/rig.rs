@@ -63,10 +63,10 @@ impl Drop for Replica {
 
 impl Replica {
     /// With a pool of its own, since a pool's connections live in the runtime that opened them.
-    fn start(url: String, name: &str, connector: Arc<dyn Connector>) -> Self {
+    fn start(url: String, options: DispatchOptions, connector: Arc<dyn Connector>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let shutdown = CancellationToken::new();
-        let (stop, options) = (shutdown.clone(), Rig::options(name));
+        let stop = shutdown.clone();
         let running = runtime.spawn(async move {
             let store = Store::connect(&url, StoreOptions::default()).await.unwrap();
             let agents = AgentPool::new(AgentPoolOptions {
@@ -154,8 +154,12 @@ impl Rig {
     }
 
     pub(crate) fn replica(&self, name: &str) -> Replica {
+        self.replica_with(Self::options(name))
+    }
+
+    pub(crate) fn replica_with(&self, options: DispatchOptions) -> Replica {
         let connector = self.served.clone().unwrap_or_else(|| Arc::new(self.buckets.clone()));
-        Replica::start(self.database.url().to_owned(), name, connector)
+        Replica::start(self.database.url().to_owned(), options, connector)
     }
 
     pub(crate) fn new_pipeline(&self, name: &str, location: &Location) -> NewPipeline {
