@@ -1,12 +1,16 @@
 //! Orders: every check before any S3 or disk access, one transfer at a time (protocol.md, "Agent's rules").
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     location::Location,
-    order::{Admission, OrderHeader, admit, check_identity, check_mark},
+    order::{Admission, OrderHeader, admit, check_identity, check_mark, check_ready},
     problem::{Problem, Reason},
+    ready::Word,
 };
 use tokio::{sync::MutexGuard, time::Instant};
 
@@ -14,8 +18,8 @@ use crate::{
     core::Core,
     durable, install,
     marks::Marks,
-    order::{Install, Pull, Push},
-    pull, push,
+    order::{Install, Pull, Push, Ready},
+    pull, push, ready,
     register::{Activity, Family, Running, State, View, ViewState},
 };
 
@@ -138,8 +142,11 @@ impl Core {
                     self.same_family(&header, Family::Pull)?;
                     self.raise(&mut marks, &header).await?;
                     let view = self.register.view(Family::Pull, round, attempt);
-                    if !install::is_in_place(&view, what) && self.register.resume_install() {
-                        install::start(&self, round, what);
+                    if !install::is_in_place(&view, what) && !self.register.is_running() {
+                        self.take_back(&header).await?;
+                        if self.register.resume_install() {
+                            install::start(&self, round, what);
+                        }
                     }
                     view
                 }
@@ -153,6 +160,7 @@ impl Core {
                 }
                 Admission::Start => {
                     self.raise(&mut marks, &header).await?;
+                    self.take_back(&header).await?;
                     install::begin(&self, round, attempt, what);
                     self.register.view(Family::Pull, round, attempt)
                 }
@@ -167,6 +175,50 @@ impl Core {
         match (self.register.install_problem(), &view.state) {
             (Some(problem), ViewState::Pulled(_) | ViewState::Failed(_)) => Err(problem),
             _ => Ok(view),
+        }
+    }
+
+    /// Before the disk is changed: what the engine was told holds no more.
+    async fn take_back(&self, header: &OrderHeader) -> Result<(), Problem> {
+        let mut words = self.words.lock().await;
+        let (mut next, header) = (words.clone(), header.clone());
+        *words = self.blocking(move || next.take_back(Some(&header)).map(|()| next)).await?;
+        Ok(())
+    }
+
+    /// `Ready`: what the engine may do. On disk before it is answered.
+    pub(crate) async fn ready(self: Arc<Self>, order: Ready) -> Result<(), Problem> {
+        let Ready { header, word } = order;
+        self.identify(&header, None)?;
+        let mut marks = self.marks.lock().await;
+        self.refuse_when_leaving()?;
+        self.refuse_while_alone()?;
+        let mut words = self.words.lock().await;
+        check_ready(&header, marks.highest(&header), words.mark(&header))?;
+        self.raise(&mut marks, &header).await?;
+        let (mut next, store) = (words.clone(), Arc::clone(&self.store));
+        let say = move || {
+            // The same word again is an answer that was lost: the engine may have gone on from there.
+            if !next.keeps(word) {
+                ready::check_disk(store.as_ref(), &word)?;
+            }
+            next.say(Some(&header), word).map(|()| next)
+        };
+        *words = self.blocking(say).await?;
+        tracing::info!(role = %word.role, round = ?word.round, checkpoint = ?word.checkpoint, "the engine is told what it may do");
+        Ok(())
+    }
+
+    /// The hook has run for a word.
+    pub(crate) async fn note_hook(&self, word: Word, problem: Option<String>) {
+        *self.hook_problem.lock().unwrap_or_else(PoisonError::into_inner) = problem.map(|problem| (word, problem));
+        let mut words = self.words.lock().await;
+        let mut next = words.clone();
+        match self.blocking(move || next.hooked(word).map(|()| next)).await {
+            Ok(next) => *words = next,
+            Err(problem) => {
+                tracing::warn!(reason = %problem.reason, "the hook will run again after a restart: {}", problem.message);
+            }
         }
     }
 

@@ -18,6 +18,7 @@ use lockstep_protocol::{
     location::Location,
     order::{AgentIdentity, PipelineSelector},
     problem::{Problem, Reason},
+    ready::Word,
     start::StartPull,
 };
 use lockstep_rpc::{GrpcServer, MAX_MESSAGE_BYTES, ServerOptions};
@@ -33,6 +34,10 @@ use crate::{
     durable,
     marks::Marks,
     order::TransferLimits,
+    ready::{
+        Words,
+        hook::{self, Callback},
+    },
     service::Service,
     start::{self, Started},
     store::CheckpointStore,
@@ -72,6 +77,7 @@ impl Agent {
             listener: None,
             limits: TransferLimits::default(),
             connector: None,
+            ready: Ready::default(),
         }
     }
 
@@ -94,6 +100,17 @@ pub struct AgentBuilder {
     listener: Option<TcpListener>,
     limits: TransferLimits,
     connector: Option<Arc<dyn Connector>>,
+    ready: Ready,
+}
+
+/// Who hears of words, and how.
+#[derive(Debug, Default)]
+struct Ready {
+    file: Option<PathBuf>,
+    hook: Option<String>,
+    callback: Option<Callback>,
+    /// Set: what an earlier process was told is not said again.
+    pull_follows: bool,
 }
 
 impl AgentBuilder {
@@ -133,6 +150,32 @@ impl AgentBuilder {
         self
     }
 
+    /// Calls this with each word of what the engine may do, see [`AgentHandle::ready`]; at start with the last one if it holds still. On a thread of the agent that may block;
+    /// the next word waits for it.
+    pub fn on_ready(mut self, callback: impl Fn(Word) + Send + Sync + 'static) -> Self {
+        self.ready.callback = Some(Callback(Arc::new(callback)));
+        self
+    }
+
+    /// A file that is there exactly while the engine may start: JSON with `checkpoint`, `step`, `fresh`, `role`, `round`. Removed by [`AgentBuilder::start`] before anything else, and
+    /// before an install changes the disk.
+    pub fn ready_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.ready.file = Some(path.into());
+        self
+    }
+
+    /// A command for `sh -c` that is run once for each word, with what it says in `LOCKSTEP_READY_*`. What it brings changes nothing else; that it failed is logged and described.
+    pub fn ready_hook(mut self, command: impl Into<String>) -> Self {
+        self.ready.hook = Some(command.into());
+        self
+    }
+
+    /// [`AgentHandle::pull_at_start`] will be called: what an earlier process was told is not said again before.
+    pub const fn start_up_pull_follows(mut self) -> Self {
+        self.ready.pull_follows = true;
+        self
+    }
+
     /// Loads the highest accepted orders, removes stagings of earlier processes, listens and serves, all on threads of its own. Blocks for the
     /// disk; may be called inside or outside of a runtime.
     pub fn start(self) -> Result<AgentHandle, Problem> {
@@ -156,6 +199,8 @@ impl AgentBuilder {
         durable::clear_drafts(&state_dir).map_err(|error| durable::io_problem("clear", &state_dir, &error))?;
         crate::pull::staging::clear(self.store.as_ref())?;
         reached(Point::StartCleared);
+        let Ready { file, hook, callback, pull_follows } = self.ready;
+        let words = Words::load(&state_dir, file, self.store.as_ref(), !pull_follows)?;
         let listen = |error: &std::io::Error| {
             Problem::new(Reason::LocalIo, format!("cannot listen on {}: {error}", self.listen))
                 .with("address", self.listen)
@@ -167,7 +212,7 @@ impl AgentBuilder {
         listener.set_nonblocking(true).map_err(|error| listen(&error))?;
         let addr = listener.local_addr().map_err(|error| listen(&error))?;
 
-        let core = Arc::new(Core::new(identity, self.store, connector, endpoint, limits, marks, state_dir));
+        let core = Arc::new(Core::new(identity, self.store, connector, endpoint, limits, (marks, words), state_dir));
         let stop = CancellationToken::new();
         let (ending, ended) = watch::channel(None);
         tracing::info!(%addr, pipeline.name = %core.identity.pipeline, slot = %core.identity.slot, %incarnation, store = core.store.kind(), "agent serves");
@@ -184,7 +229,15 @@ impl AgentBuilder {
                     };
                     // Nobody may be left who asks, here and below.
                     let _ = starting.send(Ok(runtime.handle().clone()));
-                    let outcome = runtime.block_on(serve(core, listener, stop));
+                    let outcome = runtime.block_on(async {
+                        if let Some(callback) = callback {
+                            tokio::spawn(hook::call(callback, core.words.lock().await.subscribe()));
+                        }
+                        if let Some(command) = hook {
+                            tokio::spawn(hook::run(Arc::clone(&core), command));
+                        }
+                        serve(core, listener, stop).await
+                    });
                     runtime.shutdown_timeout(Duration::from_secs(1));
                     let _ = ending.send(Some(outcome));
                 }
@@ -287,6 +340,19 @@ impl AgentHandle {
     /// Drawn at this start.
     pub const fn incarnation(&self) -> Incarnation {
         self.incarnation
+    }
+
+    /// Returns when the engine may start, with what from and in which role: every host of the pipeline has the checkpoint. At once if that was said before and the disk is as it
+    /// was told then, also to an earlier process. A standby's engine waits for [`Role::Active`](lockstep_protocol::ready::Role::Active) in [`AgentHandle::words`].
+    pub async fn ready(&self) -> Result<Word, Problem> {
+        let mut words = self.words().await;
+        let word = words.wait_for(Option::is_some).await.ok().and_then(|word| *word);
+        word.ok_or_else(|| Problem::new(Reason::Cancelled, "the agent has ended"))
+    }
+
+    /// What the engine may do, as it changes; none: it must not start. It is taken back before an install changes the disk.
+    pub async fn words(&self) -> watch::Receiver<Option<Word>> {
+        self.core.words.lock().await.subscribe()
     }
 
     /// Solo only, without a coordinator: brings the disk to where the engine shall start, from the first location that was allowed. Call it before the engine starts, and

@@ -61,6 +61,9 @@ Examples:
     lockstep-agent --insecure --pipeline 7d4f0a52-9c1e-4b7a-8f6e-2a1b3c4d5e6f --solo --dir ./state --pull-at-start latest \
       --allow-location 's3://acme-ckpt/orders?path_style=true' --addr-file ./started
 
+  an engine may start when every host has ended its pull; what waits for that, an init container for one, runs:
+    lockstep-agent wait-ready --agent http://127.0.0.1:7402 --timeout 10m
+
 S3 credentials come from the standard AWS chain (environment, profile, web identity, instance metadata), never from flags.
 OTEL_EXPORTER_OTLP_ENDPOINT switches the export of traces on.
 Exit status: 0 after SIGTERM or SIGINT, 1 if it could not start or go on (a start-up pull that failed included), 2 for wrong usage.";
@@ -139,6 +142,17 @@ pub struct AgentArgs {
         value_name = "BOOL"
     )]
     pub fail_if_none: Option<bool>,
+
+    /// Write what the engine may do to this file once every host of the pipeline has ended the pull, and again once a standby was activated: JSON with checkpoint, step,
+    /// fresh, role (active or standby), round. Replaced as a whole; removed at the start of the agent and before an install changes the disk. Put it where it does not
+    /// outlive the pod
+    #[arg(long, env = "LOCKSTEP_AGENT_READY_FILE", value_name = "PATH")]
+    pub ready_file: Option<PathBuf>,
+
+    /// Run this by `sh -c` once for each such word, with LOCKSTEP_READY_ROLE, _CHECKPOINT, _STEP, _FRESH and _ROUND. Its failure is logged, counted and described, and changes
+    /// nothing else
+    #[arg(long, env = "LOCKSTEP_AGENT_READY_HOOK", value_name = "COMMAND")]
+    pub ready_hook: Option<String>,
 
     /// Write the gRPC address to this file once it is served and the start-up pull is done, for supervisors that use port 0
     #[arg(long, env = "LOCKSTEP_AGENT_ADDR_FILE", value_name = "PATH")]
@@ -245,6 +259,15 @@ async fn until_signalled(
     }
     if let Some(state_dir) = args.state_dir {
         builder = builder.state_dir(state_dir);
+    }
+    if let Some(ready_file) = args.ready_file {
+        builder = builder.ready_file(ready_file);
+    }
+    if let Some(ready_hook) = args.ready_hook {
+        builder = builder.ready_hook(ready_hook);
+    }
+    if start.is_some() {
+        builder = builder.start_up_pull_follows();
     }
     let http = match args.http_listen {
         Some(addr) => Some(

@@ -12,13 +12,14 @@ use lockstep_protocol::{
     location::{Location, RawLocation},
     order::{OrderHeader, OrderMark},
     problem::{Code, Problem, Reason, Retryable},
+    ready::{Role, Word},
     selection::LocalCheckpoint,
 };
 use lockstep_rpc::RpcProblem;
 use tonic::Status;
 
 use crate::{
-    order::{Install, InstallWhat, PartRef, Pull, PullDone, Push, PushDone, Reach, TransferLimits},
+    order::{Install, InstallWhat, PartRef, Pull, PullDone, Push, PushDone, Reach, Ready, TransferLimits},
     progress::Snapshot,
 };
 
@@ -223,7 +224,12 @@ pub(crate) fn pull(
 
 /// See [`push`].
 pub(crate) fn install(raw: &v1::InstallOrder, header: OrderHeader) -> Result<Install, Problem> {
-    let what = match (raw.fresh, raw.local_checkpoint.as_str()) {
+    let what = checkpoint_or_fresh(&raw.local_checkpoint, raw.step, raw.fresh)?;
+    Ok(Install { header, what })
+}
+
+fn checkpoint_or_fresh(id: &str, step: u64, fresh: bool) -> Result<InstallWhat, Problem> {
+    Ok(match (fresh, id) {
         (true, "") => InstallWhat::Fresh,
         (true, id) => {
             return Err(Problem::new(
@@ -234,9 +240,42 @@ pub(crate) fn install(raw: &v1::InstallOrder, header: OrderHeader) -> Result<Ins
             .with("local_checkpoint", id));
         }
         (false, "") => return Err(missing("local_checkpoint")),
-        (false, id) => InstallWhat::Checkpoint(id.parse::<LocalCheckpointId>()?, Step::new(raw.step)?),
+        (false, id) => InstallWhat::Checkpoint(id.parse::<LocalCheckpointId>()?, Step::new(step)?),
+    })
+}
+
+/// See [`push`].
+pub(crate) fn ready(raw: &v1::ReadyOrder, header: OrderHeader) -> Result<Ready, Problem> {
+    let role = match v1::Role::try_from(raw.role) {
+        Ok(v1::Role::Active) => Role::Active,
+        Ok(v1::Role::Standby) => Role::Standby,
+        Ok(v1::Role::Unspecified) => return Err(missing("role")),
+        Err(_) => {
+            return Err(Problem::new(Reason::SpecInvalid, format!("role {} is neither active nor standby", raw.role))
+                .with("field", "role")
+                .with("value", raw.role));
+        }
     };
-    Ok(Install { header, what })
+    let checkpoint = match checkpoint_or_fresh(&raw.local_checkpoint, raw.step, raw.fresh)? {
+        InstallWhat::Fresh => None,
+        InstallWhat::Checkpoint(id, step) => Some((id, step)),
+    };
+    Ok(Ready { word: Word { round: Some(header.round), checkpoint, role }, header })
+}
+
+pub(crate) fn ready_word(word: &Word, hook_problem: Option<String>) -> v1::ReadyWord {
+    let role = match word.role {
+        Role::Active => v1::Role::Active,
+        Role::Standby => v1::Role::Standby,
+    };
+    v1::ReadyWord {
+        round: word.round.map(|round| round.to_string()).unwrap_or_default(),
+        local_checkpoint: word.checkpoint.map(|(id, _)| id.to_string()).unwrap_or_default(),
+        step: word.checkpoint.map(|(_, step)| step.get()).unwrap_or_default(),
+        fresh: word.checkpoint.is_none(),
+        role: role.into(),
+        hook_problem: hook_problem.unwrap_or_default(),
+    }
 }
 
 /// How long a status call may wait; absent: not at all.

@@ -18,6 +18,7 @@ use lockstep_protocol::{
     id::{Attempt, RoundId},
     order::AgentIdentity,
     problem::{Problem, Reason},
+    ready::Word,
 };
 use tokio::sync::{Mutex, Semaphore};
 use tokio_util::task::TaskTracker;
@@ -28,6 +29,7 @@ use crate::{
     marks::Marks,
     order::TransferLimits,
     push::resume::LeftBehind,
+    ready::Words,
     register::{Activity, Register, Staged, State},
     store::CheckpointStore,
     work::{DISK_THREADS, Work},
@@ -44,6 +46,10 @@ pub(crate) struct Core {
     pub(crate) limits: TransferLimits,
     /// Also the gate: orders are admitted one at a time, under this lock.
     pub(crate) marks: Mutex<Marks>,
+    /// What the engine was told. Locked after `marks`, never before.
+    pub(crate) words: Mutex<Words>,
+    /// Why the hook failed for the present word.
+    pub(crate) hook_problem: std::sync::Mutex<Option<(Word, String)>>,
     pub(crate) register: Register,
     pub(crate) state_dir: std::path::PathBuf,
     /// What a failed push left to its next attempt.
@@ -67,7 +73,7 @@ impl Core {
         connector: Arc<dyn Connector>,
         default_endpoint: Option<String>,
         limits: TransferLimits,
-        marks: Marks,
+        (marks, words): (Marks, Words),
         state_dir: std::path::PathBuf,
     ) -> Self {
         let digests = Arc::new(Digests::load(&state_dir, store.files_are_immutable()));
@@ -79,6 +85,8 @@ impl Core {
             default_endpoint,
             limits,
             marks: Mutex::new(marks),
+            words: Mutex::new(words),
+            hook_problem: std::sync::Mutex::default(),
             register: Register::new(),
             state_dir,
             left_behind: LeftBehind::default(),

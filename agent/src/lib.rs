@@ -24,14 +24,15 @@
 //! Everything runs on threads named `lockstep-agent*`, at low priority: hashing must not starve the engine. Memory is bounded by
 //! [`TransferLimits::memory`], whatever the size of a checkpoint.
 //!
-//! Modules: [`store`] (what an engine implements, and two implementations), [`agent`] (builder and handle), [`args`] and [`allocator`] (flags and memory of the sidecar);
+//! Modules: [`store`] (what an engine implements, and two implementations), [`agent`] (builder and handle), [`args`], [`wait`] and [`allocator`] (flags and memory of the sidecar);
 //! inside `service` and `convert` (gRPC), `admission` (order checks, status, cancel), `marks` (highest order on disk), `register` (the one transfer and its
 //! state), `core` (runs a transfer to its end), `work` (what a transfer may use and how it stops), `blocks` (its memory), `window` (its
-//! requests in flight), `remote` (a location as a transfer uses it), `tree` (digests of pieces), `digests` (of files that were hashed before), `push`, `pull`, `install`; without a coordinator `alone`, `sync`, `start`; and
+//! requests in flight), `remote` (a location as a transfer uses it), `tree` (digests of pieces), `digests` (of files that were hashed before), `push`, `pull`, `install`, `ready` (what the engine was told); without a coordinator `alone`, `sync`, `start`; and
 //! `progress`, `space`, `durable`.
 //!
 //! Metrics: `lockstep_agent_transfers_total{kind,outcome}`, `lockstep_agent_transfers_running{kind}`,
-//! `lockstep_agent_transferred_bytes_total{kind}`, `lockstep_agent_transfer_duration_seconds{kind}`, `lockstep_agent_request_retries_total`.
+//! `lockstep_agent_transferred_bytes_total{kind}`, `lockstep_agent_transfer_duration_seconds{kind}`, `lockstep_agent_request_retries_total`,
+//! `lockstep_agent_ready_hooks_total{outcome}`.
 
 mod admission;
 pub mod agent;
@@ -49,6 +50,7 @@ mod order;
 mod progress;
 mod pull;
 mod push;
+mod ready;
 mod register;
 mod remote;
 mod service;
@@ -57,10 +59,12 @@ mod start;
 pub mod store;
 mod sync;
 mod tree;
+pub mod wait;
 mod window;
 mod work;
 
 pub use agent::{Agent, AgentBuilder, AgentHandle};
+pub use lockstep_protocol::ready::{Role, Word};
 pub use order::TransferLimits;
 pub use start::Started;
 

@@ -46,7 +46,7 @@ pub(crate) struct Marks {
     known: BTreeMap<(PipelineId, String), OrderMark>,
 }
 
-fn place(location: &Location) -> String {
+pub(crate) fn place(location: &Location) -> String {
     format!("{}/{}/{}", location.endpoint().unwrap_or("aws"), location.bucket(), location.prefix())
 }
 

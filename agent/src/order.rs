@@ -11,6 +11,7 @@ use lockstep_protocol::{
     location::Location,
     order::OrderHeader,
     problem::{Problem, Reason},
+    ready::Word,
 };
 
 /// How much of its machine a transfer may use. The builder's are the defaults, an order may say otherwise.
@@ -142,6 +143,15 @@ pub(crate) struct Install {
     pub(crate) header: OrderHeader,
     /// Which.
     pub(crate) what: InstallWhat,
+}
+
+/// Tell the engine what it may do.
+#[derive(Clone, Debug)]
+pub(crate) struct Ready {
+    /// Checked first.
+    pub(crate) header: OrderHeader,
+    /// What.
+    pub(crate) word: Word,
 }
 
 /// What a finished push reports.

@@ -176,6 +176,10 @@ impl Register {
         Some(Running { activity, round: entry.round, attempt: entry.attempt, progress: entry.progress.snapshot() })
     }
 
+    pub(crate) fn is_running(&self) -> bool {
+        self.lock().entry.as_ref().is_some_and(|entry| matches!(entry.state, State::Running(_)))
+    }
+
     /// Asks whatever runs to stop. An install does not listen: it is half done only if it is interrupted.
     pub(crate) fn stop(&self, cause: Problem) {
         if let Some(entry) = &self.lock().entry

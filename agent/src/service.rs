@@ -1,6 +1,6 @@
 //! The gRPC service: converts, checks in the order the protocol names, and lets [`Core`] do the rest.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use lockstep_proto::v1::{self, agent_server::Agent};
 use lockstep_protocol::{order::OrderHeader, problem::Problem};
@@ -93,6 +93,10 @@ impl Service {
             }),
             highest: core.marks.lock().await.highest_of(&core.identity.pipeline).map(convert::mark),
             free_bytes,
+            ready: core.words.lock().await.word().map(|word| {
+                let problem = core.hook_problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                convert::ready_word(&word, problem.filter(|(of, _)| *of == word).map(|(_, problem)| problem))
+            }),
         }
     }
 }
@@ -171,6 +175,17 @@ impl Agent for Service {
             let order = convert::install(&raw, header)?;
             let view = Core::whole(Arc::clone(&self.core).install(order)).await?;
             Ok(self.pull_status(&view))
+        };
+        answer(order.await)
+    }
+
+    async fn ready(&self, request: Request<v1::ReadyOrder>) -> Answer<v1::ReadyResponse> {
+        let order = async {
+            let mut raw = request.into_inner();
+            let header = self.header(raw.header.take())?;
+            let order = convert::ready(&raw, header)?;
+            Core::whole(Arc::clone(&self.core).ready(order)).await?;
+            Ok(v1::ReadyResponse { incarnation: self.core.identity.incarnation.to_string() })
         };
         answer(order.await)
     }

@@ -13,6 +13,7 @@ use lockstep_protocol::{
     location::Location,
     order::OrderHeader,
     problem::{Problem, Reason, Retryable},
+    ready::{Role, Word},
     round::Source,
     selection::LocalCheckpoint,
     spec::PullSelector,
@@ -84,6 +85,18 @@ pub(crate) async fn pull(core: Arc<Core>, request: StartPull) -> Result<Started,
     Ok(started)
 }
 
+/// Nobody else has to be waited for: the end of this pull is what the engine waits for. None: nothing was said yet.
+async fn say(core: &Core, word: Option<Word>) -> Result<(), Problem> {
+    let mut words = core.words.lock().await;
+    let mut next = words.clone();
+    let say = move || match word {
+        Some(word) => next.say(None, word).map(|()| next),
+        None => next.take_back(None).map(|()| next),
+    };
+    *words = core.blocking(say).await?;
+    Ok(())
+}
+
 async fn run(
     core: &Arc<Core>,
     owner: &Owner,
@@ -95,6 +108,7 @@ async fn run(
 ) -> Result<(Started, PullDone), Problem> {
     let store = Arc::clone(&core.store);
     work.disk(move |_| store.check_installable()).await?;
+    say(core, None).await?;
     let remote = Remote::connect(core.connector.as_ref(), &location, &work).await?;
     let bucket = remote.bucket().as_ref();
     let generation = patiently(|| own_generation(bucket, owner)).await?;
@@ -132,6 +146,7 @@ async fn run(
         InstallWhat::Fresh => None,
         InstallWhat::Checkpoint(id, step) => Some((id, step)),
     };
+    say(core, Some(Word { round: None, checkpoint, role: Role::Active })).await?;
     Ok((Started { source, checkpoint, bytes_downloaded: done.bytes_downloaded }, done))
 }
 

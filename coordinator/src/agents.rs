@@ -12,6 +12,7 @@ use lockstep_protocol::{
     id::{PipelineId, PipelineName},
     order::OrderHeader,
     problem::{Problem, Reason},
+    ready::Word,
 };
 use lockstep_rpc::{Carrier, ChannelOptions, MAX_MESSAGE_BYTES, RpcProblem, connect_lazy, with_deadline};
 use tokio::sync::Semaphore;
@@ -43,6 +44,14 @@ pub enum AgentAnswer<T> {
 }
 
 impl<T> AgentAnswer<T> {
+    /// For those who do the same about "no" and "nobody knows".
+    pub fn done(self) -> Result<T, Problem> {
+        match self {
+            Self::Answer(value) => Ok(value),
+            Self::Refused(problem) | Self::Unknown(problem) => Err(problem),
+        }
+    }
+
     /// Checks an answer further.
     pub fn and_then<U>(self, check: impl FnOnce(T) -> Result<U, Problem>) -> AgentAnswer<U> {
         match self {
@@ -260,6 +269,13 @@ impl AgentPool {
         let request = with_deadline(convert::install_order(header, what), self.shared.options.slow_call_timeout);
         let call = async |mut client: Client| client.install(request).await;
         self.call(host, &self.shared.polls, call, convert::pull_status_of).await
+    }
+
+    /// Tells what the engine may do. The same word again is answered the same.
+    pub async fn ready(&self, host: &Host, header: &OrderHeader, word: &Word) -> AgentAnswer<()> {
+        let request = with_deadline(convert::ready_order(header, word), self.shared.options.call_timeout);
+        let call = async |mut client: Client| client.ready(request).await;
+        self.call(host, &self.shared.calls, call, |_: v1::ReadyResponse| Ok(())).await
     }
 
     /// Stops whatever the round runs there. True: nothing of it is left.

@@ -3,13 +3,14 @@
 //! - [`status`]: a [`Problem`](lockstep_protocol::problem::Problem) as gRPC status and as message
 //! - [`time`]: timestamps and durations
 //! - [`pipeline`]: specs and locations, [`update`]: update masks
-//! - [`round`], [`checkpoint`], [`audit`], [`standby`]: what callers are shown
+//! - [`round`], [`checkpoint`], [`audit`], [`standby`], [`ready`]: what callers are shown
 //! - [`agent`]: orders to agents and their answers
 
 pub mod agent;
 pub mod audit;
 pub mod checkpoint;
 pub mod pipeline;
+pub mod ready;
 pub mod round;
 pub mod standby;
 pub mod status;

@@ -13,6 +13,7 @@
 //! - `claim`: locations of new pipelines; `schedule`: pushes that nobody asks for; `follow`: pulls of standbys; `take_over`: locations that somebody owned, with the pulls of an `activation`
 //! - `marks`: of damaged checkpoints; `verify`: re-reading within the daily budget; `upkeep`: pins, retirements and collections, with what they delete in `collect`
 //! - `compare`: every location with the database, once at start; `identity`: whether that is still the same database
+//! - `ready`: what engines are told after a pull
 //! - `farewell`: what is told to agents and bucket after the end
 //! - `milestone`: failpoints around what is stored
 
@@ -57,6 +58,7 @@ mod orders;
 mod parts;
 mod progress;
 mod protect;
+mod ready;
 mod rows;
 mod schedule;
 mod settle;
@@ -219,6 +221,7 @@ impl Dispatcher {
         tasks.spawn(cancels::watch(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(schedule::run(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(follow::run(Arc::clone(&services), shutdown.clone()));
+        tasks.spawn(ready::run(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(take_over::run(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(identity::watch(Arc::clone(&services), shutdown.clone()));
         tasks.spawn(upkeep::run(Arc::clone(&services), shutdown.clone()));

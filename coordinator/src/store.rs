@@ -12,7 +12,7 @@
 //! Modules: `pipeline` and `record` are the values; `ownership` creates pipelines, `claims` claims their
 //! locations, `differences` notes where these and the database disagree, `pipelines` reads them; `admit` makes rounds from what is `ask`ed, `apply` moves them, `drive` is for the replica that drives one, `list` and `audit` for those who look;
 //! `rows` and `text` translate; `sqlstate` is the one table of database errors; `changes` are hints to look sooner;
-//! `schedules` is when pipelines are pushed by themselves, `standbys` what those follow that own nothing, `take_overs` how they get locations that somebody owned, `learnt` the rounds that they know again by one, `upkeep` what is kept, retired and deleted there, with the marks in `retirements`, `verifications` what was found in them, `verify_budget` how much is re-read; `endpoint` is what a URL leads to, `pool` and `session` are how a connection is used,
+//! `ready` is what hosts are told after a pull, `schedules` when pipelines are pushed by themselves, `standbys` what those follow that own nothing, `take_overs` how they get locations that somebody owned, `learnt` the rounds that they know again by one, `upkeep` what is kept, retired and deleted there, with the marks in `retirements`, `verifications` what was found in them, `verify_budget` how much is re-read; `endpoint` is what a URL leads to, `pool` and `session` are how a connection is used,
 //! `schema` is what stands in the database.
 
 use std::{sync::Arc, time::Duration};
@@ -21,6 +21,7 @@ use chrono::{DateTime, Utc};
 use lockstep_protocol::{
     id::{RoundId, Term},
     problem::Problem,
+    ready::gives_word,
     round::{CancelRequest, Decision, Round},
 };
 
@@ -46,6 +47,7 @@ mod pipeline_calls;
 mod pipelines;
 mod pool;
 mod postgres;
+mod ready;
 mod record;
 mod retirements;
 mod rows;
@@ -214,6 +216,9 @@ impl Store {
             if round.phase.is_terminal() {
                 self.hints.tell(Change::Ended(round.id), Reach::Everywhere);
                 self.hints.tell(Change::Pipeline(round.pipeline), Reach::Here);
+                if gives_word(round) {
+                    self.hints.tell(Change::ClaimWaits, Reach::Everywhere);
+                }
             } else {
                 self.hints.tell(Change::Round(round.id), Reach::Here);
             }

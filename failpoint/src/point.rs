@@ -162,6 +162,17 @@ points! {
     /// All have answered.
     ConfirmAnswered = "confirm.answered" of Coordinator;
 
+    // ---- what engines are told after a pull
+
+    /// This replica has the word that is owed, with a new term; no host was told.
+    ReadyClaimed = "ready.claimed" of Coordinator;
+    /// Before one host is told.
+    ReadyBeforeSent = "ready.before_sent" of Coordinator;
+    /// It has answered.
+    ReadyAnswered = "ready.answered" of Coordinator;
+    /// Who has answered is stored.
+    ReadyStored = "ready.stored" of Coordinator;
+
     // ---- the decision of a push
 
     /// Before part manifests are read.
@@ -258,6 +269,11 @@ points! {
     TransferBeforeReport = "transfer.before_report" of Agent;
     /// Statuses say so.
     TransferReported = "transfer.reported" of Agent;
+
+    /// What the engine may do passed all checks; it is not on the disk.
+    WordBeforeStored = "word.before_stored" of Agent;
+    /// It is on the disk; nobody was told.
+    WordStored = "word.stored" of Agent;
 
     // ---- push
 

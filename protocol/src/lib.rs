@@ -17,6 +17,7 @@
 //! - [`planted`]: bugs that tests plant, in builds with debug assertions only
 //! - [`schedule`]: when a pipeline is pushed by itself; [`standby`]: how a standby follows, and how far behind it is
 //! - [`start`]: what a solo engine starts from where no coordinator decides it
+//! - [`ready`]: what hosts are told when a pull has ended well, and whom it is still owed
 //! - [`round`]: push and pull as `decide(round, event) -> Decision`
 
 pub mod commit;
@@ -36,6 +37,7 @@ pub mod order;
 pub mod pin;
 pub mod planted;
 pub mod problem;
+pub mod ready;
 pub mod reuse;
 pub mod round;
 pub mod schedule;

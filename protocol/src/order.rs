@@ -173,6 +173,17 @@ pub fn check_mark(header: &OrderHeader, highest: Option<OrderMark>) -> Result<()
         .with("round", header.round))
 }
 
+/// The same for a word about a pull that has ended. A push that was ordered since doesn't make it stale: it changes nothing about what an engine starts from.
+/// So the round is compared with that of the newest install or word only, the generation with that of any order.
+pub fn check_ready(
+    header: &OrderHeader,
+    highest: Option<OrderMark>,
+    installed: Option<OrderMark>,
+) -> Result<(), Problem> {
+    check_mark(header, highest.filter(|highest| highest.generation > header.generation))?;
+    check_mark(header, installed)
+}
+
 /// The transfer an agent knows of, running or finished.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct KnownTransfer {

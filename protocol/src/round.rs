@@ -28,6 +28,7 @@ mod phase;
 mod pull;
 mod push;
 
+pub(crate) use effect::discarding;
 pub use effect::{Effect, effects, next_wake};
 pub use event::{DecisionKnown, Event, FoundHost, HostReport, KeyRead};
 pub(crate) use participant::later;

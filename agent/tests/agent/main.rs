@@ -14,6 +14,7 @@ mod push;
 mod push_increments;
 mod push_resume;
 mod push_sources;
+mod ready;
 mod start;
 mod sync;
 mod watched;

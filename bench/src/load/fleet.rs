@@ -266,6 +266,10 @@ impl v1::agent_server::Agent for Agents {
         Ok(Response::new(self.status(agent, &header)?))
     }
 
+    async fn ready(&self, _: Request<v1::ReadyOrder>) -> Result<Response<v1::ReadyResponse>, Status> {
+        unsimulated()
+    }
+
     async fn cancel(&self, request: Request<v1::CancelOrder>) -> Result<Response<v1::CancelResponse>, Status> {
         let agent = self.agent(&request)?;
         self.0.host(agent)?.running = None;

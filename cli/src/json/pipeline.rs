@@ -29,10 +29,32 @@ pub(crate) fn pipeline(pipeline: &v1::Pipeline) -> Value {
         })),
         "last_collection": maybe(pipeline.last_collection.as_ref(), collection),
         "standby": maybe(pipeline.standby.as_ref(), standby),
+        "ready": maybe(pipeline.ready.as_ref(), ready),
         "create_time": time(pipeline.create_time.as_ref()),
         "update_time": time(pipeline.update_time.as_ref()),
         "warnings": pipeline.warnings,
     })
+}
+
+fn ready(ready: &v1::Ready) -> Value {
+    json!({
+        "round": optional(&ready.round),
+        "role": role_name(ready.role()),
+        "not_told": ready.not_told.iter().map(|host| json!({
+            "host_idx": host.host_idx,
+            "problem": maybe(host.problem.as_ref(), problem),
+        })).collect::<Vec<_>>(),
+        "next_time": time(ready.next_time.as_ref()),
+        "told_time": time(ready.told_time.as_ref()),
+    })
+}
+
+pub(crate) const fn role_name(role: v1::Role) -> &'static str {
+    match role {
+        v1::Role::Active => "active",
+        v1::Role::Standby => "standby",
+        v1::Role::Unspecified => "unknown",
+    }
 }
 
 /// A spec as `pipeline apply` reads it.

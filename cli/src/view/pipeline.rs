@@ -95,6 +95,9 @@ pub(crate) fn pipeline(pipeline: &v1::Pipeline) -> String {
     if let Some(standby) = &pipeline.standby {
         rows.extend(super::standby::rows(standby));
     }
+    if let Some(ready) = &pipeline.ready {
+        rows.push(("engines", engines(ready)));
+    }
     rows.push(("created", text::time(pipeline.create_time.as_ref())));
     rows.push(("updated", text::time(pipeline.update_time.as_ref())));
     rows.push(("etag", or_none(&pipeline.etag).to_owned()));
@@ -104,6 +107,11 @@ pub(crate) fn pipeline(pipeline: &v1::Pipeline) -> String {
     }
     if let Some(fenced) = &pipeline.fenced {
         shown.push_str(&format!("\n\n{}", problem_lines(fenced)));
+    }
+    for host in pipeline.ready.iter().flat_map(|ready| &ready.not_told) {
+        if let Some(problem) = &host.problem {
+            shown.push_str(&format!("\n\nhost {} is not told yet:\n{}", host.host_idx, problem_lines(problem)));
+        }
     }
     if let Some(problem) = pipeline.standby.as_ref().and_then(|standby| standby.problem.as_ref()) {
         shown.push_str(&format!("\n\nthe standby keeps what it has:\n{}", problem_lines(problem)));
@@ -118,6 +126,21 @@ pub(crate) fn pipeline(pipeline: &v1::Pipeline) -> String {
         shown.push_str(&format!("\n\n{}", spec_lines(&json::spec(spec))));
     }
     shown
+}
+
+/// What they were told after the last pull.
+fn engines(ready: &v1::Ready) -> String {
+    let what = match ready.role() {
+        v1::Role::Standby => "wait as standby",
+        v1::Role::Active | v1::Role::Unspecified => "may start",
+    };
+    match ready.not_told.as_slice() {
+        [] => format!("{what}, every host was told (round {})", ready.round),
+        owed => {
+            let hosts: Vec<_> = owed.iter().map(|host| host.host_idx.to_string()).collect();
+            format!("{what}, not told yet: host {} (round {})", hosts.join(", "), ready.round)
+        }
+    }
 }
 
 fn next_push(schedule: &v1::PushSchedule) -> String {

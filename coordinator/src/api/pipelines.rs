@@ -196,13 +196,14 @@ impl Api {
 
     /// The row with its rounds.
     pub(super) async fn shown(&self, row: &PipelineRow) -> Result<v1::Pipeline, Problem> {
-        let (active, push, pull, push_schedule, collection, standby) = tokio::try_join!(
+        let (active, push, pull, push_schedule, collection, standby, ready) = tokio::try_join!(
             self.newest_round(row.id, true, None),
             self.newest_round(row.id, false, Some(RoundKind::Push)),
             self.newest_round(row.id, false, Some(RoundKind::Pull)),
             self.push_schedule(row),
             self.last_collection(row),
             self.standby(row),
+            self.ready(row),
         )?;
         Ok(v1::Pipeline {
             id: row.id.to_string(),
@@ -222,7 +223,12 @@ impl Api {
             push_schedule,
             last_collection: collection,
             standby,
+            ready,
         })
+    }
+
+    async fn ready(&self, row: &PipelineRow) -> Result<Option<v1::Ready>, Problem> {
+        Ok(self.store.word_of(row.id).await?.as_ref().map(convert::ready::ready))
     }
 
     async fn last_collection(&self, row: &PipelineRow) -> Result<Option<v1::Collection>, Problem> {

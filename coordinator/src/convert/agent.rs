@@ -11,12 +11,13 @@ use lockstep_protocol::{
     key::Key,
     order::{OrderHeader, OrderMark},
     problem::{Problem, Reason, Retryable},
+    ready::Word,
     selection::LocalCheckpoint,
 };
 use lockstep_rpc::RpcProblem;
 use tonic::{Code, Status};
 
-use super::{pipeline, round, time};
+use super::{pipeline, ready, round, time};
 use crate::agents::{
     AgentAnswer, Counters, Described, Host, InstallWhat, Listing, PullDone, PullOrder, PushDone, PushOrder, Reach,
     TransferState, TransferStatus,
@@ -86,6 +87,16 @@ pub(crate) fn install_order(order: &OrderHeader, what: InstallWhat) -> v1::Insta
         InstallWhat::Checkpoint(id, step) => (id.to_string(), step.get(), false),
     };
     v1::InstallOrder { header: Some(header(order)), local_checkpoint, step, fresh }
+}
+
+pub(crate) fn ready_order(order: &OrderHeader, word: &Word) -> v1::ReadyOrder {
+    v1::ReadyOrder {
+        header: Some(header(order)),
+        local_checkpoint: word.checkpoint.map(|(id, _)| id.to_string()).unwrap_or_default(),
+        step: word.checkpoint.map(|(_, step)| step.get()).unwrap_or_default(),
+        fresh: word.checkpoint.is_none(),
+        role: ready::role(word.role).into(),
+    }
 }
 
 pub(crate) fn status_request(order: &OrderHeader, wait: Duration) -> v1::StatusRequest {

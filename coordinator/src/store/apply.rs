@@ -12,11 +12,12 @@ use uuid::Uuid;
 use super::{
     Applied, Caller,
     audit::TransitionColumns,
+    ready::{WordOf, nobody_told},
     retirements,
     rows::{as_stored, record, rest_of, select_records, source_columns},
     session::Session,
     sqlstate::{Fail, Settling},
-    text::{bigint, optional_json, text},
+    text::{bigint, json, optional_json, text},
 };
 
 /// What a write was decided on and what was decided.
@@ -72,6 +73,15 @@ WITH moved AS (
     FROM moved
     WHERE $13 IS NOT NULL AND p.id = moved.pipeline_id
       AND (p.last_generation IS NULL OR (p.last_generation, p.last_seq) < (moved.generation, moved.seq))
+), taken_back AS (
+    DELETE FROM ready_words w USING moved WHERE $44 AND w.pipeline_id = moved.pipeline_id
+), given AS (
+    INSERT INTO ready_words AS w (pipeline_id, round_id, role, term, hosts)
+    SELECT moved.pipeline_id, moved.id, CASE WHEN p.claim = 'owned' THEN 'active' ELSE 'standby' END, moved.term, $45
+    FROM moved JOIN pipelines p ON p.id = moved.pipeline_id WHERE $45 IS NOT NULL
+    ON CONFLICT (pipeline_id) DO UPDATE SET
+        round_id = excluded.round_id, role = excluded.role, version = w.version + 1, term = excluded.term, hosts = excluded.hosts,
+        tries = 0, retry_at = NULL, lease_until = NULL, told_at = NULL, updated_at = clock_timestamp()
 )
 SELECT count(*) FROM moved";
 
@@ -126,18 +136,22 @@ fn decision_bytes<'b>(before: &Kind, next: &'b Kind) -> (Option<&'b [u8]>, Optio
     }
 }
 
-/// A pull's source is stored under the pipeline's row lock, the same under which commits are marked as retired (G1, R8).
+/// A pull's source is stored under the pipeline's row lock, the same under which commits are marked as retired (G1, R8), and so is the word that its end gives: its role is
+/// what the pipeline is, and an activation that ends at the same time changes that.
 pub(super) async fn apply_settling(connection: &mut Session, change: &Change) -> Result<Applied, Fail> {
-    let Some(source) = retirements::new_source(&change.before, &change.decision.next) else {
+    let source = retirements::new_source(&change.before, &change.decision.next);
+    if source.is_none() && WordOf::of(&change.before, &change.decision.next) != WordOf::Gives {
         return apply(connection, change).await;
-    };
+    }
     let mut transaction = connection.begin().await?;
     // Whatever became of the pipeline: a stale writer of a round that it had once is told that the round has moved.
     sqlx::query("SELECT 1 FROM pipelines WHERE id = $1 FOR UPDATE")
         .bind(change.before.pipeline.uuid())
         .execute(&mut *transaction)
         .await?;
-    if retirements::is_marked(&mut transaction, change.before.pipeline, &source).await? {
+    if let Some(source) = source
+        && retirements::is_marked(&mut transaction, change.before.pipeline, &source).await?
+    {
         let before = &change.before;
         let current: bool = sqlx::query_scalar(
             "SELECT EXISTS (SELECT 1 FROM rounds WHERE id = $1 AND version = $2 AND term = $3 AND ended_at IS NULL)",
@@ -173,6 +187,8 @@ pub(super) async fn apply(connection: &mut Session, change: &Change) -> Result<A
     let local: Vec<Uuid> =
         next.participants.iter().filter_map(|p| p.local_checkpoint).map(LocalCheckpointId::uuid).collect();
     let events = TransitionColumns::of(&decision.transitions);
+    let word = WordOf::of(before, next);
+    let owed = (word == WordOf::Gives).then(|| json(&nobody_told(next))).transpose()?;
     let fenced_because = next.problem.as_ref().map_or_else(String::new, |problem| text(&problem.message));
     let moved: i64 = sqlx::query_scalar(APPLY)
         .bind(before.id.uuid())
@@ -218,6 +234,8 @@ pub(super) async fn apply(connection: &mut Session, change: &Change) -> Result<A
         .bind(decision.fence_pipeline)
         .bind(fenced_because)
         .bind(local)
+        .bind(word == WordOf::TakesBack)
+        .bind(owed)
         .fetch_one(connection)
         .await
         .settling()?;

@@ -8,6 +8,7 @@
 mod differences;
 mod faults;
 mod pipelines;
+mod ready;
 mod rounds;
 mod schedules;
 mod standbys;
@@ -32,6 +33,7 @@ use lockstep_protocol::{
     garbage::Retiring,
     id::{DatabaseId, Generation, PipelineId, RequestId, RoundId, Seq, Term},
     problem::Problem,
+    ready::Telling,
     round::CancelRequest,
     schedule::PushSchedule,
     takeover::TakeOver,
@@ -53,6 +55,7 @@ use super::{
     drive::{Cancel, Claim, Progress},
     ownership::{Delete, Update},
     pool::Access,
+    ready::SaveTelling,
     schedules::SaveSchedule,
     schema::Schema,
     sqlstate::{Fail, Place},
@@ -65,6 +68,7 @@ use super::{
 };
 use faults::Faults;
 use pipelines::StoredPipeline;
+use ready::StoredWord;
 use rounds::StoredRound;
 use schedules::StoredSchedule;
 use standbys::StoredStandby;
@@ -109,6 +113,7 @@ struct Tables {
     requests: BTreeMap<(PipelineId, RequestId), (String, RoundId)>,
     schedules: BTreeMap<PipelineId, StoredSchedule>,
     standbys: BTreeMap<PipelineId, StoredStandby>,
+    words: BTreeMap<PipelineId, StoredWord>,
     take_overs: BTreeMap<Uuid, StoredTakeOver>,
     upkeep: BTreeMap<Uuid, StoredUpkeep>,
     retirements: BTreeMap<(PipelineId, Generation, Seq), StoredRetirement>,
@@ -192,6 +197,7 @@ impl MemoryDatabase {
             requests: BTreeMap::new(),
             schedules: BTreeMap::new(),
             standbys: BTreeMap::new(),
+            words: BTreeMap::new(),
             take_overs: BTreeMap::new(),
             upkeep: BTreeMap::new(),
             retirements: BTreeMap::new(),
@@ -490,6 +496,18 @@ impl Transactions for Link {
 
     async fn push_schedule(&self, id: PipelineId) -> Result<Option<PushSchedule>, StoreError> {
         self.run("push_schedule", Access::Read, move |tables, _| Ok(tables.push_schedule(id))).await
+    }
+
+    async fn claim_words(&self, lease: Duration) -> Result<Vec<Telling>, StoreError> {
+        self.run("claim_words", Access::Write, move |tables, now| Ok(tables.claim_words(lease, now))).await
+    }
+
+    async fn save_telling(&self, save: SaveTelling) -> Result<bool, StoreError> {
+        self.run("save_telling", Access::Write, move |tables, _| tables.save_telling(&save)).await
+    }
+
+    async fn word_of(&self, id: PipelineId) -> Result<Option<Telling>, StoreError> {
+        self.run("word_of", Access::Read, move |tables, _| Ok(tables.word_of(id))).await
     }
 
     async fn due_standbys(&self, lease: Duration, at_most: u32) -> Result<DueStandbys, StoreError> {

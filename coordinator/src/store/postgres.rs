@@ -9,6 +9,7 @@ use lockstep_protocol::{
     garbage::Retiring,
     id::{PipelineId, RoundId, Term},
     problem::Problem,
+    ready::Telling,
     round::CancelRequest,
     schedule::PushSchedule,
     takeover::TakeOver,
@@ -32,6 +33,7 @@ use super::{
     identity, list, ownership,
     pipelines::{self, Lock},
     pool::{Access, Database},
+    ready::{self, SaveTelling},
     retirements,
     schedules::{self, SaveSchedule},
     schema::{self, Schema},
@@ -236,6 +238,19 @@ impl Transactions for Database {
 
     async fn push_schedule(&self, id: PipelineId) -> Result<Option<PushSchedule>, StoreError> {
         self.run("push_schedule", Access::Read, id, |connection, id| Box::pin(schedules::read(connection, *id))).await
+    }
+
+    async fn claim_words(&self, lease: Duration) -> Result<Vec<Telling>, StoreError> {
+        self.run("claim_words", Access::Write, lease, |connection, lease| Box::pin(ready::claim(connection, lease)))
+            .await
+    }
+
+    async fn save_telling(&self, save: SaveTelling) -> Result<bool, StoreError> {
+        self.run("save_telling", Access::Write, save, |connection, save| Box::pin(ready::save(connection, save))).await
+    }
+
+    async fn word_of(&self, id: PipelineId) -> Result<Option<Telling>, StoreError> {
+        self.run("word_of", Access::Read, id, |connection, id| Box::pin(ready::read(connection, *id))).await
     }
 
     async fn due_standbys(&self, lease: Duration, at_most: u32) -> Result<DueStandbys, StoreError> {

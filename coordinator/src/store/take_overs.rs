@@ -25,6 +25,7 @@ use super::{
     identity,
     learnt::{self, Learnt},
     pipelines::{Lock, find},
+    ready,
     rows::{number, unsigned},
     session::Session,
     settle_twice,
@@ -130,6 +131,10 @@ impl Store {
         };
         if matches!(applied, TakeOverApplied::Stored(_)) {
             self.hints.tell(Change::Pipeline(before.pipeline), Reach::Everywhere);
+            if decision.next.phase.is_terminal() {
+                // Hosts of a standby that is active now are to be told.
+                self.hints.tell(Change::ClaimWaits, Reach::Everywhere);
+            }
         }
         Ok(applied)
     }
@@ -368,6 +373,7 @@ pub(super) async fn apply(connection: &mut Session, change: &Move) -> Result<Tak
         .execute(&mut *transaction)
         .await?;
     }
+    ready::activate(&mut transaction, change).await?;
     if change.decision.fence_pipeline {
         sqlx::query(
             "UPDATE pipelines SET fenced_at = clock_timestamp(), fenced_problem = $3, version = version + 1, updated_at = clock_timestamp()

@@ -12,6 +12,7 @@ use lockstep_protocol::{
     garbage::Retiring,
     id::{PipelineId, RoundId, Term},
     problem::Problem,
+    ready::Telling,
     round::CancelRequest,
     schedule::PushSchedule,
     takeover::TakeOver,
@@ -30,6 +31,7 @@ use super::{
     differences::Note,
     drive::{Cancel, Claim, Progress},
     ownership::{Delete, Update},
+    ready::SaveTelling,
     schedules::SaveSchedule,
     schema::Schema,
     standbys::{SaveFollowState, Steer},
@@ -88,6 +90,10 @@ pub(super) trait Transactions: fmt::Debug + Send + Sync + 'static {
     async fn due_pushes(&self, lease: Duration, at_most: u32) -> Result<DuePushes, StoreError>;
     async fn save_push_schedule(&self, save: SaveSchedule) -> Result<bool, StoreError>;
     async fn push_schedule(&self, id: PipelineId) -> Result<Option<PushSchedule>, StoreError>;
+
+    async fn claim_words(&self, lease: Duration) -> Result<Vec<Telling>, StoreError>;
+    async fn save_telling(&self, save: SaveTelling) -> Result<bool, StoreError>;
+    async fn word_of(&self, id: PipelineId) -> Result<Option<Telling>, StoreError>;
 
     async fn due_standbys(&self, lease: Duration, at_most: u32) -> Result<DueStandbys, StoreError>;
     async fn save_follow_state(&self, save: SaveFollowState) -> Result<bool, StoreError>;

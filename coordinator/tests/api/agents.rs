@@ -64,6 +64,10 @@ impl v1::agent_server::Agent for Silent {
         not_here()
     }
 
+    async fn ready(&self, _: Request<v1::ReadyOrder>) -> Result<Response<v1::ReadyResponse>, Status> {
+        not_here()
+    }
+
     async fn cancel(&self, _: Request<v1::CancelOrder>) -> Result<Response<v1::CancelResponse>, Status> {
         not_here()
     }

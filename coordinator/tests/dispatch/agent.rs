@@ -97,6 +97,21 @@ struct State {
     calls: Vec<(&'static str, u32)>,
     /// Highest term that was seen.
     term: u64,
+    /// Each word that was accepted, in order.
+    told: Vec<Told>,
+    /// No word is answered.
+    deaf: bool,
+}
+
+/// What it was told that its engine may do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Told {
+    pub(crate) round: String,
+    pub(crate) round_no: u64,
+    pub(crate) term: u64,
+    pub(crate) step: u64,
+    pub(crate) fresh: bool,
+    pub(crate) role: v1::Role,
 }
 
 #[derive(Clone)]
@@ -151,6 +166,8 @@ impl Agent {
             staged: None,
             calls: Vec::new(),
             term: 0,
+            told: Vec::new(),
+            deaf: false,
         };
         let scripted = Scripted {
             host_idx,
@@ -206,6 +223,26 @@ impl Agent {
 
     pub(crate) fn calls(&self, name: &str) -> Vec<u32> {
         self.state().calls.iter().filter(|(call, _)| *call == name).map(|(_, attempt)| *attempt).collect()
+    }
+
+    pub(crate) fn told(&self) -> Vec<Told> {
+        self.state().told.clone()
+    }
+
+    /// Whether words find nobody there.
+    pub(crate) fn deaf(&self, deaf: bool) {
+        self.state().deaf = deaf;
+    }
+
+    /// Until the newest word that it was told is like this.
+    pub(crate) async fn until_told(&self, like: impl Fn(&Told) -> bool) -> Told {
+        let mut changed = self.scripted.changed.subscribe();
+        loop {
+            if let Some(told) = self.told().pop().filter(&like) {
+                return told;
+            }
+            changed.changed().await.unwrap();
+        }
     }
 
     pub(crate) fn term(&self) -> u64 {
@@ -542,6 +579,34 @@ impl v1::agent_server::Agent for Scripted {
         };
         state.transfers.insert((header.round.clone(), header.attempt), Transfer::Pulled(done));
         Ok(Response::new(self.pull_status(&state, &header)))
+    }
+
+    async fn ready(&self, request: Request<v1::ReadyOrder>) -> Result<Response<v1::ReadyResponse>, Status> {
+        let order = request.into_inner();
+        let header = order.header.clone().unwrap_or_default();
+        let mut state = self.lock();
+        if header.incarnation != state.incarnation {
+            return refuse(Code::FailedPrecondition, Reason::IncarnationMismatch, "another incarnation");
+        }
+        self.call(&mut state, "ready", &header);
+        if state.deaf {
+            return Err(Status::unavailable("as the script says"));
+        }
+        let told = Told {
+            round: header.round,
+            round_no: header.round_no,
+            term: header.term,
+            step: order.step,
+            fresh: order.fresh,
+            role: order.role(),
+        };
+        let last = state.told.last().map_or((0, 0), |last| (last.round_no, last.term));
+        if (told.round_no, told.term) < last {
+            return refuse(Code::FailedPrecondition, Reason::StaleTerm, "an older word");
+        }
+        state.told.push(told);
+        self.changed.send_replace(());
+        Ok(Response::new(v1::ReadyResponse { incarnation: state.incarnation.clone() }))
     }
 
     async fn cancel(&self, request: Request<v1::CancelOrder>) -> Result<Response<v1::CancelResponse>, Status> {

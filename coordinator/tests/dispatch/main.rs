@@ -8,6 +8,7 @@ mod budget;
 mod claims;
 mod pull;
 mod push;
+mod ready;
 mod replicas;
 mod requests;
 mod rig;

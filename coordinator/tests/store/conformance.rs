@@ -326,6 +326,8 @@ impl Pair {
         let active = (self.postgres.active_rounds().await.unwrap(), self.twin.active_rounds().await.unwrap());
         assert_eq!(active.0, active.1, "after operation {number} of seed {seed}");
         for id in pipelines {
+            let (postgres, twin) = (self.postgres.word_of(*id).await.unwrap(), self.twin.word_of(*id).await.unwrap());
+            assert_eq!(postgres, twin, "word after operation {number} of seed {seed}");
             let (postgres, twin) =
                 (self.postgres.get_pipeline(&(*id).into()).await, self.twin.get_pipeline(&(*id).into()).await);
             let plain = |text: String| without_times(&text);

@@ -13,6 +13,7 @@ mod limits;
 mod lost_answers;
 mod operations;
 mod pipelines;
+mod ready;
 mod retirement;
 mod rig;
 mod trail;

@@ -60,6 +60,17 @@ fn good(
             v1::InstallOrder { header: header(), local_checkpoint: local.to_owned(), step: 10, fresh: false }
                 .encode_to_vec(),
         ),
+        (
+            "Ready",
+            v1::ReadyOrder {
+                header: header(),
+                local_checkpoint: local.to_owned(),
+                step: 10,
+                fresh: false,
+                role: v1::Role::Active.into(),
+            }
+            .encode_to_vec(),
+        ),
         ("Cancel", v1::CancelOrder { header: header() }.encode_to_vec()),
         ("Sync", v1::SyncRequest { location: Some(cluster.location(PIPELINE)) }.encode_to_vec()),
     ])

@@ -17,6 +17,7 @@ mod ownership;
 mod pair;
 mod paused;
 mod push_and_restore;
+mod ready;
 mod replicas;
 mod resync;
 mod schedule;

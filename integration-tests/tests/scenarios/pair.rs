@@ -1,5 +1,7 @@
 //! An owner, alive, and a standby on its location with hosts and a database of its own.
 
+use std::path::PathBuf;
+
 use lockstep_client::v1::{self, RoundPhase};
 use lockstep_integration_tests::cluster::{BUCKET, Cluster, Options, PIPELINE};
 
@@ -51,7 +53,13 @@ pub(crate) async fn start_agent_with(owner: &Cluster, heir: &mut Cluster, idx: u
         let allowed = format!("s3://{BUCKET}/{prefix}?endpoint={}&path_style=true", owner.endpoint());
         flags.extend(["--allow-location".to_owned(), allowed]);
     }
+    flags.extend(["--ready-file".to_owned(), ready_file(heir, idx).display().to_string()]);
     heir.start_agent_as(idx, &identity, &flags, secret).await;
+}
+
+/// Where the agent of a host says what its engine may do.
+pub(crate) fn ready_file(cluster: &Cluster, idx: usize) -> PathBuf {
+    cluster.scratch().join(format!("agent{idx}.ready"))
 }
 
 pub(crate) async fn push(cluster: &Cluster, pipeline: &str) -> v1::Round {

@@ -17,7 +17,7 @@ use lockstep_protocol::{
     location::Location,
     order::{
         Admission, AgentIdentity, KnownTransfer, OrderHeader, OrderMark, PipelineSelector, admit, check_identity,
-        check_mark,
+        check_mark, check_ready,
     },
     planted::{self, Bug},
     problem::{Problem, Reason},
@@ -61,6 +61,10 @@ struct State {
     up: bool,
     /// On disk, so it outlives the process.
     highest: Option<OrderMark>,
+    /// Of installs and words; on disk too.
+    installing: Option<OrderMark>,
+    /// The pull of the word that holds; on disk too.
+    ready: Option<RoundId>,
     disk: Vec<Local>,
     staged: Option<Local>,
     transfer: Option<Transfer>,
@@ -95,6 +99,8 @@ impl Agent {
             incarnation: Incarnation::new(weather.uuid()),
             up: true,
             highest: None,
+            installing: None,
+            ready: None,
             disk: Vec::new(),
             staged: None,
             transfer: None,
@@ -156,7 +162,7 @@ impl Agent {
     pub(crate) fn lose_disk(&self) {
         let mut state = self.state();
         state.disk.clear();
-        state.highest = None;
+        (state.highest, state.installing, state.ready) = (None, None, None);
     }
 
     /// The engine makes a checkpoint and keeps the newest three.
@@ -210,17 +216,20 @@ impl Agent {
         })
     }
 
-    /// The checks that every order passes.
-    fn check(&self, header: Option<v1::OrderHeader>) -> Result<OrderHeader, Problem> {
-        let header = self.header(header)?;
-        let state = self.state();
-        let identity = AgentIdentity {
+    fn identity(&self, state: &State) -> AgentIdentity {
+        AgentIdentity {
             pipeline: PipelineSelector::Name(self.0.pipeline.clone()),
             slot: self.0.slot,
             incarnation: state.incarnation,
             allowed: vec![self.0.location.clone()],
-        };
-        check_identity(&header, &identity, &[&header.own_location])?;
+        }
+    }
+
+    /// The checks that every order passes.
+    fn check(&self, header: Option<v1::OrderHeader>) -> Result<OrderHeader, Problem> {
+        let header = self.header(header)?;
+        let state = self.state();
+        check_identity(&header, &self.identity(&state), &[&header.own_location])?;
         check_mark(&header, state.highest)?;
         Ok(header)
     }
@@ -341,11 +350,29 @@ impl Agent {
         let _ = tokio::time::timeout(Duration::from_millis(500), ended).await;
     }
 
+    /// What the engine may do.
+    fn ready(&self, order: &v1::ReadyOrder) -> Result<(), Problem> {
+        let header = self.header(order.header.clone())?;
+        let mut state = self.state();
+        check_identity(&header, &self.identity(&state), &[&header.own_location])?;
+        check_ready(&header, state.highest, state.installing)?;
+        let local = state.disk.iter().find(|local| local.id.to_string() == order.local_checkpoint);
+        if !order.fresh && local.is_none() && state.ready != Some(header.round) {
+            return Err(Problem::new(Reason::CheckpointNotFound, "not local here"));
+        }
+        state.highest = state.highest.max(Some(header.mark()));
+        state.installing = state.installing.max(Some(header.mark()));
+        state.ready = Some(header.round);
+        Ok(())
+    }
+
     /// Makes one checkpoint the only one.
     fn install(&self, header: &OrderHeader, order: &v1::InstallOrder) -> Result<v1::PullDone, Problem> {
         let mut state = self.state();
         // Persisted before it takes effect, as every order.
         state.highest = state.highest.max(Some(header.mark()));
+        state.installing = state.installing.max(Some(header.mark()));
+        state.ready = None;
         if order.fresh {
             state.disk.clear();
         } else {
@@ -464,6 +491,12 @@ impl v1::agent_server::Agent for Agent {
         self.install(&header, &order).map_err(status)?;
         self.tell();
         Ok(Response::new(self.pull_status(&header)))
+    }
+
+    async fn ready(&self, request: Request<v1::ReadyOrder>) -> Result<Response<v1::ReadyResponse>, Status> {
+        let order = request.into_inner();
+        self.ready(&order).map_err(status)?;
+        Ok(Response::new(v1::ReadyResponse { incarnation: self.state().incarnation.to_string() }))
     }
 
     async fn cancel(&self, request: Request<v1::CancelOrder>) -> Result<Response<v1::CancelResponse>, Status> {

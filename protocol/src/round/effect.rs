@@ -73,7 +73,7 @@ pub fn effects(round: &Round, now: DateTime<Utc>) -> Vec<Effect> {
 }
 
 /// A fresh start that was resolved but still has local checkpoints to remove: the round remains in `Resolving`.
-pub(super) fn discarding(round: &Round) -> bool {
+pub(crate) fn discarding(round: &Round) -> bool {
     matches!(&round.kind, Kind::Pull(pull) if pull.resolved.as_ref().is_some_and(|r| r.source == Source::Fresh))
 }
 

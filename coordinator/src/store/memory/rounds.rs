@@ -35,7 +35,7 @@ pub(super) struct StoredRound {
 }
 
 impl StoredRound {
-    fn round(&self) -> &Round {
+    pub(super) fn round(&self) -> &Round {
         &self.record.round
     }
 
@@ -345,6 +345,7 @@ impl Tables {
             self.fence(&next, caller, now);
         }
         self.learn_commit(&next, now);
+        self.keep_word(before, &next);
         Ok(Applied::Stored(stored(before, decision)))
     }
 

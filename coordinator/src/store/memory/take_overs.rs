@@ -131,6 +131,7 @@ impl Tables {
                 }
             });
         }
+        self.activate_word(change);
         if change.decision.fence_pipeline {
             let (holds, problem) = (next.holds, next.problem.clone());
             let fits = self.any_pipeline(next.pipeline)?.generation == holds;
