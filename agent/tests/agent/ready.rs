@@ -182,6 +182,7 @@ impl Told {
         );
         Agent::builder(PIPELINE.parse().unwrap(), Agent::slot(1, 3).unwrap(), directory(root))
             .allow("s3://acme/ckpt/orders?endpoint=http://127.0.0.1:9&region=us-east-1".parse().unwrap())
+            .state_dir(root.join("state"))
             .ready_file(&self.file)
             .ready_hook(hook)
             .on_ready(move |word| words.lock().unwrap().push(word))
@@ -248,7 +249,7 @@ async fn file_hook_and_callback_tell_each_word_once_also_after_a_restart() {
     client.clone().ready(order(header_of(&agent, 2), checkpoint, 4, v1::Role::Active)).await.unwrap();
     until("both for the next word", async || told.hooked().ends_with("active 4 false\n") && told.heard() == 2).await;
     // The hook's end is stored after it.
-    let stored = root.path().join(".lockstep/ready.json");
+    let stored = root.path().join("state/ready.json");
     until("the hook's end", async || fs::read_to_string(&stored).unwrap().contains("\"hooked\": true")).await;
 
     tokio::task::spawn_blocking(|| agent.shutdown()).await.unwrap();

@@ -8,7 +8,10 @@ use lockstep_coordinator::store::{
 };
 use lockstep_devkit::TestDatabase;
 use lockstep_protocol::{
-    id::Attempt,
+    commit::CommitRef,
+    digest::Digest,
+    fence::FenceBase,
+    id::{Attempt, Generation, RoundId, Seq},
     problem::{Problem, Reason},
     ready::{Role, Telling},
     round::{Event, HostReport, Phase, Resolved, RetryPolicy, Round, Source},
@@ -180,6 +183,33 @@ async fn standby(rig: &Rig, name: &str) -> PipelineRow {
     row
 }
 
+/// An activation of the standby is done, with this base.
+async fn activated(rig: &Rig, row: &PipelineRow, newest: Option<CommitRef>) {
+    let ask = AdmitTakeOver {
+        pipeline: row.id.into(),
+        purpose: Purpose::Activate,
+        request_id: None,
+        retry: RetryPolicy::default(),
+    };
+    rig.store.admit_take_over(ask, &alice()).await.unwrap();
+    let mut before = rig.store.claim_take_overs("one", LEASE).await.unwrap().pop().unwrap();
+    let generation = Generation::FIRST.next();
+    let fence = Some(takeover::Prepared { generation, bytes: "{}".to_owned() });
+    let base = Some(FenceBase { generation, newest, tombstones: Vec::new() });
+    for phase in [takeover::Phase::Preparing, takeover::Phase::Adopting, takeover::Phase::Done] {
+        assert_eq!(word(rig, row).await.unwrap().role, Role::Standby, "before {phase}");
+        let decision = takeover::Decision {
+            next: takeover::TakeOver { phase, fence: fence.clone(), base: base.clone(), ..before.clone() },
+            transitions: Vec::new(),
+            fence_pipeline: false,
+        };
+        before = match rig.store.apply_take_over(&before, &decision, None, &replica()).await.unwrap() {
+            TakeOverApplied::Stored(next) => next,
+            TakeOverApplied::Moved => panic!("nobody else moves it"),
+        };
+    }
+}
+
 #[tokio::test]
 async fn a_standbys_hosts_are_told_so_and_once_more_when_the_activation_is_done() {
     both(async |rig| {
@@ -188,33 +218,23 @@ async fn a_standbys_hosts_are_told_so_and_once_more_when_the_activation_is_done(
         assert_eq!(claimed.role, Role::Standby);
         let told = claimed.after(&all(&claimed), Utc::now(), 0);
         assert!(rig.store.save_telling(&claimed, told).await.unwrap());
-
-        let ask = AdmitTakeOver {
-            pipeline: row.id.into(),
-            purpose: Purpose::Activate,
-            request_id: None,
-            retry: RetryPolicy::default(),
-        };
-        rig.store.admit_take_over(ask, &alice()).await.unwrap();
-        let mut before = rig.store.claim_take_overs("one", LEASE).await.unwrap().pop().unwrap();
-        // As an activation of a location without any commit: there is no base to be pulled.
-        for phase in [takeover::Phase::Preparing, takeover::Phase::Done] {
-            let role = word(&rig, &row).await.unwrap().role;
-            assert_eq!(role, Role::Standby, "before {phase}");
-            let decision = takeover::Decision {
-                next: takeover::TakeOver { phase, ..before.clone() },
-                transitions: Vec::new(),
-                fence_pipeline: false,
-            };
-            before = match rig.store.apply_take_over(&before, &decision, None, &replica()).await.unwrap() {
-                TakeOverApplied::Stored(next) => next,
-                TakeOverApplied::Moved => panic!("nobody else moves it"),
-            };
-        }
+        activated(&rig, &row, None).await;
         let active = word(&rig, &row).await.unwrap();
         assert_eq!((active.role, active.told_at, active.owed().count()), (Role::Active, None, 3));
         let again = claim(&rig, LEASE).await.pop().unwrap();
         assert!(again.role == Role::Active && again.term > claimed.term, "{again:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn hosts_that_hold_another_checkpoint_than_the_base_are_not_made_active() {
+    both(async |rig| {
+        let row = standby(&rig, "heir").await;
+        let (generation, seq) = (Generation::FIRST, Seq::FIRST);
+        let round = RoundId::new(uuid::Uuid::new_v4());
+        activated(&rig, &row, Some(CommitRef { generation, seq, round, digest: Digest::of(b"base") })).await;
+        assert_eq!(word(&rig, &row).await.unwrap().role, Role::Standby);
     })
     .await;
 }
