@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
 use lockstep_agent::{
     args::{self, AgentArgs},
     wait::{self, WaitReady},
@@ -13,23 +13,18 @@ use lockstep_agent::{
 /// Runs beside an engine, on the same file system as its state. It does nothing by itself: a coordinator orders a push or pull of one
 /// checkpoint over all hosts of the pipeline. What an order may ask is fixed by the flags: pipeline, host and locations.
 #[derive(Parser)]
-#[command(
-    name = "lockstep-agent",
-    version,
-    after_long_help = args::EXAMPLES,
-    args_conflicts_with_subcommands = true,
-    subcommand_negates_reqs = true
-)]
+#[command(name = "lockstep-agent", version, after_long_help = args::EXAMPLES)]
 struct Cli {
-    #[command(subcommand)]
-    command: Option<Command>,
     #[command(flatten)]
-    args: Option<AgentArgs>,
+    args: AgentArgs,
 }
 
-#[derive(Subcommand)]
-enum Command {
-    WaitReady(WaitReady),
+// No subcommand of the above: what an agent needs may stand in the environment of its pod, and is neither needed nor in the way here.
+#[derive(Parser)]
+#[command(name = "lockstep-agent-wait-ready", bin_name = "lockstep-agent wait-ready", version)]
+struct Wait {
+    #[command(flatten)]
+    wait: WaitReady,
 }
 
 fn main() -> ExitCode {
@@ -39,13 +34,9 @@ fn main() -> ExitCode {
         eprintln!("error: another crypto provider is installed");
         return ExitCode::FAILURE;
     }
-    match Cli::parse() {
-        Cli { command: Some(Command::WaitReady(wait)), .. } => wait::run(&wait),
-        Cli { args: Some(args), .. } => args::run(args),
-        // Unless there is a command the flags are required.
-        Cli { command: None, args: None } => {
-            eprintln!("error: say how the agent is to run, see --help");
-            ExitCode::from(2)
-        }
+    let mut arguments = std::env::args_os().skip(1).peekable();
+    if arguments.peek().is_some_and(|first| first == "wait-ready") {
+        return wait::run(&Wait::parse_from(arguments).wait);
     }
+    args::run(Cli::parse().args)
 }

@@ -52,6 +52,9 @@ fn help_teaches_with_examples_and_names_every_variable() {
         "AWS_ENDPOINT_URL",
         "LOCKSTEP_AGENT_ALLOW_LOCATION",
         "credentials come from",
+        "LOCKSTEP_AGENT_READY_FILE",
+        "LOCKSTEP_AGENT_READY_HOOK",
+        "wait-ready --agent",
     ] {
         assert!(help.contains(expected), "{expected} is not in {help}");
     }
@@ -81,6 +84,27 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         assert!(told.contains(expected), "{arguments:?}: {told}");
         assert!(!told.contains("panicked"), "{told}");
     }
+}
+
+#[test]
+fn waiting_for_the_word_tells_usage_nobody_there_and_help_apart() {
+    let nobody = ["wait-ready", "--agent", "http://127.0.0.1:9", "--timeout", "300ms"];
+    for (arguments, status, expected) in [
+        (&["wait-ready", "--help"][..], 0, "Exit status"),
+        (&["wait-ready", "--timeout", "10"], 2, "has no unit"),
+        (&["wait-ready", "--role", "primary"], 2, "standby"),
+        (&["wait-ready", "--agent", "ftp://agent"], 2, "--agent"),
+        (&["wait-ready", "--timeout", "1s", "--solo"], 2, "--solo"),
+        (&nobody, 1, "does not answer"),
+    ] {
+        let output = run(arguments);
+        let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), told(&output));
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {told}");
+        assert!(told.contains(expected) && !told.contains("panicked"), "{arguments:?}: {told}");
+    }
+    // The flags of an agent may stand in the pod's environment.
+    let output = command(&nobody).env("LOCKSTEP_AGENT_PIPELINE", "orders").env("LOCKSTEP_AGENT_SOLO", "true").output();
+    assert_eq!(output.unwrap().status.code(), Some(1));
 }
 
 #[test]

@@ -366,6 +366,11 @@ impl Agent {
         Ok(())
     }
 
+    /// The pull after which its engine was told that it may start; none: it must not.
+    pub(crate) fn told(&self) -> Option<RoundId> {
+        self.state().ready
+    }
+
     /// Makes one checkpoint the only one.
     fn install(&self, header: &OrderHeader, order: &v1::InstallOrder) -> Result<v1::PullDone, Problem> {
         let mut state = self.state();

@@ -10,7 +10,7 @@ use lockstep_protocol::{
     id::RoundId,
     key::Key,
     manifest::{PartDocument, PartManifest},
-    round::{Kind, Phase},
+    round::{Kind, Phase, Round},
 };
 
 use crate::world::{BUCKET, World, location};
@@ -37,7 +37,25 @@ pub(crate) fn now(world: &World) -> Result<(), String> {
         let newest = rounds.last().is_some_and(|last| last.round.id == record.round.id);
         installed_everywhere(world, record, newest)?;
     }
+    told_when_all_have_it(world, &rounds)?;
     who_wrote(&world.database.audit())
+}
+
+/// S12: an engine that may start does so from what every host had installed, and every host has installed nothing newer since.
+fn told_when_all_have_it(world: &World, rounds: &[RoundRecord]) -> Result<(), String> {
+    for (host, told) in world.agents.iter().enumerate().filter_map(|(host, agent)| Some((host, agent.told()?))) {
+        let Some(of) = rounds.iter().map(|record| &record.round).find(|round| round.id == told) else {
+            return Err(format!("S12: host {host} was told of round {told}, which is in no row"));
+        };
+        if !matches!(of.phase, Phase::Installed | Phase::Fresh) {
+            return Err(format!("S12: host {host} was told that its engine may start, round {told} is {}", of.phase));
+        }
+        let newer = |round: &&Round| round.round_no > of.round_no && round.phase == Phase::Installed;
+        if let Some(newer) = rounds.iter().map(|record| &record.round).find(newer) {
+            return Err(format!("S12: host {host} may start from round {told}, it has installed {} since", newer.id));
+        }
+    }
+    Ok(())
 }
 
 /// S13, as the rows are now.
