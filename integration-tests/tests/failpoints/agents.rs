@@ -398,7 +398,7 @@ impl Supervised {
         self.acknowledged.push(made.clone());
         self.new_history(false);
         let round = self.cluster.pull(of_step(made.step)).await;
-        self.assert_installed(&round, &made);
+        self.assert_installed(&round, &made).await;
         self.next_push_succeeds_at_once().await;
         outcome
     }
@@ -412,7 +412,7 @@ impl Supervised {
         let watch = self.begin(case).await;
         let round = self.cluster.client.start_pull(of_step(wanted.step)).await.unwrap();
         let (round, outcome) = self.supervise(case, watch, &round).await;
-        self.assert_installed(&round, &wanted);
+        self.assert_installed(&round, &wanted).await;
         // The first changes come before any order, and words after the round's end.
         let beside_the_round = matches!(case.point, StoreBeforeChange | WordBeforeStored | WordStored);
         assert!(round.participants[0].attempt > 1 || case.panics || beside_the_round, "{:?}", round.participants);
@@ -444,8 +444,14 @@ impl Supervised {
         Outcome { end: format!("commit {}-{}", commit.generation, commit.seq), recovery }
     }
 
-    fn assert_installed(&self, round: &v1::Round, wanted: &Acknowledged) {
+    async fn assert_installed(&self, round: &v1::Round, wanted: &Acknowledged) {
         assert_eq!(round.phase(), RoundPhase::Installed, "{:?}", round.problem);
+        // Before the disks are emptied: what is told later has nothing to speak of, and describes an agent whose changes are counted.
+        wait::until("every host is told", || async {
+            let ready = self.cluster.client.get_pipeline(PIPELINE).await.unwrap().ready.ok_or("no word")?;
+            if ready.not_told.is_empty() { Ok(()) } else { Err("not yet") }
+        })
+        .await;
         for (host, (id, state)) in self.cluster.hosts.iter().zip(&wanted.hosts) {
             self.store.assert_alone(host, id, state);
         }
