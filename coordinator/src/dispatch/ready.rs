@@ -102,31 +102,41 @@ async fn tell_host(
         );
     };
     let host = Host { slot, address: row.spec.agents.of(host_idx) };
-    let telling_it = async {
-        let described = match services.agents.describe(&host).await {
-            AgentAnswer::Answer(described) => described,
-            AgentAnswer::Refused(problem) => return AgentAnswer::Refused(problem),
-            AgentAnswer::Unknown(problem) => return AgentAnswer::Unknown(problem),
-        };
-        if let Err(problem) = check_identity(&host, row.id, &row.spec.name, &described) {
-            return AgentAnswer::Refused(problem);
-        }
-        let header = OrderHeader {
-            pipeline: row.id,
-            pipeline_name: row.spec.name.clone(),
-            slot,
-            incarnation: described.incarnation,
-            generation: round.generation,
-            round_no: round.round_no,
-            term: telling.term,
-            round: round.id,
-            attempt: participant.attempt,
-            own_location: round.location.clone(),
-        };
+    let header = |incarnation| OrderHeader {
+        pipeline: row.id,
+        pipeline_name: row.spec.name.clone(),
+        slot,
+        incarnation,
+        generation: round.generation,
+        round_no: round.round_no,
+        term: telling.term,
+        round: round.id,
+        attempt: participant.attempt,
+        own_location: round.location.clone(),
+    };
+    let send = async |incarnation| {
         reached(Point::ReadyBeforeSent);
-        let answer = services.agents.ready(&host, &header, &word).await;
+        let answer = services.agents.ready(&host, &header(incarnation), &word).await;
         reached(Point::ReadyAnswered);
         answer
+    };
+    let telling_it = async {
+        // The process that ended the pull is asked first: most often it still is the present one.
+        if let Some(incarnation) = participant.incarnation.filter(|_| telling.tries == 0) {
+            match send(incarnation).await {
+                AgentAnswer::Refused(problem) if problem.reason == Reason::IncarnationMismatch => {}
+                answer => return answer,
+            }
+        }
+        let described = services.agents.describe(&host).await.and_then(|described| {
+            check_identity(&host, row.id, &row.spec.name, &described)?;
+            Ok(described.incarnation)
+        });
+        match described {
+            AgentAnswer::Answer(incarnation) => send(incarnation).await,
+            AgentAnswer::Refused(problem) => AgentAnswer::Refused(problem),
+            AgentAnswer::Unknown(problem) => AgentAnswer::Unknown(problem),
+        }
     };
     match tokio::time::timeout(PATIENCE, telling_it).await {
         Ok(answer) => answer,
