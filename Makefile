@@ -17,3 +17,4 @@ chaos: prerequisites
 prerequisites:
 	@scripts/ensure-postgres.sh
 	@scripts/ensure-pgbouncer.sh
+	@scripts/ensure-faketime.sh

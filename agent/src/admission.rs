@@ -7,6 +7,7 @@ use std::{
 
 use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
+    id::RoundId,
     location::Location,
     order::{Admission, OrderHeader, admit, check_identity, check_mark, check_ready},
     problem::{Problem, Reason},
@@ -189,6 +190,7 @@ impl Core {
     /// `Ready`: what the engine may do. On disk before it is answered.
     pub(crate) async fn ready(self: Arc<Self>, order: Ready) -> Result<(), Problem> {
         let Ready { header, word } = order;
+        let of = header.round;
         self.identify(&header, None)?;
         let mut marks = self.marks.lock().await;
         self.refuse_when_leaving()?;
@@ -206,7 +208,33 @@ impl Core {
         };
         *words = self.blocking(say).await?;
         tracing::info!(role = %word.role, round = ?word.round, checkpoint = ?word.checkpoint, "the engine is told what it may do");
+        drop(words);
+        drop(marks);
+        self.end_transfer(of).await;
         Ok(())
+    }
+
+    /// The round has ended, so that a pull of it that runs or is staged here is of a source that was given up: its owner retired it, and the engine starts fresh. The coordinator's `Cancel`
+    /// has a lower term than the word and may come later, to be refused.
+    async fn end_transfer(&self, round: RoundId) {
+        let cause = Problem::new(Reason::Cancelled, format!("round {round} has ended")).with("round", round);
+        let pulls = |running: Running| running.round == round && running.activity == Activity::Pull;
+        let runs = self.register.running().is_some_and(pulls);
+        if !runs && self.register.staged(round).is_none() {
+            return;
+        }
+        if runs {
+            self.register.stop(cause.clone());
+            self.until_idle(CANCEL_WAIT).await;
+        }
+        let _marks = self.marks.lock().await;
+        match self.clear_up(round, cause).await {
+            Ok(true) => {}
+            Ok(false) => tracing::warn!(%round, "a pull of a round that has ended is still being stopped"),
+            Err(problem) => {
+                tracing::warn!(%round, reason = %problem.reason, "what a pull has left stays: {}", problem.message)
+            }
+        }
     }
 
     /// The hook has run for a word.
@@ -227,7 +255,6 @@ impl Core {
         self.identify(&header, None)?;
         let cause = Problem::new(Reason::Cancelled, format!("round {} was cancelled", header.round))
             .with("round", header.round);
-        let of_round = |running: Running| running.round == header.round;
         {
             let mut marks = self.gate(&header).await?;
             self.raise(&mut marks, &header).await?;
@@ -241,12 +268,17 @@ impl Core {
         }
         self.until_idle(CANCEL_WAIT).await;
         let _marks = self.gate(&header).await?;
-        if self.register.running().is_some_and(of_round) {
+        self.clear_up(header.round, cause).await
+    }
+
+    /// What a transfer that was stopped has left: true once nothing of the round runs here and its staging is gone. Under the lock of the marks, so that nothing begins meanwhile.
+    async fn clear_up(&self, round: RoundId, cause: Problem) -> Result<bool, Problem> {
+        if self.register.running().is_some_and(|running| running.round == round) {
             return Ok(false);
         }
-        self.left_behind.clear(&self).await;
+        self.left_behind.clear(self).await;
         // The pull may have come to its end before it heard of the stop.
-        if let Some(staged) = self.register.staged(header.round) {
+        if let Some(staged) = self.register.staged(round) {
             let folder = staged.checkpoint.folder;
             self.blocking(move || {
                 durable::remove_folder(&folder).map_err(|error| durable::io_problem("remove", &folder, &error))

@@ -16,12 +16,16 @@ use lockstep_protocol::{
     selection::LocalCheckpoint,
 };
 use lockstep_rpc::RpcProblem;
+use tokio::time::Instant;
 use tonic::Status;
 
 use crate::{
-    order::{Install, InstallWhat, PartRef, Pull, PullDone, Push, PushDone, Reach, Ready, TransferLimits},
+    order::{Deadline, Install, InstallWhat, PartRef, Pull, PullDone, Push, PushDone, Reach, Ready, TransferLimits},
     progress::Snapshot,
 };
+
+/// What is further away than a clock can tell.
+const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// Longest a status call waits.
 const MAX_WAIT: Duration = Duration::from_secs(60);
@@ -164,14 +168,26 @@ fn part_ref_out(part: &PartRef) -> v1::PartRef {
     v1::PartRef { host_idx: part.host_idx(), key: part.key(), length: part.length, blake3: part.blake3.to_string() }
 }
 
-fn deadline(raw: Option<prost_types::Timestamp>) -> Result<Option<DateTime<Utc>>, Problem> {
+/// Counted from the arrival of the order: this machine's clock decides only if no time is told.
+fn deadline(
+    raw: Option<prost_types::Timestamp>,
+    left: Option<prost_types::Duration>,
+) -> Result<Option<Deadline>, Problem> {
     let Some(raw) = raw else { return Ok(None) };
-    u32::try_from(raw.nanos).ok().and_then(|nanos| DateTime::from_timestamp(raw.seconds, nanos)).map(Some).ok_or_else(
-        || {
-            Problem::new(Reason::SpecInvalid, format!("deadline of {} s and {} ns is no time", raw.seconds, raw.nanos))
-                .with("field", "deadline")
-        },
-    )
+    let no_time = |field: &str, seconds: i64, nanos: i32| {
+        Problem::new(Reason::SpecInvalid, format!("{field} of {seconds} s and {nanos} ns is no time"))
+            .with("field", field)
+    };
+    let nanos = u32::try_from(raw.nanos).ok();
+    let at = nanos.and_then(|nanos| DateTime::from_timestamp(raw.seconds, nanos));
+    let at = at.ok_or_else(|| no_time("deadline", raw.seconds, raw.nanos))?;
+    let left = match left {
+        Some(left) => Duration::try_from(left).map_err(|_| no_time("time_left", left.seconds, left.nanos))?,
+        // One that has passed is zero.
+        None => (at - Utc::now()).to_std().unwrap_or_default(),
+    };
+    let now = Instant::now();
+    Ok(Some(Deadline { at, instant: now.checked_add(left).unwrap_or(now + FAR) }))
 }
 
 fn limits(raw: Option<v1::TransferOptions>, default: TransferLimits) -> Result<TransferLimits, Problem> {
@@ -197,7 +213,7 @@ pub(crate) fn push(raw: v1::PushOrder, header: OrderHeader, default: TransferLim
         step: Step::new(raw.step)?,
         fingerprint: fingerprint(&raw.fingerprint)?,
         base_parts: raw.base_parts.into_iter().map(part_ref).collect::<Result<_, _>>()?,
-        deadline: deadline(raw.deadline)?,
+        deadline: deadline(raw.deadline, raw.time_left)?,
         limits: limits(raw.transfer, default)?,
     })
 }
@@ -217,7 +233,7 @@ pub(crate) fn pull(
         local_checkpoint: raw.local_checkpoint.parse()?,
         step: Step::new(raw.step)?,
         fingerprint: fingerprint(&raw.fingerprint)?,
-        deadline: deadline(raw.deadline)?,
+        deadline: deadline(raw.deadline, raw.time_left)?,
         limits: limits(raw.transfer, default)?,
     })
 }

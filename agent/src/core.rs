@@ -10,7 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use lockstep_bucket::store::Connector;
 use lockstep_failpoint::{Point, reached};
@@ -27,7 +26,7 @@ use tracing::Instrument;
 use crate::{
     digests::Digests,
     marks::Marks,
-    order::TransferLimits,
+    order::{Deadline, TransferLimits},
     push::resume::LeftBehind,
     ready::Words,
     register::{Activity, Register, Staged, State},
@@ -128,7 +127,7 @@ impl Core {
         self: &Arc<Self>,
         activity: Activity,
         (round, attempt): (RoundId, Attempt),
-        deadline: Option<DateTime<Utc>>,
+        deadline: Option<Deadline>,
         limits: TransferLimits,
         body: impl FnOnce(Work) -> B,
         clean_up: impl FnOnce(Work) -> C + Send + 'static,
@@ -222,19 +221,15 @@ async fn remove(work: &Work, folder: std::path::PathBuf) -> Result<(), Problem> 
 async fn drive<T>(
     body: impl Future<Output = Result<T, Problem>> + Send,
     work: &Work,
-    deadline: Option<DateTime<Utc>>,
+    deadline: Option<Deadline>,
 ) -> Result<T, Problem> {
     let late = async {
         match deadline {
             None => std::future::pending().await,
-            Some(deadline) => {
-                // A deadline that has passed is zero.
-                tokio::time::sleep((deadline - Utc::now()).to_std().unwrap_or(Duration::ZERO)).await;
-                Problem::new(
-                    Reason::RoundDeadline,
-                    format!("the round's deadline {deadline} passed during the transfer"),
-                )
-                .with("deadline", deadline)
+            Some(Deadline { at, instant }) => {
+                tokio::time::sleep_until(instant).await;
+                Problem::new(Reason::RoundDeadline, format!("the round's deadline {at} passed during the transfer"))
+                    .with("deadline", at)
             }
         }
     };

@@ -13,6 +13,16 @@ use lockstep_protocol::{
     problem::{Problem, Reason},
     ready::Word,
 };
+use tokio::time::Instant;
+
+/// When a round is over: as it was told, and by the clock of this process that nobody sets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    /// By the coordinator's database.
+    pub(crate) at: DateTime<Utc>,
+    /// The same moment here.
+    pub(crate) instant: Instant,
+}
 
 /// How much of its machine a transfer may use. The builder's are the defaults, an order may say otherwise.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,7 +109,7 @@ pub(crate) struct Push {
     /// All hosts' parts of the base, the commit whose objects may be reused; none: no base.
     pub(crate) base_parts: Vec<PartRef>,
     /// When the round is over.
-    pub(crate) deadline: Option<DateTime<Utc>>,
+    pub(crate) deadline: Option<Deadline>,
     /// How to go about it.
     pub(crate) limits: TransferLimits,
 }
@@ -122,7 +132,7 @@ pub(crate) struct Pull {
     /// What it must be of.
     pub(crate) fingerprint: Option<Fingerprint>,
     /// When the round is over.
-    pub(crate) deadline: Option<DateTime<Utc>>,
+    pub(crate) deadline: Option<Deadline>,
     /// How to go about it.
     pub(crate) limits: TransferLimits,
 }

@@ -91,9 +91,12 @@ async fn run(
     if let Some(pending) = journal.pending() {
         decide(bucket, &mut journal, pending, &work).await?;
     }
-    let newest = lockstep_bucket::latest(bucket, Access::Own).await.known()?;
+    let known = lockstep_bucket::newest(bucket, Access::Own).await?;
+    let is_latest = known.greatest == known.whole.as_ref().map(|whole| whole.commit);
+    // A damaged one is built on by nobody: whatever it shares with an older one that is whole can be used from there.
+    let newest = known.whole;
     let local = newest_local(core, &work).await?;
-    if let Some(newest) = &newest
+    if let Some(newest) = newest.as_ref().filter(|_| is_latest)
         && let Some(done) = already(newest, &local)
     {
         return Ok(Synced { commit: newest.commit, done });

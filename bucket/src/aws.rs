@@ -3,7 +3,7 @@
 //! - `connect`: credentials, regions, endpoints; one client for each (endpoint, region, style)
 //! - `request`: span, metrics and errors of each request
 //! - `body`: bodies that tell whether they move
-//! - `multipart`, `listing`, `checksum`
+//! - `multipart`, `listing`, `deletes`, `checksum`
 //!
 //! The SDK's retries are off: a retried create-only PUT would take its own first try for somebody else's (R2). So is its
 //! stalled-stream protection, which has false alarms on uploads; a transfer is given up after
@@ -12,11 +12,12 @@
 mod body;
 pub(crate) mod checksum;
 mod connect;
+mod deletes;
 mod listing;
 mod multipart;
 mod request;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use aws_sdk_s3::{Client, primitives::SdkBody};
@@ -35,6 +36,7 @@ use crate::{
 };
 use body::Upload;
 use checksum::{crc32, md5};
+use deletes::NoBatches;
 use request::Request;
 
 /// Data up to this size carries Content-MD5, which every server verifies; longer data a CRC-32, which costs a fiftieth of it and is verified by those
@@ -47,11 +49,12 @@ pub(crate) struct AwsStore {
     client: Client,
     location: Location,
     stall: Duration,
+    no_batches: Arc<NoBatches>,
 }
 
 impl AwsStore {
-    const fn new(client: Client, location: Location, stall: Duration) -> Self {
-        Self { client, location, stall }
+    fn new(client: Client, location: Location, stall: Duration) -> Self {
+        Self { client, location, stall, no_batches: Arc::default() }
     }
 
     /// A document's time: that of any answer, and a second more for each 256 KiB.
@@ -224,6 +227,10 @@ impl ObjectStore for AwsStore {
             Err(error) if error.s3_code.as_deref() == Some("NoSuchKey") => WriteOutcome::Done,
             result => Self::outcome(result),
         }
+    }
+
+    async fn delete_many(&self, keys: &[String]) -> Vec<WriteOutcome> {
+        self.delete_batch(keys).await
     }
 
     async fn create_multipart(&self, key: &str) -> Result<UploadId, StoreError> {

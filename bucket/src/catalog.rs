@@ -1,21 +1,29 @@
 //! What a location holds: the commits that count, newest first (F1, F2). Reads only, except where a base has to be finished.
+//!
+//! A commit document that can't be read is one thing that is not known, not the end of all knowledge: it is listed as such, it is never passed over where it may be what is looked for
+//! (unless it bears a mark of damage), and it hides no other checkpoint (ADR 29).
+
+mod entry;
 
 use chrono::{DateTime, Utc};
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
 use lockstep_protocol::{
     commit::{CommitDocument, CommitRef, DecisionObject},
-    digest::Digest,
     fence::Fence,
     id::{Generation, RoundId, Seq, Step},
     key::Key,
     latest::{Look, ReadCommits},
-    problem::{Problem, Reason},
+    problem::Problem,
 };
 
+pub use entry::{Entry, Unreadable};
 pub use lockstep_protocol::latest::Access;
 
+use entry::{Seen, all_damaged};
+
 use crate::{
-    document, fences,
+    document::{self, Decided},
+    fences,
     store::{Lookup, MAX_PAGE, ObjectStore},
 };
 
@@ -26,8 +34,10 @@ pub enum Selector {
     Latest,
     /// The greatest (generation, seq) with this step.
     Step(Step),
-    /// The one that this push round made.
+    /// The one that this push round made; also what can't be read, by the id that stands in for its round.
     Round(RoundId),
+    /// The one at this place of the chain, whether or not it can be read.
+    Place(Generation, Seq),
     /// The newest that was created at or before this time.
     Time(DateTime<Utc>),
 }
@@ -48,64 +58,78 @@ pub async fn latest(store: &dyn ObjectStore, access: Access) -> Lookup<Checkpoin
     find(store, Selector::Latest, access).await
 }
 
-/// One checkpoint. Damaged ones are passed over, except where one is named by its round; where nothing but damaged ones
-/// match, that is `CHECKPOINT_DAMAGED`, not absent.
+/// One checkpoint. Damaged ones are passed over, except where one is named by its round or place; where nothing but damaged ones match, that is `CHECKPOINT_DAMAGED`, not
+/// absent. What can't be read is unknown wherever it may be the one.
 pub async fn find(store: &dyn ObjectStore, selector: Selector, access: Access) -> Lookup<Checkpoint, Problem> {
-    let mut damaged: Option<CommitRef> = None;
-    let mut found = None;
-    let wanted = |checkpoint: &Checkpoint| match selector {
-        Selector::Latest => true,
-        Selector::Step(step) => checkpoint.document.step == step,
-        Selector::Round(round) => checkpoint.document.round == round,
-        Selector::Time(time) => checkpoint.document.created_at <= time,
-    };
-    let batch = if selector == Selector::Latest { 1 } else { fences::PARALLEL };
-    let result = scan(store, access, batch, |round| match round {
-        Visit::Again => {
-            damaged = None;
-            found = None;
-            Next::Go
+    match look_up(store, selector, access).await {
+        Lookup::Found(Entry::Whole(checkpoint)) => Lookup::Found(*checkpoint),
+        Lookup::Found(Entry::Unreadable(unreadable)) => {
+            Lookup::Unknown(unreadable.in_the_way(store, "what was asked for is"))
         }
-        Visit::Checkpoint(checkpoint) if !wanted(&checkpoint) => Next::Go,
-        Visit::Checkpoint(checkpoint) if checkpoint.damaged && !matches!(selector, Selector::Round(_)) => {
-            damaged.get_or_insert(checkpoint.commit);
-            Next::Go
-        }
-        Visit::Checkpoint(checkpoint) => {
-            found = Some(*checkpoint);
-            Next::Stop
-        }
-    })
-    .await;
-    match (result, found, damaged) {
-        (Err(problem), ..) => Lookup::Unknown(problem),
-        (Ok(()), Some(checkpoint), _) => Lookup::Found(checkpoint),
-        (Ok(()), None, None) => Lookup::Absent,
-        (Ok(()), None, Some(commit)) => Lookup::Unknown(
-            Problem::new(
-                Reason::CheckpointDamaged,
-                format!(
-                    "{}: every checkpoint that fits is marked damaged, the newest of them is {} ({}-{})",
-                    store.location(),
-                    commit.round,
-                    commit.generation,
-                    commit.seq
-                ),
-            )
-            .with("location", store.location())
-            .with("checkpoint", commit.round)
-            .with("generation", commit.generation)
-            .with("seq", commit.seq),
-        ),
+        Lookup::Absent => Lookup::Absent,
+        Lookup::Unknown(problem) => Lookup::Unknown(problem),
     }
 }
 
-/// Every checkpoint that counts and is not retired, newest first, at most `limit`.
-pub async fn list_checkpoints(
-    store: &dyn ObjectStore,
-    access: Access,
-    limit: usize,
-) -> Result<Vec<Checkpoint>, Problem> {
+/// As [`find`]; what can't be read is found by its place, or by the id that stands in for its round.
+pub async fn look_up(store: &dyn ObjectStore, selector: Selector, access: Access) -> Lookup<Entry, Problem> {
+    let batch = if selector == Selector::Latest { 1 } else { fences::PARALLEL };
+    let mut seen = Seen::default();
+    let result = scan(store, access, batch, |visit| match visit {
+        Visit::Again => {
+            seen = Seen::default();
+            Next::Go
+        }
+        Visit::Entry(entry) => seen.visit(selector, entry),
+    })
+    .await;
+    if let Err(problem) = result {
+        return Lookup::Unknown(problem);
+    }
+    match seen {
+        Seen { found: Some(entry), .. } => Lookup::Found(entry),
+        Seen { instead: Some(unreadable), .. } => {
+            Lookup::Unknown(unreadable.in_the_way(store, "what was asked for is or may be"))
+        }
+        Seen { damaged: Some(commit), .. } => Lookup::Unknown(all_damaged(store, &commit)),
+        Seen { .. } => Lookup::Absent,
+    }
+}
+
+/// What somebody who adds to the chain goes by: damage of whatever is there keeps nobody from a good push.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Newest {
+    /// The greatest place that counts, whatever stands there.
+    pub greatest: Option<CommitRef>,
+    /// The newest that can be built on.
+    pub whole: Option<Checkpoint>,
+}
+
+/// The newest commits for whoever pushes. For readers it is [`latest`], which passes over nothing that nobody gave up.
+pub async fn newest(store: &dyn ObjectStore, access: Access) -> Result<Newest, Problem> {
+    let mut newest = Newest::default();
+    scan(store, access, 1, |visit| match visit {
+        Visit::Again => {
+            newest = Newest::default();
+            Next::Go
+        }
+        Visit::Entry(entry) => {
+            newest.greatest.get_or_insert(entry.commit());
+            match entry {
+                Entry::Whole(checkpoint) if !checkpoint.damaged => {
+                    newest.whole = Some(*checkpoint);
+                    Next::Stop
+                }
+                Entry::Whole(_) | Entry::Unreadable(_) => Next::Go,
+            }
+        }
+    })
+    .await?;
+    Ok(newest)
+}
+
+/// Every commit that counts and is not retired, newest first, at most `limit`; those that can't be read are among them.
+pub async fn list_checkpoints(store: &dyn ObjectStore, access: Access, limit: usize) -> Result<Vec<Entry>, Problem> {
     let mut all = Vec::new();
     if limit == 0 {
         return Ok(all);
@@ -115,8 +139,8 @@ pub async fn list_checkpoints(
             all.clear();
             Next::Go
         }
-        Visit::Checkpoint(checkpoint) => {
-            all.push(*checkpoint);
+        Visit::Entry(entry) => {
+            all.push(entry);
             if all.len() < limit { Next::Go } else { Next::Stop }
         }
     })
@@ -124,11 +148,16 @@ pub async fn list_checkpoints(
     Ok(all)
 }
 
+/// Those of a listing that can be read.
+pub fn whole(entries: Vec<Entry>) -> Vec<Checkpoint> {
+    entries.into_iter().filter_map(|entry| entry.whole().ok()).collect()
+}
+
 enum Visit {
     /// A take-over came in between: what was visited so far doesn't hold.
     Again,
     /// The next older one.
-    Checkpoint(Box<Checkpoint>),
+    Entry(Entry),
 }
 
 #[derive(PartialEq, Eq)]
@@ -211,18 +240,17 @@ async fn visit_each(
     let generation = read.generation();
     for some in read.seqs().chunks(batch) {
         // Boxed, because the compiler can't prove that a stream which borrows in its closure is `Send`.
-        let reads: Vec<BoxFuture<'_, Result<Option<Checkpoint>, Problem>>> =
-            some.iter().map(|&seq| checkpoint(store, generation, seq, read.is_damaged(seq)).boxed()).collect();
-        let found: Vec<Option<Checkpoint>> = futures::stream::iter(reads)
+        let reads: Vec<BoxFuture<'_, Result<Option<Entry>, Problem>>> =
+            some.iter().map(|&seq| entry(store, generation, seq, read.is_damaged(seq)).boxed()).collect();
+        let found: Vec<Option<Entry>> = futures::stream::iter(reads)
             .buffered(batch)
             .collect::<Vec<Result<_, Problem>>>()
             .await
             .into_iter()
             .collect::<Result<_, Problem>>()?;
-        for checkpoint in found.into_iter().flatten() {
-            let commit = checkpoint.commit;
-            read.check(&commit).map_err(|problem| fences::at(store, problem))?;
-            if visit(Visit::Checkpoint(Box::new(checkpoint))) == Next::Stop {
+        for entry in found.into_iter().flatten() {
+            let commit = entry.commit();
+            if visit(Visit::Entry(checked(store, read, entry))) == Next::Stop {
                 return Ok(Some(commit));
             }
         }
@@ -230,27 +258,43 @@ async fn visit_each(
     Ok(None)
 }
 
+/// The base of the next generation names one commit with its digest: other bytes are not that commit.
+fn checked(store: &dyn ObjectStore, read: &ReadCommits, entry: Entry) -> Entry {
+    match entry {
+        Entry::Whole(checkpoint) => match read.check(&checkpoint.commit) {
+            Ok(()) => Entry::Whole(checkpoint),
+            Err(problem) => {
+                let Checkpoint { commit, damaged, .. } = *checkpoint;
+                let unnamed = CommitRef::unreadable(commit.generation, commit.seq, &[]);
+                let commit = CommitRef { digest: commit.digest, ..unnamed };
+                let problem = fences::at(store, problem).with("generation", commit.generation).with("seq", commit.seq);
+                Entry::Unreadable(Box::new(Unreadable { commit, problem, damaged }))
+            }
+        },
+        unreadable => unreadable,
+    }
+}
+
 /// Reads one decision; an abort record is no checkpoint.
-async fn checkpoint(
+async fn entry(
     store: &dyn ObjectStore,
     generation: Generation,
     seq: Seq,
     damaged: bool,
-) -> Result<Option<Checkpoint>, Problem> {
-    let key = Key::Commit(generation, seq);
-    let read = document::read(store, &key, |key, bytes| {
-        DecisionObject::parse(key, bytes).map(|decision| (decision, Digest::of(bytes)))
-    });
-    match read.await.known()? {
-        Some((DecisionObject::Commit(document), digest)) => {
+) -> Result<Option<Entry>, Problem> {
+    match document::decision(store, generation, seq).await.known()? {
+        Some(Decided::Decision { decision: DecisionObject::Commit(document), digest, .. }) => {
             let commit = CommitRef { generation, seq, round: document.round, digest };
-            Ok(Some(Checkpoint { commit, document: *document, damaged }))
+            Ok(Some(Entry::Whole(Box::new(Checkpoint { commit, document: *document, damaged }))))
         }
-        Some((DecisionObject::Abort(_), _)) => Ok(None),
+        Some(Decided::Decision { decision: DecisionObject::Abort(_), .. }) => Ok(None),
+        Some(Decided::Unreadable { commit, problem, .. }) => {
+            Ok(Some(Entry::Unreadable(Box::new(Unreadable { commit, problem, damaged }))))
+        }
         None => match document::tombstone(store, generation, seq).await.or_problem().known()? {
             // Swept after it was listed.
             Some(_) => Ok(None),
-            None => Err(fences::vanished(store, &key)),
+            None => Err(fences::vanished(store, &Key::Commit(generation, seq))),
         },
     }
 }

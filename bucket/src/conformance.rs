@@ -64,6 +64,8 @@ checks! {
     objects::a_wrong_secret_is_denied,
     objects::a_document_above_the_limit_is_not_read,
     objects::delete_removes_and_may_be_repeated,
+    objects::a_batch_of_deletes_removes_what_it_names_and_nothing_else,
+    objects::a_batch_for_a_missing_bucket_is_refused_key_by_key,
     objects::listings_are_whole_ordered_and_bounded,
     objects::more_than_one_thousand_keys_are_listed,
     objects::prefixes_end_where_they_end,

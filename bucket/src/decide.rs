@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use lockstep_protocol::{
-    commit::{AbortRecord, CommitDocument, DecisionObject},
+    commit::{AbortRecord, CommitDocument, CommitRef, DecisionObject},
     digest::Digest,
     document::MAX_DOCUMENT_BYTES,
     fence::{Counts, Fence, FenceBase, Successor, counts},
@@ -10,10 +10,11 @@ use lockstep_protocol::{
     key::Key,
     planted::{self, Bug},
     problem::Problem,
+    tombstone::Tombstone,
 };
 
 use crate::{
-    document,
+    document::{self, Decided},
     error::{Operation, StoreError},
     fences,
     store::{CreateOutcome, Lookup, ObjectStore, WriteOutcome},
@@ -60,7 +61,7 @@ pub async fn put_decision(
     let key = Key::Commit(generation, seq).to_string();
     // A tombstone is only looked for where the key is read: a late duplicate that lands on a swept key (R18) harms nobody, since every
     // reader of the key reads its tombstone.
-    let lost = match put(store, &key, bytes.clone()).await {
+    let lost = match create_unless(Bug::UnconditionalCommitPut, store, &key, bytes.clone()).await {
         CreateOutcome::Done => return DecisionOutcome::Stands,
         CreateOutcome::Exists => None,
         CreateOutcome::Refused(error) | CreateOutcome::Unknown(error) => Some(error),
@@ -90,8 +91,9 @@ pub async fn put_decision(
     }
 }
 
-async fn put(store: &dyn ObjectStore, key: &str, bytes: Bytes) -> CreateOutcome {
-    if !planted::is(Bug::UnconditionalCommitPut) {
+/// Create-only, unless that bug is planted.
+pub(crate) async fn create_unless(bug: Bug, store: &dyn ObjectStore, key: &str, bytes: Bytes) -> CreateOutcome {
+    if !planted::is(bug) {
         return store.create(key, bytes).await;
     }
     match store.put(key, bytes.into()).await {
@@ -122,6 +124,8 @@ fn judge(key: &str, found: &Bytes, mine: &Bytes, my_round: RoundId) -> DecisionO
 pub enum DecisionFound {
     /// A decision, and the digest of its bytes.
     Decision(DecisionObject, Digest),
+    /// Bytes that are none, named by their place, and why not.
+    Unreadable(CommitRef, Problem),
     /// The key is tombstoned, whatever it holds.
     Retired,
 }
@@ -132,15 +136,20 @@ pub async fn read_decision(
     generation: Generation,
     seq: Seq,
 ) -> Lookup<DecisionFound, Problem> {
-    let decision = document::read(store, &Key::Commit(generation, seq), |key, bytes| {
-        DecisionObject::parse(key, bytes).map(|decision| (decision, Digest::of(bytes)))
-    })
-    .await;
+    let decided = document::decision(store, generation, seq).await;
     match document::tombstone(store, generation, seq).await.or_problem() {
         Lookup::Found(_) => Lookup::Found(DecisionFound::Retired),
-        Lookup::Absent => decision.map(|(decision, digest)| DecisionFound::Decision(decision, digest)),
+        Lookup::Absent => decided.map(|decided| match decided {
+            Decided::Decision { decision, digest, .. } => DecisionFound::Decision(decision, digest),
+            Decided::Unreadable { commit, problem, .. } => DecisionFound::Unreadable(commit, problem),
+        }),
         Lookup::Unknown(problem) => Lookup::Unknown(problem),
     }
+}
+
+/// The commit that stood at a tombstoned key, as its tombstone names it.
+pub async fn retired_commit(store: &dyn ObjectStore, generation: Generation, seq: Seq) -> Lookup<CommitRef, Problem> {
+    document::read(store, &Key::Retired(generation, seq), Tombstone::parse).await.map(|tombstone| tombstone.commit)
 }
 
 /// What is known of fence g+1: proven absent, standing alone, or with its base. An error is "unknown".

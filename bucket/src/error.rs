@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use lockstep_protocol::problem::{Problem, Reason};
+use lockstep_protocol::problem::{Problem, Reason, Retryable};
 
 /// Which request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,6 +21,8 @@ pub enum Operation {
     List,
     /// DELETE.
     Delete,
+    /// DeleteObjects.
+    DeleteMany,
     /// CreateMultipartUpload.
     CreateMultipart,
     /// UploadPart.
@@ -35,7 +37,7 @@ pub enum Operation {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Create,
         Self::Put,
         Self::Get,
@@ -43,6 +45,7 @@ impl Operation {
         Self::Head,
         Self::List,
         Self::Delete,
+        Self::DeleteMany,
         Self::CreateMultipart,
         Self::UploadPart,
         Self::CompleteMultipart,
@@ -60,6 +63,7 @@ impl Operation {
             Self::Head => "head",
             Self::List => "list",
             Self::Delete => "delete",
+            Self::DeleteMany => "delete_many",
             Self::CreateMultipart => "create_multipart",
             Self::UploadPart => "upload_part",
             Self::CompleteMultipart => "complete_multipart",
@@ -235,7 +239,8 @@ impl StoreError {
         }
     }
 
-    /// Whether the same request may succeed later without anybody's doing.
+    /// Whether the same request may succeed later without anybody's doing. The SDK takes the server's clock over from every answer, a refusal too, and signs the next request by it: so a
+    /// clock that is off costs a process its first request, and only a server that doesn't tell its time needs somebody to set it.
     pub const fn is_retryable(&self) -> bool {
         matches!(
             self.kind,
@@ -244,6 +249,7 @@ impl StoreError {
                 | StoreErrorKind::Conflict
                 | StoreErrorKind::Precondition
                 | StoreErrorKind::Integrity
+                | StoreErrorKind::ClockSkew
         )
     }
 
@@ -251,11 +257,7 @@ impl StoreError {
     pub const fn is_refusal(&self) -> bool {
         matches!(
             self.kind,
-            StoreErrorKind::Denied
-                | StoreErrorKind::NotFound
-                | StoreErrorKind::ClockSkew
-                | StoreErrorKind::BadRequest
-                | StoreErrorKind::TooLarge
+            StoreErrorKind::Denied | StoreErrorKind::NotFound | StoreErrorKind::BadRequest | StoreErrorKind::TooLarge
         )
     }
 
@@ -267,6 +269,9 @@ impl StoreError {
             .with("operation", self.operation)
             .with("bucket", &self.bucket)
             .with("key", &self.key);
+        if self.kind == StoreErrorKind::ClockSkew {
+            problem = problem.retry(Retryable::Yes);
+        }
         if let Some(status) = self.http_status {
             problem = problem.with("http_status", status);
         }
@@ -341,6 +346,16 @@ mod tests {
         ] {
             assert_eq!(Kind::of(status, code), kind, "{status:?} {code:?}");
         }
+    }
+
+    #[test]
+    fn a_clock_that_is_off_is_worth_another_try_and_says_what_to_do_if_that_fails() {
+        let error =
+            StoreError::answered(Operation::Get, ("bucket", "key"), Some(403), Some("RequestTimeTooSkewed"), "");
+        let problem = error.problem();
+        assert!(error.is_retryable() && !error.is_refusal());
+        assert_eq!((problem.reason, problem.retryable()), (Reason::StoreClockSkew, Retryable::Yes));
+        assert!(problem.message.contains("set the clock of this machine"), "{problem}");
     }
 
     #[test]

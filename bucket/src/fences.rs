@@ -5,13 +5,13 @@ use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, future::BoxFutu
 use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     commit::{CommitRef, DecisionObject},
-    digest::Digest,
     document::MAX_DOCUMENT_BYTES,
     fence::{Fence, FenceBase, LocationFormat},
     finish::{AtKey, Finish},
     id::{Generation, Seq},
     key::Key,
     latest,
+    planted::Bug,
     problem::{Problem, Reason},
     takeover::{FenceKnown, PutAnswer, judge_fence},
     tombstone::Tombstone,
@@ -20,7 +20,8 @@ use lockstep_protocol::{
 pub use lockstep_protocol::fence::location_owned;
 
 use crate::{
-    document,
+    decide::create_unless,
+    document::{self, Decided},
     error::StoreError,
     store::{CreateOutcome, Lookup, ObjectStore},
 };
@@ -99,7 +100,7 @@ pub(crate) fn vanished(store: &dyn ObjectStore, key: &Key) -> Problem {
 pub async fn put_fence(store: &dyn ObjectStore, fence: &Fence) -> FenceOutcome {
     let key = Key::Fence(fence.generation).to_string();
     let bytes = Bytes::from(fence.encode());
-    let (answer, error) = match store.create(&key, bytes.clone()).await {
+    let (answer, error) = match create_unless(Bug::UnconditionalFence, store, &key, bytes.clone()).await {
         CreateOutcome::Done => (PutAnswer::Created, None),
         CreateOutcome::Exists => (PutAnswer::Exists, None),
         CreateOutcome::Refused(error) | CreateOutcome::Unknown(error) => (PutAnswer::Unknown, Some(error)),
@@ -222,7 +223,8 @@ pub(crate) async fn finish(store: &dyn ObjectStore, mut step: Finish) -> Result<
             Finish::Create(create) => {
                 let key = Key::FenceBase(create.base().generation).to_string();
                 reached(Point::BaseBeforePut);
-                failed = match store.create(&key, Bytes::from(create.base().encode())).await {
+                let bytes = Bytes::from(create.base().encode());
+                failed = match create_unless(Bug::UnconditionalBase, store, &key, bytes).await {
                     CreateOutcome::Done | CreateOutcome::Exists => None,
                     CreateOutcome::Refused(error) | CreateOutcome::Unknown(error) => Some(error),
                 };
@@ -245,19 +247,30 @@ pub(crate) async fn finish(store: &dyn ObjectStore, mut step: Finish) -> Result<
 
 /// What a decision key holds that was listed.
 async fn at_key(store: &dyn ObjectStore, generation: Generation, seq: Seq) -> Result<AtKey, Problem> {
-    let key = Key::Commit(generation, seq);
-    let read = document::read(store, &key, |key, bytes| {
-        DecisionObject::parse(key, bytes).map(|decision| (decision, Digest::of(bytes)))
-    });
-    match read.await.known()? {
-        Some((DecisionObject::Commit(commit), digest)) => {
+    match document::decision(store, generation, seq).await.known()? {
+        Some(Decided::Decision { decision: DecisionObject::Commit(commit), digest, .. }) => {
             Ok(AtKey::Commit(CommitRef { generation, seq, round: commit.round, digest }))
         }
-        Some((DecisionObject::Abort(_), _)) => Ok(AtKey::Abort),
+        Some(Decided::Decision { decision: DecisionObject::Abort(_), .. }) => Ok(AtKey::Abort),
+        Some(Decided::Unreadable { commit, .. }) => unreadable(store, commit).await,
         None => match document::tombstone(store, generation, seq).await.or_problem().known()? {
             Some(_) => Ok(AtKey::Swept),
-            None => Err(vanished(store, &key)),
+            None => Err(vanished(store, &Key::Commit(generation, seq))),
         },
+    }
+}
+
+/// What can't be read stands and counts by its place (ADR 29): a base that passed over it would make whatever it was never have counted, and one that waited for it would never be written.
+/// Bases stay for ever, so its bytes are read once more before it is named.
+async fn unreadable(store: &dyn ObjectStore, commit: CommitRef) -> Result<AtKey, Problem> {
+    match document::decision(store, commit.generation, commit.seq).await.known()? {
+        Some(Decided::Unreadable { commit: again, .. }) if again == commit => Ok(AtKey::Commit(commit)),
+        _ => Err(Problem::new(
+            Reason::StoreUnavailable,
+            format!("{} in {} held other bytes when it was read again", commit.key(), store.location()),
+        )
+        .with("location", store.location())
+        .with("key", commit.key())),
     }
 }
 

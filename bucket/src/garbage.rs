@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, future::BoxFuture};
 use lockstep_protocol::{
     commit::{CommitDocument, CommitRef, DecisionObject},
-    digest::Digest,
     fence::{Counts, Fence, FenceBase, Successor, counts},
     garbage::{CommitReach, Known, LandedTombstone, ListedKey, OpenUpload, Retiring, TombstoneKnown},
     id::{Generation, Seq},
@@ -19,7 +19,8 @@ use lockstep_protocol::{
 };
 
 use crate::{
-    document, fences, parts,
+    document::{self, Decided},
+    fences, parts,
     store::{CreateOutcome, Lookup, ObjectStore},
 };
 
@@ -28,8 +29,8 @@ use crate::{
 pub struct Counted {
     /// Its place and digest.
     pub commit: CommitRef,
-    /// What its key holds.
-    pub document: CommitDocument,
+    /// What its key holds, or why that can't be read.
+    pub document: Result<CommitDocument, Problem>,
     /// Length of its bytes.
     pub bytes: u64,
 }
@@ -60,16 +61,29 @@ impl Decisions {
         // A tombstoned key is retired whatever it holds.
         let place = |commit: CommitRef| (commit.generation, commit.seq);
         let retired: BTreeSet<_> = self.landed.iter().map(|landed| place(landed.commit())).collect();
+        // Of one that can't be read: when the next newer one was made, which was later. None: nobody knows, and it is not old.
+        let mut newer = None;
         let known = |counted: &Counted| {
             let place = (counted.commit.generation, counted.commit.seq);
+            newer = counted.document.as_ref().ok().map(|document| document.created_at).or(newer);
             Known {
                 commit: counted.commit,
-                created_at: counted.document.created_at,
+                created_at: newer.unwrap_or(DateTime::<Utc>::MAX_UTC),
                 damaged: self.damaged.contains(&place),
+                unreadable: counted.document.is_err(),
                 occupied: self.occupied.contains(&place),
             }
         };
         self.counted.iter().filter(|counted| !retired.contains(&place(counted.commit))).map(known).collect()
+    }
+
+    /// Its tombstone says what it was, whatever its key holds since.
+    fn rename_unreadable(&mut self, retired: CommitRef) {
+        let place = (retired.generation, retired.seq);
+        let same = |counted: &&mut Counted| (counted.commit.generation, counted.commit.seq) == place;
+        if let Some(counted) = self.counted.iter_mut().find(same).filter(|counted| counted.document.is_err()) {
+            counted.commit = retired;
+        }
     }
 
     /// By its place and digest.
@@ -107,7 +121,10 @@ pub async fn read_decisions(store: &dyn ObjectStore, mine: Generation) -> Result
         .collect();
     for tombstone in fences::tombstones(store, &marked).await? {
         match LandedTombstone::read(&tombstone, mine, bases.get(&mine)) {
-            Some(landed) => decisions.landed.push(landed),
+            Some(landed) => {
+                decisions.rename_unreadable(landed.commit());
+                decisions.landed.push(landed);
+            }
             None => {
                 decisions.occupied.insert((tombstone.commit.generation, tombstone.commit.seq));
             }
@@ -157,78 +174,141 @@ async fn bases(
 
 /// None: an abort record, or swept since it was listed.
 async fn counted(store: &dyn ObjectStore, generation: Generation, seq: Seq) -> Result<Option<Counted>, Problem> {
-    let key = Key::Commit(generation, seq);
-    let read = document::read(store, &key, |key, bytes| {
-        DecisionObject::parse(key, bytes).map(|decision| (decision, Digest::of(bytes), bytes.len()))
-    });
-    match read.await.known()? {
-        Some((DecisionObject::Commit(document), digest, length)) => {
+    match document::decision(store, generation, seq).await.known()? {
+        Some(Decided::Decision { decision: DecisionObject::Commit(document), digest, length }) => {
             let commit = CommitRef { generation, seq, round: document.round, digest };
-            let bytes = u64::try_from(length).unwrap_or(u64::MAX);
-            Ok(Some(Counted { commit, document: *document, bytes }))
+            Ok(Some(Counted { commit, document: Ok(*document), bytes: length }))
         }
-        Some((DecisionObject::Abort(_), ..)) => Ok(None),
+        Some(Decided::Decision { decision: DecisionObject::Abort(_), .. }) => Ok(None),
+        Some(Decided::Unreadable { commit, length, problem }) => {
+            Ok(Some(Counted { commit, document: Err(problem), bytes: length }))
+        }
         None => match document::tombstone(store, generation, seq).await.or_problem().known()? {
             Some(_) => Ok(None),
-            None => Err(fences::vanished(store, &key)),
+            None => Err(fences::vanished(store, &Key::Commit(generation, seq))),
         },
     }
 }
 
-/// What a commit that must stay whole reaches. A manifest that can't be read is an error: nobody knows what would be lost.
-pub async fn reach(store: &dyn ObjectStore, counted: &Counted) -> Result<CommitReach, Problem> {
-    let manifests: Vec<PartManifest> = futures::stream::iter(part_reads(store, counted))
-        .buffered(fences::PARALLEL)
-        .map(|read| read.and_then(|part| part.ok_or_else(|| missing(store, counted))))
-        .try_collect()
-        .await?;
-    CommitReach::of(counted.commit, &counted.document, &manifests)
+/// What a commit that must stay reaches; and why not all of that is known, if its document can't be read or a part manifest is proven missing or damaged. One of which that is
+/// not known is an error.
+pub async fn reach(store: &dyn ObjectStore, counted: &Counted) -> Result<(CommitReach, Option<Problem>), Problem> {
+    let document = match &counted.document {
+        Ok(document) => document,
+        Err(problem) => {
+            return Ok((
+                CommitReach::of_unreadable(counted.commit),
+                Some(unreadable_document(store, counted, problem)),
+            ));
+        }
+    };
+    let mut lost = None;
+    let mut manifests = Vec::new();
+    let mut reads = futures::stream::iter(part_reads(store, document)).buffered(fences::PARALLEL);
+    while let Some(read) = reads.next().await {
+        manifests.push(match read {
+            Ok(Ok(manifest)) => Some(manifest),
+            Ok(Err(Absent(key))) => {
+                lost.get_or_insert_with(|| unreadable(store, counted, &key, "is missing"));
+                None
+            }
+            Err((key, problem)) if is_lost(&problem) => {
+                let how = format!("is damaged ({})", problem.message);
+                lost.get_or_insert_with(|| unreadable(store, counted, &key, &how));
+                None
+            }
+            Err((_, problem)) => return Err(problem),
+        });
+    }
+    Ok((CommitReach::of_broken(counted.commit, document, &manifests)?, lost))
 }
 
-/// What a retired commit reaches still: a manifest that is proven absent contributes nothing.
+/// What a retired commit reaches still: a manifest that is proven absent contributes nothing. One that is damaged, or a document that can't be read, makes it a broken one, until it
+/// is swept.
 pub async fn reach_of_retired(store: &dyn ObjectStore, counted: &Counted) -> Result<CommitReach, Problem> {
-    let manifests: Vec<Option<PartManifest>> =
-        futures::stream::iter(part_reads(store, counted)).buffered(fences::PARALLEL).try_collect().await?;
-    CommitReach::of_retired(counted.commit, &counted.document, &manifests)
+    let Ok(document) = &counted.document else { return Ok(CommitReach::of_unreadable(counted.commit)) };
+    let mut whole = true;
+    let mut manifests = Vec::new();
+    let mut reads = futures::stream::iter(part_reads(store, document)).buffered(fences::PARALLEL);
+    while let Some(read) = reads.next().await {
+        manifests.push(match read {
+            Ok(read) => read.ok(),
+            Err((_, problem)) if is_lost(&problem) => {
+                whole = false;
+                None
+            }
+            Err((_, problem)) => return Err(problem),
+        });
+    }
+    let reach = CommitReach::of_retired(counted.commit, document, &manifests)?;
+    Ok(CommitReach { whole, ..reach })
 }
 
-fn missing(store: &dyn ObjectStore, counted: &Counted) -> Problem {
+/// It is there, and nobody can read it any more.
+fn is_lost(problem: &Problem) -> bool {
+    matches!(problem.reason, Reason::CheckpointDamaged | Reason::ManifestInvalid)
+}
+
+fn unreadable(store: &dyn ObjectStore, counted: &Counted, key: &str, how: &str) -> Problem {
     let CommitRef { generation, seq, round, .. } = counted.commit;
     Problem::new(
         Reason::CheckpointDamaged,
         format!(
-            "a part manifest of checkpoint {round} ({generation}-{seq}) is missing in {}, so what it reaches is not known and nothing is deleted; \
+            "part manifest {key} of checkpoint {round} ({generation}-{seq}) {how} in {}, so what it reaches is not known and whatever is as old stays; \
              verify it, and delete the checkpoint if it can't be mended",
             store.location()
         ),
     )
+    .with("key", key)
     .with("checkpoint", round)
     .with("generation", generation)
     .with("seq", seq)
     .with("location", store.location())
 }
 
-fn part_reads<'s>(
-    store: &'s dyn ObjectStore,
-    counted: &'s Counted,
-) -> Vec<BoxFuture<'s, Result<Option<PartManifest>, Problem>>> {
-    let read = |part| {
-        async move {
-            let Some(document) = part_document(store, &parts::named_by(part)).await? else { return Ok(None) };
-            match document {
-                PartDocument::Full(manifest) => Ok(Some(manifest)),
-                PartDocument::Delta(delta) => {
-                    let name = delta.inherits().clone();
-                    match store.get(&name.key, parts::allowed(name.length)).await {
-                        Lookup::Absent => Ok(None),
-                        found => delta.resolve(&parts::judge_full(store.location(), &name, found)?).map(Some),
-                    }
-                }
-            }
-        }
-        .boxed()
+fn unreadable_document(store: &dyn ObjectStore, counted: &Counted, why: &Problem) -> Problem {
+    let CommitRef { generation, seq, .. } = counted.commit;
+    Problem::new(
+        Reason::CheckpointDamaged,
+        format!(
+            "the commit document {} in {} can't be read ({}), so what it reaches is not known and whatever is as old stays; bring it back, or give it up: checkpoint verify PIPELINE \
+             {generation}-{seq} marks it damaged, and then checkpoint delete PIPELINE {generation}-{seq} or retention lets it go",
+            counted.commit.key(),
+            store.location(),
+            why.message
+        ),
+    )
+    .with("key", counted.commit.key())
+    .with("generation", generation)
+    .with("seq", seq)
+    .with("location", store.location())
+}
+
+/// Proven: nothing stands at this key.
+struct Absent(String);
+
+/// A part's manifest, or the one of its two documents that is absent; or the one that could not be read, and why.
+type PartRead = Result<Result<PartManifest, Absent>, (String, Problem)>;
+
+fn part_reads<'s>(store: &'s dyn ObjectStore, document: &'s CommitDocument) -> Vec<BoxFuture<'s, PartRead>> {
+    document.parts.iter().map(|part| part_read(store, parts::named_by(part)).boxed()).collect()
+}
+
+async fn part_read(store: &dyn ObjectStore, own: Inherited) -> PartRead {
+    let delta = match part_document(store, &own).await {
+        Ok(None) => return Ok(Err(Absent(own.key))),
+        Ok(Some(PartDocument::Full(manifest))) => return Ok(Ok(manifest)),
+        Ok(Some(PartDocument::Delta(delta))) => delta,
+        Err(problem) => return Err((own.key, problem)),
     };
-    counted.document.parts.iter().map(read).collect()
+    let base = delta.inherits().clone();
+    match store.get(&base.key, parts::allowed(base.length)).await {
+        Lookup::Absent => Ok(Err(Absent(base.key))),
+        found => match parts::judge_full(store.location(), &base, found) {
+            Ok(full) => delta.resolve(&full).map(Ok).map_err(|problem| (own.key, problem)),
+            Err(problem) => Err((base.key, problem)),
+        },
+    }
 }
 
 /// None: proven absent.

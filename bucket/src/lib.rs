@@ -31,17 +31,19 @@ pub mod store;
 pub mod verify;
 
 pub use aws::{AwsConnector, AwsOptions, StaticCredentials};
-pub use catalog::{Access, Checkpoint, Selector, find, latest, list_checkpoints};
-pub use damage::{put_mark, still_stands};
-pub use decide::{DecisionFound, DecisionOutcome, acknowledge, put_decision, read_decision, successor};
+pub use catalog::{
+    Access, Checkpoint, Entry, Newest, Selector, Unreadable, find, latest, list_checkpoints, look_up, newest, whole,
+};
+pub use damage::{is_marked, is_retired, put_mark, still_stands};
+pub use decide::{DecisionFound, DecisionOutcome, acknowledge, put_decision, read_decision, retired_commit, successor};
 pub use error::{Operation, StoreError, StoreErrorKind};
 pub use fences::{Claim, FenceOutcome, claim_first, finish_base, location_owned, owner, put_fence};
 pub use memory::{MemoryBuckets, MemoryStore};
 pub use pace::Pace;
 pub use payload::Payload;
-pub use probe::{ProbeCheck, ProbeReport, probe};
+pub use probe::{ProbeCheck, ProbeReport, probe, probe_as};
 pub use store::{
-    ByteStream, Connector, CreateOutcome, ListPage, Listed, Lookup, MAX_PAGE, ObjectMeta, ObjectStore, OpenUpload,
-    PartTag, UploadId, WriteOutcome,
+    ByteStream, Connector, CreateOutcome, ListPage, Listed, Lookup, MAX_DELETES, MAX_PAGE, ObjectMeta, ObjectStore,
+    OpenUpload, PartTag, UploadId, WriteOutcome,
 };
 pub use verify::{Read, fetch_part, verify_checkpoint, verify_part, verify_some, verify_structure};

@@ -9,7 +9,7 @@ mod state;
 
 pub use buckets::{Flaws, MemoryBuckets};
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -122,6 +122,25 @@ impl MemoryStore {
             })
             .await;
         outcome(result)
+    }
+
+    /// Keys of a batch that the store doesn't let go of, by the faults of single deletes: denied, or not done this time.
+    fn refused_of(&self, keys: &[String]) -> BTreeMap<String, StoreError> {
+        let mut inner = self.buckets.inner();
+        let refused = keys.iter().filter_map(|key| {
+            let full = self.location.full_key(key);
+            let code = match inner.faults.draw(Operation::Delete, &full, false)? {
+                Fault::Deny => "AccessDenied",
+                _ => "InternalError",
+            };
+            let error = self.error(Operation::DeleteMany, &full, Some(200), Some(code), "fault: this key of a batch");
+            Some((key.clone(), error))
+        });
+        refused.collect()
+    }
+
+    fn of_key(&self, error: &StoreError, key: &str) -> StoreError {
+        StoreError { key: self.location.full_key(key), ..error.clone() }
     }
 
     fn no_such_upload(&self, op: Operation, full: &str) -> StoreError {
@@ -263,6 +282,23 @@ impl ObjectStore for MemoryStore {
     async fn delete(&self, key: &str) -> WriteOutcome {
         let (bucket, full) = self.place(key);
         self.write(Operation::Delete, key, Change::Delete { bucket, key: full }).await
+    }
+
+    async fn delete_many(&self, keys: &[String]) -> Vec<WriteOutcome> {
+        let bucket = self.location.bucket();
+        let mut refused = self.refused_of(keys);
+        let whole = self
+            .request(Operation::DeleteMany, "", None, |state, _, _| {
+                for key in keys.iter().filter(|key| !refused.contains_key(*key)) {
+                    state.set(bucket, &self.location.full_key(key), None);
+                }
+                Ok(())
+            })
+            .await;
+        match whole {
+            Ok(()) => keys.iter().map(|key| outcome(refused.remove(key).map_or(Ok(()), Err))).collect(),
+            Err(error) => keys.iter().map(|key| outcome(Err(self.of_key(&error, key)))).collect(),
+        }
     }
 
     async fn create_multipart(&self, key: &str) -> Result<UploadId, StoreError> {

@@ -16,7 +16,16 @@ use crate::{
 
 /// Every pin there is, those that were taken away while they were listed left out.
 pub async fn list_pins(store: &dyn ObjectStore) -> Result<Vec<Pin>, Problem> {
-    let listed = store.list_all(Key::PINS).await?;
+    below(store, Key::PINS).await
+}
+
+/// Those with a name that begins so.
+pub async fn list_pins_named(store: &dyn ObjectStore, name: &str) -> Result<Vec<Pin>, Problem> {
+    below(store, &format!("{}{name}", Key::PINS)).await
+}
+
+async fn below(store: &dyn ObjectStore, prefix: &str) -> Result<Vec<Pin>, Problem> {
+    let listed = store.list_all(prefix).await?;
     let keys = listed.iter().filter_map(|object| Key::parse(&object.key)).filter(|key| matches!(key, Key::Pin(..)));
     // Boxed, because the compiler can't prove that a stream which borrows in its closure is `Send`.
     let reads: Vec<BoxFuture<'_, Result<Option<Pin>, Problem>>> =

@@ -196,6 +196,9 @@ pub trait ObjectStore: fmt::Debug + Send + Sync {
     /// Deletes; a key that is not there counts as done.
     async fn delete(&self, key: &str) -> WriteOutcome;
 
+    /// Deletes these keys, at most [`MAX_DELETES`], none twice. One outcome a key, in their order: as of [`Self::delete`]. One request where the store takes batches.
+    async fn delete_many(&self, keys: &[String]) -> Vec<WriteOutcome>;
+
     /// Begins a multipart upload.
     async fn create_multipart(&self, key: &str) -> Result<UploadId, StoreError>;
 
@@ -234,6 +237,9 @@ pub trait ObjectStore: fmt::Debug + Send + Sync {
 
 /// Most keys of one page of a listing (S3's own limit).
 pub const MAX_PAGE: u16 = 1000;
+
+/// Most keys of one batch of deletes (S3's own limit).
+pub const MAX_DELETES: usize = 1000;
 
 /// Opens stores for locations.
 #[async_trait]

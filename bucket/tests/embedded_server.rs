@@ -5,6 +5,8 @@
 
 #[path = "server/conformance.rs"]
 mod conformance;
+#[path = "server/deletes.rs"]
+mod deletes;
 #[path = "server/faults.rs"]
 mod faults;
 #[path = "server/ground.rs"]

@@ -14,5 +14,7 @@ mod probes;
 mod sample;
 #[path = "location/simulation.rs"]
 mod simulation;
+#[path = "location/unreadable.rs"]
+mod unreadable;
 #[path = "location/verification.rs"]
 mod verification;

@@ -27,7 +27,7 @@ fn enumeration(name: &str, prefix: &str) -> String {
     name.strip_prefix(prefix).unwrap_or(name).to_ascii_lowercase()
 }
 
-fn time(timestamp: Option<&Timestamp>) -> Value {
+pub(crate) fn time(timestamp: Option<&Timestamp>) -> Value {
     timestamp.and_then(text::moment).map_or(Value::Null, |time| json!(time.to_rfc3339()))
 }
 

@@ -83,10 +83,12 @@ impl ClientError {
 
 /// Whether this is no word of the coordinator but how a lost connection comes back. A status of the coordinator's has a
 /// reason of the error table; one made up on the way has the name of its code, and if tonic made it here, its source.
+/// `CANCELLED` is both, and nothing of ours makes that up on the way: typed, it is the coordinator's.
 fn is_lost(status: &Status, problem: &RpcProblem) -> bool {
     let bare = problem.reason == code_name(problem.code);
     match problem.code {
-        Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded => bare,
+        Code::Cancelled => !RpcProblem::is_typed(status),
+        Code::Unavailable | Code::DeadlineExceeded => bare,
         Code::Unknown | Code::Internal => bare && status.source().is_some(),
         _ => false,
     }
@@ -108,6 +110,14 @@ mod tests {
         assert_eq!(bare.to_string(), "coordinator http://c:7400 is unreachable: connection refused (3 tries)");
         let typed = received(Code::Unavailable, "DATABASE_UNAVAILABLE");
         assert_eq!((typed.is_unreachable(), typed.reason()), (false, "DATABASE_UNAVAILABLE"));
+        let lost = ClientError::from_status(&Status::cancelled("timeout expired"), "http://c:7400", 1);
+        assert!(lost.is_unreachable());
+        let by_somebody = received(Code::Cancelled, "CANCELLED");
+        assert_eq!((by_somebody.is_unreachable(), by_somebody.reason()), (false, "CANCELLED"));
+        // These are made up by our own channel too, typed and with the name of their code.
+        for (code, reason) in [(Code::Unavailable, "UNAVAILABLE"), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED")] {
+            assert!(received(code, reason).is_unreachable(), "{reason}");
+        }
     }
 
     #[test]

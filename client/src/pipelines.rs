@@ -1,9 +1,10 @@
 //! Calls about pipelines. A pipeline is named by its name or UUID everywhere.
 
 use lockstep_proto::v1::{
-    ActivateRequest, CreatePipelineRequest, DeletePipelineRequest, GetPipelineRequest, ListPipelinesRequest, Pipeline,
-    PipelineSpec, ResyncRequest, ResyncResponse, StartStandbyRequest, StopStandbyRequest, TakeOverRequest,
-    TakeOverResponse, UpdatePipelineRequest,
+    AcceptLossRequest, AcceptLossResponse, ActivateRequest, CancelTakeOverRequest, CancelTakeOverResponse,
+    CreatePipelineRequest, DeletePipelineRequest, GetPipelineRequest, ListPipelinesRequest, Pipeline, PipelineSpec,
+    ResyncRequest, ResyncResponse, StartStandbyRequest, StopStandbyRequest, TakeOverRequest, TakeOverResponse,
+    UpdatePipelineRequest,
 };
 
 use crate::client::{LockstepClient, collect_pages, fill_request_id};
@@ -50,11 +51,39 @@ impl LockstepClient {
         self.call(request, |mut c, r| async move { c.activate(r).await }).await
     }
 
-    /// The standby follows its location: the newest checkpoint, or stays on the one with this UUID. How it goes stands in [`Pipeline::standby`].
+    /// Stops the take-over or activation of a pipeline before its fence is put; an empty `take_over` means the one that is under way.
     ///
     /// # Errors
     ///
-    /// `LOCATION_OWNED` if it is no standby, `TAKE_OVER_IN_PROGRESS` while it is activated.
+    /// `ROUND_NOT_CANCELLABLE` once its fence is stored or it has ended, `ROUND_NOT_FOUND` if there is none.
+    pub async fn cancel_take_over(
+        &self,
+        pipeline: impl Into<String>,
+        take_over: impl Into<String>,
+        cause: impl Into<String>,
+    ) -> Result<CancelTakeOverResponse, ClientError> {
+        let request =
+            CancelTakeOverRequest { pipeline: pipeline.into(), take_over: take_over.into(), cause: cause.into() };
+        self.call(request, |mut c, r| async move { c.cancel_take_over(r).await }).await
+    }
+
+    /// Gives up the checkpoint that [`Pipeline::lost`] names: it counts as never committed, and what waited for it goes on. An empty `request_id` is drawn.
+    ///
+    /// # Errors
+    ///
+    /// `CHECKPOINT_NOT_FOUND` if nothing is lost, or another checkpoint than the request means; `REQUEST_ID_REUSED`.
+    pub async fn accept_loss(&self, mut request: AcceptLossRequest) -> Result<AcceptLossResponse, ClientError> {
+        fill_request_id(&mut request.request_id);
+        self.call(request, |mut c, r| async move { c.accept_loss(r).await }).await
+    }
+
+    /// The standby follows its location: the newest checkpoint, or stays on the one with this UUID. How it goes stands in [`Pipeline::standby`]. An owner whose location was
+    /// taken over by another pipeline becomes a standby by it.
+    ///
+    /// # Errors
+    ///
+    /// `LOCATION_OWNED` if it owns its location still, `TAKE_OVER_IN_PROGRESS` while it is activated or being taken over, `ROUND_IN_PROGRESS` while something is under way that
+    /// was admitted to the owner.
     pub async fn start_standby(
         &self,
         pipeline: impl Into<String>,
@@ -68,7 +97,7 @@ impl LockstepClient {
     ///
     /// # Errors
     ///
-    /// As [`Self::start_standby`].
+    /// `LOCATION_OWNED` if it is no standby, `TAKE_OVER_IN_PROGRESS` while it is activated.
     pub async fn stop_standby(&self, pipeline: impl Into<String>) -> Result<Pipeline, ClientError> {
         let request = StopStandbyRequest { pipeline: pipeline.into() };
         self.call(request, |mut c, r| async move { c.stop_standby(r).await }).await

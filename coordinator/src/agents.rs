@@ -26,8 +26,8 @@ mod recent;
 
 use channels::{Channels, InUse};
 pub use message::{
-    Counters, Described, Host, InstallWhat, Listing, PullDone, PullOrder, PushDone, PushOrder, Reach, TransferState,
-    TransferStatus,
+    Counters, Deadline, Described, Host, InstallWhat, Listing, PullDone, PullOrder, PushDone, PushOrder, Reach,
+    TransferState, TransferStatus,
 };
 use recent::Recent;
 

@@ -4,7 +4,7 @@
 //! row, so a caller that goes away changes nothing. Handlers return [`Problem`]s, and one function gives them their gRPC code.
 //!
 //! - `caller`, `request`: what all requests have in common
-//! - `pipelines`, `standby`, `take_over`, `rounds`, `checkpoints`, `upkeep`, `audit`: one subject each
+//! - `pipelines`, `losses`, `standby`, `take_over`, `rounds`, `checkpoints`, `upkeep`, `audit`: one subject each
 //! - `watch`: waiting for rows to change, for watches and for calls that answer later
 
 use std::{pin::Pin, sync::Arc, time::Duration};
@@ -22,6 +22,7 @@ mod audit;
 mod caller;
 mod checkpoints;
 mod cursor;
+mod losses;
 mod pipelines;
 mod preview;
 mod request;
@@ -161,6 +162,22 @@ impl Coordinator for Api {
     async fn activate(&self, request: Request<v1::ActivateRequest>) -> Result<Response<v1::TakeOverResponse>, Status> {
         let caller = caller::caller(&request).map_err(status)?;
         answer(Box::pin(self.do_activate(caller, request.into_inner())).await)
+    }
+
+    async fn cancel_take_over(
+        &self,
+        request: Request<v1::CancelTakeOverRequest>,
+    ) -> Result<Response<v1::CancelTakeOverResponse>, Status> {
+        let caller = caller::caller(&request).map_err(status)?;
+        answer(self.do_cancel_take_over(caller, request.into_inner()).await)
+    }
+
+    async fn accept_loss(
+        &self,
+        request: Request<v1::AcceptLossRequest>,
+    ) -> Result<Response<v1::AcceptLossResponse>, Status> {
+        let caller = caller::caller(&request).map_err(status)?;
+        answer(Box::pin(self.do_accept_loss(caller, request.into_inner())).await)
     }
 
     async fn start_standby(&self, request: Request<v1::StartStandbyRequest>) -> Result<Response<v1::Pipeline>, Status> {

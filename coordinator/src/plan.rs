@@ -9,6 +9,7 @@
 //! - [`draft`]: a round that nobody admitted
 //! - [`push`]: the cut to push
 //! - [`pull`]: the source to restore from
+//! - [`activate`]: what an activation needs before its fence
 //! - [`garbage`]: what may go from a location
 
 use std::{sync::Arc, time::Duration};
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::{agents::AgentReads, chance};
 
+pub mod activate;
 pub mod draft;
 mod expected;
 pub mod garbage;
@@ -27,6 +29,7 @@ pub mod known;
 pub mod place;
 pub mod pull;
 pub mod push;
+pub mod taken_over;
 
 pub use known::Known;
 pub use pull::{PullPlan, resolve_pull};

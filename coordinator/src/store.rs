@@ -36,9 +36,11 @@ mod claims;
 mod differences;
 mod drive;
 mod endpoint;
+mod fail_back;
 mod identity;
 mod learnt;
 mod list;
+mod losses;
 #[cfg(debug_assertions)]
 pub mod memory;
 mod ownership;
@@ -56,6 +58,7 @@ mod schema;
 mod session;
 mod sqlstate;
 mod standbys;
+mod take_over_cancels;
 mod take_overs;
 mod text;
 mod transactions;
@@ -63,13 +66,16 @@ mod upkeep;
 mod verifications;
 mod verify_budget;
 
+pub use admit::check_pushes;
 pub use changes::{Change, Changes};
-pub use differences::{Difference, refuse_behind};
+pub use differences::{Difference, refuse_behind, refuse_lost};
 pub use endpoint::Pooler;
-pub use identity::DatabaseIdentity;
+pub use fail_back::is_no_standby;
+pub use identity::{DatabaseIdentity, another_database, is_foreign};
 pub use learnt::Learnt;
+pub use losses::{AcceptLoss, AcceptedLoss};
 pub use pipeline::{
-    ClaimOutcome, ClaimSettled, ClaimState, Created, LastCommit, NewPipeline, PipelineRow, PipelineSelector,
+    ClaimOutcome, ClaimSettled, ClaimState, Created, LastCommit, Loss, NewPipeline, PipelineRow, PipelineSelector,
 };
 pub use pool::StoreOptions;
 pub use record::{
@@ -206,10 +212,34 @@ impl Store {
         if !decision.changes(before) && decision.transitions.is_empty() {
             return Ok(Applied::Stored(before.clone()));
         }
-        let change =
-            Arc::new(apply::Change { before: before.clone(), decision: decision.clone(), caller: caller.clone() });
+        Box::pin(self.apply_change(before, decision, caller, false)).await
+    }
+
+    /// The same for what a base has decided: also where another database wrote the pipeline's row, whose rounds nobody else writes (R13).
+    pub async fn apply_settled(
+        &self,
+        before: &Round,
+        decision: &Decision,
+        caller: &Caller,
+    ) -> Result<Applied, StoreError> {
+        Box::pin(self.apply_change(before, decision, caller, true)).await
+    }
+
+    async fn apply_change(
+        &self,
+        before: &Round,
+        decision: &Decision,
+        caller: &Caller,
+        settles: bool,
+    ) -> Result<Applied, StoreError> {
+        let (before, decision) = (before.clone(), decision.clone());
+        let change = Arc::new(apply::Change { before, decision, caller: caller.clone(), settles });
         let applied = match self.database.apply(Arc::clone(&change)).await {
-            Err(StoreError::UnknownOutcome(problem)) => self.apply_again(change, problem).await?,
+            Err(StoreError::UnknownOutcome(problem)) => {
+                let look = || self.database.look(Arc::clone(&change));
+                let again = || self.database.apply(Arc::clone(&change));
+                look_and_apply(problem, look, again, |applied| *applied == Applied::Moved).await?
+            }
             applied => applied?,
         };
         if let Applied::Stored(round) = &applied {
@@ -224,24 +254,6 @@ impl Store {
             }
         }
         Ok(applied)
-    }
-
-    /// After a lost answer. The first run may be on its way still: as long as no second one is known to have replaced it, what it does is unknown.
-    async fn apply_again(&self, change: Arc<apply::Change>, lost: Problem) -> Result<Applied, StoreError> {
-        match self.database.look(Arc::clone(&change)).await {
-            Ok(Some(applied)) => return Ok(applied),
-            Ok(None) => {}
-            Err(_) => return Err(StoreError::UnknownOutcome(lost)),
-        }
-        match self.database.apply(Arc::clone(&change)).await {
-            // Perhaps moved by the first run, which landed since the look.
-            Ok(Applied::Moved) => match self.database.look(change).await {
-                Ok(Some(applied)) => Ok(applied),
-                Ok(None) | Err(_) => Err(StoreError::UnknownOutcome(lost)),
-            },
-            Err(StoreError::Unavailable(_)) => Err(StoreError::UnknownOutcome(lost)),
-            applied => applied,
-        }
     }
 
     /// Asks the replica that drives the round to stop it. `ROUND_NOT_FOUND`, `ROUND_NOT_CANCELLABLE`. The first request counts.
@@ -307,5 +319,34 @@ where
             error => error,
         }),
         outcome => outcome,
+    }
+}
+
+/// For guarded writes whose answer was lost. The first run may be on its way still: as long as no second one is known to have replaced it, what it does is unknown.
+///
+/// `look` tells what became of the write; none: it was not made.
+async fn look_and_apply<T, L, A>(
+    lost: Problem,
+    look: impl Fn() -> L + Send,
+    again: impl Fn() -> A + Send,
+    moved: impl Fn(&T) -> bool + Send,
+) -> Result<T, StoreError>
+where
+    L: Future<Output = Result<Option<T>, StoreError>> + Send,
+    A: Future<Output = Result<T, StoreError>> + Send,
+{
+    match look().await {
+        Ok(Some(applied)) => return Ok(applied),
+        Ok(None) => {}
+        Err(_) => return Err(StoreError::UnknownOutcome(lost)),
+    }
+    match again().await {
+        // Perhaps moved by the first run, which landed since the look.
+        Ok(applied) if moved(&applied) => match look().await {
+            Ok(Some(applied)) => Ok(applied),
+            Ok(None) | Err(_) => Err(StoreError::UnknownOutcome(lost)),
+        },
+        Err(StoreError::Unavailable(_)) => Err(StoreError::UnknownOutcome(lost)),
+        applied => applied,
     }
 }

@@ -90,6 +90,34 @@ points! {
     /// They are committed; nobody was told.
     AdoptedStored = "adopted.stored" of Coordinator;
 
+    // ---- activation: the pulls before the fence and after the base, and the hand-over
+
+    /// A pull of an activation is admitted; what comes of it is not known.
+    ActivationPullAdmitted = "activation.pull_admitted" of Coordinator;
+    /// It has ended; that is in no row of the take-over.
+    ActivationPulled = "activation.pulled" of Coordinator;
+    /// The warm pull is done, in memory.
+    WarmedBeforeStored = "warmed.before_stored" of Coordinator;
+    /// It is in the row; nothing was put.
+    WarmedStored = "warmed.stored" of Coordinator;
+    /// The base stands; that the standby's row takes the generation is decided, not stored.
+    PullingBeforeStored = "pulling.before_stored" of Coordinator;
+    /// It has the generation and is a standby still; its hosts may lack the base.
+    PullingStored = "pulling.stored" of Coordinator;
+    /// Pipeline, word and take-over are written, not committed.
+    HandedOverBeforeCommit = "handed_over.before_commit" of Coordinator;
+
+    // ---- standbys
+
+    /// This replica alone looks at a standby; nothing was asked.
+    StandbyTaken = "standby.taken" of Coordinator;
+    /// Location and hosts have answered.
+    StandbySeen = "standby.seen" of Coordinator;
+    /// The pull of what the hosts lack is admitted; the look's outcome is not stored.
+    StandbyAdmitted = "standby.admitted" of Coordinator;
+    /// It is.
+    StandbyStored = "standby.stored" of Coordinator;
+
     // ---- admission and claim of rounds
 
     /// A round and its participants are written, not committed.
@@ -221,6 +249,8 @@ points! {
     PinBeforePut = "pin.before_put" of Coordinator;
     /// The pin stands; whether its checkpoint was retired meanwhile was not looked at.
     PinAfterPut = "pin.after_put" of Coordinator;
+    /// One pin is taken away.
+    UnpinDeleted = "unpin.deleted" of Coordinator;
     /// What may be retired is known, nothing is marked.
     RetireBeforeMark = "retire.before_mark" of Coordinator;
     /// It is marked, with the bytes of tombstones; no PUT was sent.
@@ -241,6 +271,19 @@ points! {
     UpkeepBeforeEnd = "upkeep.before_end" of Coordinator;
     /// It is stored; nobody was told.
     UpkeepEnded = "upkeep.ended" of Coordinator;
+
+    // ---- verification
+
+    /// A checkpoint was read for a caller; what was found is not kept.
+    VerifyRead = "verify.read" of Coordinator;
+    /// It is kept, and its mark owed; the caller has no answer.
+    VerifyKept = "verify.kept" of Coordinator;
+    /// This replica puts a mark that is owed; no PUT was sent.
+    DamageTaken = "damage.taken" of Coordinator;
+    /// Its PUT has an outcome that is in no row.
+    DamageAfterPut = "damage.after_put" of Coordinator;
+    /// The outcome is in the row; nobody was told.
+    DamageStored = "damage.stored" of Coordinator;
 
     // ---- an agent's start
 

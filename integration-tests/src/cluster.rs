@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use tokio_stream::StreamExt as _;
 
 use crate::{
+    clock,
     host::Host,
     process::{Process, binary},
     scratch, wait,
@@ -56,6 +57,8 @@ pub struct Options {
     pub pooled: Option<Pooled>,
     /// Everything in memory instead of on a disk, if there is enough of it.
     pub in_memory: bool,
+    /// How far the clock of the coordinators is off, as `FAKETIME` has it; none: it is right.
+    pub coordinator_clock: Option<&'static str>,
 }
 
 impl Default for Options {
@@ -74,6 +77,7 @@ impl Default for Options {
             renew_every: "500ms",
             pooled: None,
             in_memory: false,
+            coordinator_clock: None,
         }
     }
 }
@@ -220,6 +224,11 @@ impl Cluster {
             transfer: self.options.transfer,
             ..v1::PipelineSpec::default()
         }
+    }
+
+    /// Coordinators that are started from here on have this clock.
+    pub fn set_coordinator_clock(&mut self, clock: Option<&'static str>) {
+        self.options.coordinator_clock = clock;
     }
 
     /// Further flags of coordinators that are started from here on.
@@ -399,6 +408,10 @@ impl Cluster {
             ("AWS_SECRET_ACCESS_KEY", secret),
             (lockstep_failpoint::VARIABLE, &self.failpoints),
         ];
+        let library = self.options.coordinator_clock.map(|_| clock::library());
+        if let (Some(by), Some(library)) = (self.options.coordinator_clock, &library) {
+            env.extend(clock::shifted(by, library));
+        }
         if self.options.pooled == Some(Pooled::Around) {
             env.push(("LOCKSTEP_DIRECT_DATABASE_URL", database));
         }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::Read as _,
+    io::{ErrorKind, Read as _},
     path::{Path, PathBuf},
 };
 
@@ -79,15 +79,19 @@ impl Host {
         digests(&self.folder(id)).into_iter().map(|(path, digest)| (format!("{id}/{path}"), digest)).collect()
     }
 
-    /// Loses the disk: everything in the host's directory, the agent's own state included.
+    /// Loses the disk: everything in the host's directory, the agent's own state included. An agent that lives may write to it meanwhile (`ready.json`, after a pull has
+    /// ended): what it adds to a folder that is being removed goes with the next try.
     pub fn wipe(&self) {
+        const TRIES: usize = 100;
         for entry in fs::read_dir(&self.dir).expect("the host has a directory").flatten() {
             let path = entry.path();
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                fs::remove_dir_all(&path).expect("a folder can be removed");
-            } else {
-                fs::remove_file(&path).expect("a file can be removed");
-            }
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let remove = || if is_folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            let is_written = |removed: &std::io::Result<()>| {
+                removed.as_ref().is_err_and(|error| error.kind() == ErrorKind::DirectoryNotEmpty)
+            };
+            let removed = std::iter::repeat_with(remove).take(TRIES).find(|removed| !is_written(removed));
+            removed.expect("nobody writes there for ever").expect("what is in the directory can be removed");
         }
     }
 
@@ -145,7 +149,7 @@ pub fn digests(folder: &Path) -> State {
 fn sha256(path: &Path) -> Option<String> {
     let mut file = match fs::File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+        Err(error) if error.kind() == ErrorKind::NotFound => return None,
         Err(error) => panic!("{} can't be opened: {error}", path.display()),
     };
     let mut hasher = Sha256::new();

@@ -1,6 +1,7 @@
 //! The harness of the scenario tests: a real Postgres database, a real S3 protocol server over TCP, coordinators and agents as processes of their own.
 //!
 //! - [`auditor`]: reads bucket, database and history with code of its own, and says which promises they break
+//! - [`clock`]: another clock for a process
 //! - [`cluster`]: all of it together, one pipeline, any number of hosts
 //! - [`own_postgres`]: a Postgres that one test stops and starts, behind a proxy
 //! - [`proxy`]: connections that are cut, stalled, delayed, and answers that are lost
@@ -24,6 +25,7 @@
 
 pub mod auditor;
 pub mod cli;
+pub mod clock;
 pub mod cluster;
 pub mod content;
 pub mod feldera;

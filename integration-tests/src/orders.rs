@@ -43,6 +43,7 @@ pub fn push(header: v1::OrderHeader, local_checkpoint: &str, step: u64) -> v1::P
         base: None,
         base_parts: Vec::new(),
         deadline: None,
+        time_left: None,
         transfer: None,
     }
 }

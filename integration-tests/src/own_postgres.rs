@@ -1,6 +1,6 @@
 //! A Postgres of one test's own, with fsync on, behind a proxy: it is stopped and started, and its clients keep their address.
 
-use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt as _};
+use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path};
 
 use lockstep_devkit::{Postgres, PostgresOptions};
 use sqlx::{Connection as _, Executor as _, PgConnection};
@@ -77,6 +77,18 @@ impl OwnPostgres {
             self.proxy.set_upstream(address(&postgres));
             self.running = Some(postgres);
         }
+    }
+
+    /// A hot standby that streams from it, with data of its own in this folder.
+    pub async fn standby(&self, data: &Path) -> Postgres {
+        self.running.as_ref().expect("Postgres runs").standby(data).await.expect("a standby")
+    }
+
+    /// The address leads to this one from now on: what was its standby.
+    pub fn fail_over(&mut self, to: Postgres) {
+        self.proxy.set_upstream(address(&to));
+        self.proxy.cut();
+        self.running = Some(to);
     }
 
     /// Ends backends that are in `pg_sleep`; how many.

@@ -43,6 +43,8 @@ pub struct Bounds {
     pub foreign_pull: bool,
     /// The second checkpoint may be found damaged.
     pub damage: bool,
+    /// The second checkpoint's part manifest may be lost.
+    pub loss: bool,
     /// Commits are retired and swept.
     pub retire: bool,
     /// Orphans are collected.
@@ -62,6 +64,7 @@ impl Bounds {
         own_pull: false,
         foreign_pull: false,
         damage: false,
+        loss: false,
         retire: false,
         orphans: false,
         twin: false,
@@ -86,6 +89,8 @@ pub struct Garbage {
     /// By generation of the writer.
     sent_tombstones: [Commits; 2],
     damaged: bool,
+    /// The second checkpoint's part manifest was destroyed from outside.
+    lost: bool,
     pinned: bool,
     pushes: [Push; 2],
     own: Own,
@@ -125,6 +130,8 @@ pub enum Action {
     DeletesLand,
     /// The second checkpoint is found damaged.
     Damage,
+    /// The second checkpoint's part manifest is destroyed from outside.
+    Lose,
     /// The owner's pull goes on.
     OwnPull,
     /// The other database's pull goes on.
@@ -166,6 +173,7 @@ impl Garbage {
             tombstones: [0; 4],
             sent_tombstones: [Commits::default(); 2],
             damaged: false,
+            lost: false,
             pinned: false,
             pushes: [Push::default(); 2],
             own: Own::Idle,
@@ -290,6 +298,10 @@ impl World for Garbage {
                 next.commits = next.commits.minus(next.delete_commits);
             }
             Action::Damage => next.damaged = true,
+            Action::Lose => {
+                next.lost = true;
+                next.present = next.present.minus(facts::manifest(2));
+            }
             Action::OwnPull => next.own_pull(),
             Action::ForeignPull => next.foreign_pull(),
             Action::Retain(who) => next.retain(who),
@@ -310,7 +322,8 @@ impl World for Garbage {
             return Err(wrong.to_owned());
         }
         for slot in 1..=4 {
-            let lacks = self.needs(slot).minus(self.present);
+            let destroyed = if self.lost && slot == 2 { facts::manifest(2) } else { Objects::default() };
+            let lacks = self.needs(slot).minus(destroyed).minus(self.present);
             let committed = self.is_committed(slot);
             if (self.commits.has(slot) || committed) && self.counts(slot) && !self.is_retired(slot) && lacks.any() {
                 return Err(format!("S1: commit {slot} counts, is not retired, and lacks {lacks:?}"));
@@ -332,15 +345,18 @@ impl World for Garbage {
         let gone = (1..=4).all(|slot| !self.commits.has(slot) || !self.is_retired(slot) || !self.bounds.retire);
         let kept = if self.bounds.retire { Objects::default() } else { self.needs(1).and(self.needs(2)) };
         let orphans = if self.bounds.orphans { self.present.minus(reached).minus(kept).any() } else { false };
-        self.pushes_are_over() && self.pulls_are_over() && self.taker.is_over() && gone && !orphans
+        // What a lost manifest may reach stays as long as its commit does, and that may be the newest.
+        let clean = self.lost || gone && !orphans;
+        self.pushes_are_over() && self.pulls_are_over() && self.taker.is_over() && clean
     }
 
     fn describe(&self) -> String {
         let fenced = if self.fenced { ", owner fenced" } else { "" };
         let damaged = if self.damaged { ", 2 damaged" } else { "" };
+        let lost = if self.lost { ", a manifest of 2 lost" } else { "" };
         let pinned = if self.pinned { ", 1 pinned" } else { "" };
         format!(
-            "commits {:?}{damaged}{pinned}, tombstones {:?}, objects {:?}; pushes {:?}; pulls {:?}, {:?}; collectors {}, {}, {:?}; taker {:?}{fenced}",
+            "commits {:?}{damaged}{lost}{pinned}, tombstones {:?}, objects {:?}; pushes {:?}; pulls {:?}, {:?}; collectors {}, {}, {:?}; taker {:?}{fenced}",
             self.commits,
             self.tombstones,
             self.present,

@@ -4,6 +4,8 @@
 //! The bucket's create-only PUTs are late, lost and doubled at once: from when its bytes are stored a PUT may land at any time as long as its key is empty, or never.
 //! Processes die by not being heard of again, or lose what they remember and go on from their rows.
 //!
+//! What a commit needs may be damaged or vanish for good, unnoticed until it is pulled: an activation ends there (ADR 27), and another one of the same database is asked for.
+//!
 //! - `bucket`: what stands, and what is under way
 //! - `writer`: a database's open push, from stored bytes to the acknowledgement
 //! - `taker`: a take-over; `reader`: a look for the newest
@@ -27,17 +29,38 @@ use lockstep_protocol::{
 use self::{bucket::Bucket, reader::Reader, taker::Taker, writer::Writer};
 use crate::{explore::World, interned::Interned};
 
+/// What is asked for, and for which database. One that another take-over of the same database stands in the way of is asked for again once that is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ask {
+    /// It shall own the location, whoever does now.
+    TakeOver(u8),
+    /// The standby shall own it, from exactly its base.
+    Activate(u8),
+    /// The standby shall own it, from an older commit that an operator has chosen.
+    ActivateFrom(u8, (u8, u8)),
+}
+
+impl Ask {
+    const fn database(self) -> u8 {
+        match self {
+            Self::TakeOver(database) | Self::Activate(database) | Self::ActivateFrom(database, _) => database,
+        }
+    }
+}
+
 /// How large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Bounds {
     /// Pushes of each database, the old writer first. One entry a database.
     pub pushes: [u8; 3],
-    /// Which database each take-over is for; the last is an activation.
-    pub takers: &'static [u8],
+    /// In the order they are asked for.
+    pub takers: &'static [Ask],
     /// Readers, and whether they may finish a base.
     pub readers: &'static [Access],
     /// Whether processes lose what they remember and go on.
     pub crashes: bool,
+    /// Whether what commits need is damaged or vanishes.
+    pub damage: bool,
 }
 
 /// Most pushes of one generation.
@@ -58,6 +81,8 @@ pub struct TakeOvers {
     acknowledged: Places,
     /// Told to somebody as failed.
     failed: Places,
+    /// Nobody can pull these any more.
+    lost: Places,
     /// What a reader answered, and then something older.
     went_back: Option<(Place, Place)>,
 }
@@ -105,20 +130,26 @@ pub enum Action {
     FenceLands(u8, u8),
     /// A base's PUT lands: naming what.
     BaseLands(u8, Option<Place>),
+    /// What a commit needs is damaged or gone.
+    Loses(Place),
 }
 
 impl TakeOvers {
     /// The old writer owns generation 1.
     pub fn new(bounds: Bounds) -> Self {
-        let count = bounds.takers.len();
+        let taker = |(number, ask): (usize, &Ask)| {
+            let waits = bounds.takers[..number].iter().any(|before| before.database() == ask.database());
+            Taker::new(number, *ask, waits)
+        };
         Self {
             bounds,
             bucket: Bucket::default(),
             writers: [0, 1, 2].map(|database| Writer::new(database, bounds.pushes[usize::from(database)])),
-            takers: (0..count).map(|number| Taker::new(number, bounds.takers[number], number + 1 == count)).collect(),
+            takers: bounds.takers.iter().enumerate().map(taker).collect(),
             readers: bounds.readers.iter().map(|access| Reader::new(*access)).collect(),
             acknowledged: Places::default(),
             failed: Places::default(),
+            lost: Places::default(),
             went_back: None,
         }
     }
@@ -242,6 +273,10 @@ impl World for TakeOvers {
         }
         actions.extend((0..self.readers.len()).map(Action::Reader));
         self.bucket.landings(&mut actions);
+        if self.bounds.damage {
+            let whole = self.bucket.commits().iter().filter(|place| !self.lost.has(*place));
+            actions.extend(whole.map(Action::Loses));
+        }
         actions
     }
 
@@ -257,6 +292,7 @@ impl World for TakeOvers {
             Action::CommitLands(place) => next.bucket.land_commit(place),
             Action::FenceLands(generation, taker) => next.bucket.land_fence(generation, taker),
             Action::BaseLands(generation, newest) => next.bucket.land_base(generation, newest),
+            Action::Loses(place) => next.lost.add(place),
         }
         next
     }
@@ -308,6 +344,9 @@ impl World for TakeOvers {
         }
         let told: Vec<Place> = self.acknowledged.iter().collect();
         let _ = write!(text, "; acknowledged {told:?}");
+        if self.bounds.damage {
+            let _ = write!(text, "; lost {:?}", self.lost.iter().collect::<Vec<_>>());
+        }
         text
     }
 }

@@ -36,6 +36,24 @@ impl CommitRef {
     pub const fn key(&self) -> Key {
         Key::Commit(self.generation, self.seq)
     }
+
+    /// Names what a decision key holds that nobody can read, by its place and bytes: its round is not known, so an id stands in for it that no round ever gets, the same for
+    /// whoever looks.
+    pub fn unreadable(generation: Generation, seq: Seq, bytes: &[u8]) -> Self {
+        // Made of the key: rounds are drawn, and their version is another.
+        let round = RoundId::new(Digest::of(Key::Commit(generation, seq).to_string().as_bytes()).to_uuid());
+        Self { generation, seq, round, digest: Digest::of(bytes) }
+    }
+
+    /// In its chain: no two commits of one location have the same.
+    pub const fn place(&self) -> (Generation, Seq) {
+        (self.generation, self.seq)
+    }
+
+    /// Whether it stands later in the chain; says something of commits of one location only.
+    pub fn is_after(&self, other: &Self) -> bool {
+        self.place() > other.place()
+    }
 }
 
 /// One host's part as the commit names it.
@@ -322,9 +340,12 @@ impl DecisionObject {
     pub fn parse(key: &str, bytes: &[u8]) -> Result<Self, Problem> {
         #[derive(Deserialize)]
         struct Kind {
+            format: u32,
             kind: String,
         }
         let kind: Kind = document::parse(key, bytes)?;
+        // First of all: a newer one may have fields that this version doesn't know.
+        check_format(key, kind.format)?;
         match kind.kind.as_str() {
             "commit" => CommitDocument::from_raw(key, document::parse(key, bytes)?).map(|d| Self::Commit(Box::new(d))),
             "abort" => {

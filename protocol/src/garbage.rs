@@ -3,18 +3,23 @@
 //! - [`retain`]: which commits may be retired (G1), in two steps: candidates from what was listed, then the mark under the pipeline's row lock
 //! - [`retire`]: the tombstone: put until it is known to stand; only a [`LandedTombstone`] leads on
 //! - [`sweep`]: objects that only retired commits reach (G2), request by request: pins, what live commits reach, fence g+1
+//! - `lost`: what a commit may reach of which a part manifest can't be read
 //! - [`orphan`]: objects that nothing reaches (G3), request by request: keys, *then* the database, *then* what commits reach,
 //!   fence g+1
+//! - [`held`]: a delete that was refused holds up what belongs to the same checkpoint or round, and nothing else
 //! - [`reach`]: what a commit reaches: objects, part manifests, and what these inherit (ADR 8)
 //!
 //! Nothing here needs a lease or a clock to be safe; the grace period is a kindness to readers who can't pin.
 
+pub mod held;
+mod lost;
 pub mod orphan;
 pub mod reach;
 pub mod retain;
 pub mod retire;
 pub mod sweep;
 
+pub use held::HeldUp;
 pub use orphan::{DatabaseView, ListedKey, OpenUpload, Orphans, RoundState};
 pub use reach::CommitReach;
 pub use retain::{Candidates, Kept, Known, Locked, WhyKept, candidates, in_use};
@@ -22,7 +27,7 @@ pub use retire::{LandedTombstone, Retiring, TombstoneKnown};
 pub use sweep::Sweep;
 
 use crate::{
-    id::{Generation, Seq},
+    id::{Generation, RoundId, Seq},
     problem::{Problem, Reason},
 };
 
@@ -33,10 +38,12 @@ pub struct Doomed {
     pub key: String,
     /// As it was listed or named.
     pub bytes: u64,
+    /// Whose it is: the rounds of the retired commits that reach it, or the dead round that left it. Never empty.
+    pub owners: Vec<RoundId>,
 }
 
-/// What goes, in this order: each stage begins when every delete of the one before is known done, so that what is left after a crash can still be
-/// read by whoever goes on. Deletes within a stage need no order. Repeating a plan that was made once is safe for ever: nothing that it names can be reached again.
+/// What goes, in this order: each stage begins when every delete of the one before has been tried, and leaves out what belongs to an owner of which something is left ([`HeldUp`]): so
+/// what is left after a crash, or because the store does not let go of it, can still be read by whoever goes on. Deletes within a stage need no order. Repeating a plan that was made once is safe for ever: nothing that it names can be reached again.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Plan {
     /// Multipart uploads to abort.

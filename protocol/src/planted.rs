@@ -53,6 +53,8 @@ pub enum Bug {
     LostHostIsNotPulledAgain,
     /// A host that lost the only copy of its local checkpoint keeps the round installing for ever.
     WaitsForWhatIsGone,
+    /// What is chosen instead of a retired source is ordered in the attempt that was for the retired one.
+    ResolvedAnewInTheSameAttempt,
     /// An install leaves older local checkpoints in place.
     OtherCheckpointsStay,
     /// Admission doesn't look for an active round.
@@ -71,6 +73,26 @@ pub enum Bug {
     ReaderWithoutSecondLook,
     /// Whether a commit counts is asked of the newest base, not of exactly the next generation's.
     LaterBaseDecides,
+    /// An activation pulls again and again what is damaged or gone.
+    LostBaseIsPulledForEver,
+    /// An activation that ends without its last pull hands the location over all the same.
+    UnpulledActivationOwns,
+    /// A base of which no commit is of the generation before names nothing, instead of what that one started from.
+    EmptyGenerationEndsTheChain,
+    /// A schedule tries again at once, however often its pushes have failed.
+    ScheduleWithoutBackOff,
+    /// What is the newest commit already is pushed again.
+    NewestIsPushedAgain,
+    /// What is re-read without being asked for is not charged to the daily budget.
+    ReadingsAreNotCharged,
+    /// A checkpoint that is marked damaged is latest like any other.
+    MarkedIsLatest,
+    /// A take-over that adopts a base which is marked damaged names it as the newest commit, so that nobody pushes those checkpoints again.
+    MarkedIsAdopted,
+    /// A resync takes the location over and learns no commit.
+    ResyncLearnsNothing,
+    /// Rounds and upkeep of a pipeline whose row another database wrote are claimed and written before a take-over has settled them.
+    BehindIsDriven,
     /// Tombstones count whoever wrote them.
     TombstoneOfFencedOwnerCounts,
     /// The base of an active push doesn't keep a commit from being retired.
@@ -95,6 +117,8 @@ pub enum Bug {
     EmptyListingOnDenied,
     /// A sweep doesn't know that part manifests inherit others.
     InheritedManifestsNotFollowed,
+    /// A commit whose part manifest is lost is taken for one that reaches nothing else.
+    LostManifestReachesNothing,
 }
 
 impl Bug {
@@ -123,6 +147,7 @@ impl Bug {
         Self::AcceptedTakenAsInstalled,
         Self::LostHostIsNotPulledAgain,
         Self::WaitsForWhatIsGone,
+        Self::ResolvedAnewInTheSameAttempt,
         Self::OtherCheckpointsStay,
         Self::SecondRoundAdmitted,
         Self::TakerListsBeforeItsFence,
@@ -132,6 +157,16 @@ impl Bug {
         Self::ExistingFenceIsLost,
         Self::ReaderWithoutSecondLook,
         Self::LaterBaseDecides,
+        Self::LostBaseIsPulledForEver,
+        Self::UnpulledActivationOwns,
+        Self::EmptyGenerationEndsTheChain,
+        Self::ScheduleWithoutBackOff,
+        Self::NewestIsPushedAgain,
+        Self::ReadingsAreNotCharged,
+        Self::MarkedIsLatest,
+        Self::MarkedIsAdopted,
+        Self::ResyncLearnsNothing,
+        Self::BehindIsDriven,
         Self::TombstoneOfFencedOwnerCounts,
         Self::BaseNotPinned,
         Self::BaseChosenOutsideAdmission,
@@ -144,6 +179,7 @@ impl Bug {
         Self::OrphansByDatabaseBeforeListing,
         Self::EmptyListingOnDenied,
         Self::InheritedManifestsNotFollowed,
+        Self::LostManifestReachesNothing,
     ];
 }
 

@@ -154,8 +154,18 @@ impl From<WantedCut> for Wanted {
 pub struct PullState {
     /// What was asked for.
     pub request: PullRequest,
-    /// Chosen once, for all hosts.
+    /// Chosen once, for all hosts; anew, where its owner retires it while it is pulled (G5).
     pub resolved: Option<Resolved>,
+    /// What was chosen before and retired meanwhile, the oldest first: known by its tombstone, and never chosen again. Each costs every host an attempt, which is not one that failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retired: Vec<CommitRef>,
+}
+
+impl PullState {
+    /// As it is admitted: nothing was chosen yet.
+    pub const fn asked(request: PullRequest) -> Self {
+        Self { request, resolved: None, retired: Vec::new() }
+    }
 }
 
 /// What a caller asked of a pull.

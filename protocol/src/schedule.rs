@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 
 use crate::{
     id::RoundId,
+    planted::{self, Bug},
     problem::{Problem, Reason},
     round::later,
 };
@@ -150,6 +151,9 @@ fn soon(interval: Duration) -> Duration {
 /// 5 s after the first failure, then twice as long each time up to the interval or 5 min, whichever is longer; jittered between half and all of it.
 fn retry_after(failures: u32, interval: Duration, jitter: u32) -> Duration {
     let doubled = FIRST_RETRY.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1).min(16)));
+    if planted::is(Bug::ScheduleWithoutBackOff) {
+        return Duration::ZERO;
+    }
     let full = doubled.min(interval.max(LONGEST_RETRY));
     full.mul_f64(0.5 + 0.5 * f64::from(jitter.min(1000)) / 1000.0)
 }

@@ -3,14 +3,15 @@
 //!
 //! ```text
 //! [Warming ->] Preparing -> Fencing -> [Basing ->] Adopting -> [Pulling ->] Done
-//!      \            \-> Failed, Cancelled   \                      \-> Failed, only because a newer fence stands
+//!      \            \-> Failed, Cancelled   \                      \-> Failed, because a newer fence stands, or what is to be pulled is damaged or gone
 //!       \-> Failed, Cancelled               \-> Failed, only because another fence stands
 //! ```
 //!
 //! Steps of "Take-over" in protocol.md: `Preparing` is 1 (base of the highest fence, then the exact bytes of the next fence), `Fencing` is 2 (create-only
 //! PUT of these bytes until known; "exists" is judged by comparing bytes, [`judge_fence`]), `Basing` is 3 ([`crate::finish`], which is 4 as well). `Adopting` is the transaction
 //! in which the pipeline's row takes the generation and the base settles every open round ([`settle`]). `Warming` and `Pulling` exist for [`Purpose::Activate`] only:
-//! a warm pull before the fence, and after the base a pull of exactly what it names.
+//! a warm pull before the fence, and after the base a pull of exactly what it names. The base is always the newest commit of the generation before (F1), but an
+//! operator may choose to go on from an older one ([`Chosen`]): then that is pulled, before the fence and after the base, and the base stays what it is.
 //!
 //! It can be cancelled before its first PUT only: from `Fencing` on only forward, since its fence may stand whatever is known.
 
@@ -21,21 +22,25 @@ use uuid::Uuid;
 use crate::{
     commit::CommitRef,
     fence::{Fence, FenceBase, Writer},
-    id::{Generation, PipelineId, PipelineName, Term},
+    id::{Generation, PipelineId, PipelineName, RoundId, Step, Term},
     location::Location,
+    planted::{self, Bug},
     problem::{Problem, Reason},
     round::{CancelRequest, RetryPolicy, Transition},
+    spec::PullSelector,
 };
 
 mod adopt;
 mod effect;
 mod event;
 mod phase;
+mod warm;
 
-pub use adopt::{Settlement, settle};
+pub use adopt::{Settlement, learn_commit, settle};
 pub use effect::{Effect, effects, next_wake};
 pub use event::{Event, FenceKnown, PutAnswer, judge_fence};
 pub use phase::Phase;
+pub use warm::{NotFound, Warmth, is_damage};
 
 /// What somebody wants with a location.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -81,6 +86,26 @@ impl Purpose {
     }
 }
 
+/// Activate: the checkpoint that an operator wants to go on from, instead of the newest.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Chosen {
+    /// The newest commit of this step.
+    Step(Step),
+    /// The one that this push round made.
+    Checkpoint(RoundId),
+}
+
+impl Chosen {
+    /// What the warm pull asks for.
+    pub const fn selector(self) -> PullSelector {
+        match self {
+            Self::Step(step) => PullSelector::Step(step),
+            Self::Checkpoint(round) => PullSelector::Checkpoint(round),
+        }
+    }
+}
+
 /// A fence whose bytes are stored.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Prepared {
@@ -113,6 +138,8 @@ pub struct TakeOver {
     pub term: Term,
     /// Where it stands.
     pub phase: Phase,
+    /// Activate: what to go on from; none: exactly the base.
+    pub chosen: Option<Chosen>,
     /// Activate: what the warm pull brought; none: nothing was there.
     pub warm: Option<CommitRef>,
     /// From `Fencing` on.
@@ -173,6 +200,12 @@ impl Decision {
 pub fn decide(take_over: &TakeOver, event: &Event, now: DateTime<Utc>) -> Decision {
     let mut work = Decision { next: take_over.clone(), transitions: Vec::new(), fence_pipeline: false };
     match (take_over.phase, event) {
+        // Who chose a checkpoint gets that one or none.
+        (Phase::Warming, Event::Warmed(None)) if take_over.chosen.is_some() => {
+            let problem = nothing_chosen(take_over);
+            work.next.problem = Some(problem.clone());
+            work.enter(Phase::Failed, problem.to_string());
+        }
         (Phase::Warming, Event::Warmed(commit)) => {
             work.next.warm = *commit;
             let what =
@@ -222,18 +255,17 @@ pub fn decide(take_over: &TakeOver, event: &Event, now: DateTime<Utc>) -> Decisi
             );
         }
         (Phase::Adopting, Event::Adopted) => {
-            let pull = take_over.purpose == Purpose::Activate && exact_base(take_over).is_some();
+            let pull = take_over.purpose == Purpose::Activate && to_pull(take_over).is_some();
             let generation = take_over.generation().unwrap_or(Generation::FIRST);
             work.enter(
                 if pull { Phase::Pulling } else { Phase::Done },
                 format!("the pipeline's row holds generation {generation}"),
             );
         }
-        (Phase::Pulling, Event::Pulled(commit)) if exact_base(take_over) == Some(*commit) => {
+        (Phase::Pulling, Event::Pulled(commit)) if to_pull(take_over) == Some(*commit) => {
             work.enter(Phase::Done, format!("every host has commit {}-{}", commit.generation, commit.seq));
         }
-        // Somebody took the location over once more: whatever is pulled, this generation writes nothing.
-        (Phase::Pulling, Event::Refused(problem)) if problem.reason == Reason::Fenced => {
+        (Phase::Pulling, Event::Refused(problem)) if ends_pulling(problem.reason) => {
             work.next.problem = Some(problem.clone());
             work.enter(Phase::Failed, problem.to_string());
         }
@@ -261,9 +293,42 @@ impl Decision {
     }
 }
 
-/// What an activated pipeline pulls: exactly what its base names.
+/// The newest commit that counts from here: what the base names.
 pub fn exact_base(take_over: &TakeOver) -> Option<CommitRef> {
     take_over.base.as_ref().and_then(|base| base.newest)
+}
+
+/// What an activated pipeline pulls: exactly what its base names, unless an operator chose another one; the warm pull has found out which that is.
+pub fn to_pull(take_over: &TakeOver) -> Option<CommitRef> {
+    match take_over.chosen {
+        None => exact_base(take_over),
+        Some(_) => take_over.warm,
+    }
+}
+
+/// What no further try of the last pull can change: somebody took the location over once more, so this generation writes nothing whatever is pulled; or objects of the
+/// checkpoint are damaged or gone, so that somebody has to choose another one. The fence and its base stay what they are.
+fn ends_pulling(reason: Reason) -> bool {
+    matches!(reason, Reason::Fenced | Reason::CheckpointDamaged | Reason::CheckpointNotFound)
+        && !planted::is(Bug::LostBaseIsPulledForEver)
+}
+
+/// Whether a standby that has adopted its generation owns the location from this change on: once its last pull is done. One that ends without it stays a standby that holds its
+/// generation, and writes nothing in it; the next activation starts from the same commit.
+pub fn hands_over(before: Phase, next: Phase) -> bool {
+    let without_the_pull = planted::is(Bug::UnpulledActivationOwns) && next == Phase::Failed;
+    before == Phase::Pulling && (next == Phase::Done || without_the_pull)
+}
+
+fn nothing_chosen(take_over: &TakeOver) -> Problem {
+    let chosen = take_over.chosen.map_or_else(String::new, |chosen| chosen.selector().to_string());
+    Problem::new(
+        Reason::CheckpointNotFound,
+        format!("pipeline {} has no checkpoint for {chosen} in {}", take_over.pipeline_name, take_over.location),
+    )
+    .with("pipeline", &take_over.pipeline_name)
+    .with("location", &take_over.location)
+    .with("selector", chosen)
 }
 
 /// Whether the location may be taken as things stand.

@@ -33,6 +33,9 @@ pub enum Work {
     Unpin {
         /// Keys of pins; each is used once, so nobody else's can stand there.
         keys: Vec<String>,
+        /// What stood there, in the same order, for whoever asks again when they are gone. Rows of older versions have none.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        documents: Vec<String>,
     },
     /// Retire one checkpoint now, whatever the pipeline's retention says.
     Retire {

@@ -7,7 +7,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-use crate::commit::CommitRef;
+use crate::{
+    commit::CommitRef,
+    planted::{self, Bug},
+};
 
 /// How much of a checkpoint is looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -63,6 +66,7 @@ impl Allowance {
     /// After so many bytes were read.
     #[must_use]
     pub fn spent(self, bytes: u64) -> Self {
+        let bytes = if planted::is(Bug::ReadingsAreNotCharged) { 0 } else { bytes };
         Self { left: self.left.saturating_sub(most(bytes)), at: self.at }
     }
 

@@ -132,6 +132,11 @@ impl RpcProblem {
         Status::with_error_details(self.code, message, details)
     }
 
+    /// Whether a side of ours made the status: it carries an `ErrorInfo` of ours. What tonic or a stranger makes up never does.
+    pub fn is_typed(status: &Status) -> bool {
+        status.get_details_error_info().is_some_and(|info| info.domain == ERROR_DOMAIN)
+    }
+
     /// Reads a status back. One without an `ErrorInfo` of ours (from the transport, or a stranger's server) gets the
     /// name of its code as reason (`UNAVAILABLE`) and is retryable if [`Retryable::of_code`] says so.
     pub fn from_status(status: &Status) -> Self {

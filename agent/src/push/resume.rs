@@ -7,17 +7,17 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, Utc};
 use futures::{StreamExt, stream};
 use lockstep_protocol::{
     id::RoundId,
     location::Location,
     problem::{Problem, Reason, Retryable},
 };
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::ledger::Ledger;
-use crate::{core::Core, remote::Remote, store::HeldFile, work::Work};
+use crate::{core::Core, order::Deadline, remote::Remote, store::HeldFile, work::Work};
 
 /// How long a request that begins an upload may take to be answered once the push is given up. Whatever it begins later it aborts itself.
 const START_GRACE: Duration = Duration::from_secs(1);
@@ -127,7 +127,7 @@ pub(super) async fn after_failure(
     core: &Arc<Core>,
     (round, location, trail): (RoundId, Location, Trail),
     work: Work,
-    deadline: Option<DateTime<Utc>>,
+    deadline: Option<Deadline>,
 ) {
     let goes_on = work.stop.check().is_err_and(|cause| has_successor(&cause, round));
     if !goes_on {
@@ -191,9 +191,9 @@ impl LeftBehind {
     }
 
     /// Until the next attempt takes it, somebody gives it up, or the deadline passes.
-    fn keep(&self, core: &Arc<Core>, left: Left, deadline: Option<DateTime<Utc>>) {
+    fn keep(&self, core: &Arc<Core>, left: Left, deadline: Option<Deadline>) {
         let token = CancellationToken::new();
-        let until = deadline.map_or(LONGEST, |deadline| (deadline - Utc::now()).to_std().unwrap_or_default());
+        let until = deadline.map_or_else(|| Instant::now() + LONGEST, |deadline| deadline.instant);
         let place = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = place.replace((left, token.clone()));
         let keeper = Arc::clone(core);
@@ -203,7 +203,7 @@ impl LeftBehind {
                 left.abandon(&keeper).await;
             }
             // Either way it is over.
-            let _ = tokio::time::timeout(until, token.cancelled()).await;
+            let _ = tokio::time::timeout_at(until, token.cancelled()).await;
             token.cancel();
             if let Some((left, _)) = keeper.left_behind.take_if(|_, kept| kept.is_cancelled()) {
                 left.abandon(&keeper).await;

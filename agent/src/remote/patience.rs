@@ -59,10 +59,10 @@ const fn class(error: &StoreError) -> Option<Class> {
     match error.kind {
         StoreErrorKind::Throttled => Some(THROTTLED),
         StoreErrorKind::Unavailable | StoreErrorKind::Conflict => Some(UNAVAILABLE),
-        StoreErrorKind::Integrity => Some(WRONG),
+        // The next request is signed by the server's clock.
+        StoreErrorKind::Integrity | StoreErrorKind::ClockSkew => Some(WRONG),
         StoreErrorKind::Denied
         | StoreErrorKind::NotFound
-        | StoreErrorKind::ClockSkew
         | StoreErrorKind::Precondition
         | StoreErrorKind::BadRequest
         | StoreErrorKind::TooLarge => None,

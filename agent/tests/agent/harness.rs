@@ -178,6 +178,7 @@ impl Host {
             base: None,
             base_parts: Vec::new(),
             deadline: None,
+            time_left: None,
             transfer: None,
         }
     }
@@ -192,6 +193,7 @@ impl Host {
             step: pushed.step,
             fingerprint: pushed.fingerprint.clone(),
             deadline: None,
+            time_left: None,
             transfer: None,
         }
     }

@@ -213,6 +213,31 @@ async fn a_transfer_ends_at_its_deadline() {
     assert_eq!((problem.reason.as_str(), problem.code), ("ROUND_DEADLINE", tonic::Code::DeadlineExceeded as i32));
 }
 
+/// A clock that is a day ahead of the coordinator's, and one that is a day behind: it is the time left that counts.
+#[tokio::test]
+async fn a_deadline_counts_from_the_order_whatever_the_clock_of_the_agent_says() {
+    let s3 = s3().await;
+    let (host, mut order) = host_with_checkpoint(&s3).await;
+    let day = std::time::Duration::from_secs(24 * 3600);
+    let by_clock = |at: chrono::DateTime<chrono::Utc>| {
+        Some(prost_types::Timestamp { seconds: at.timestamp(), nanos: at.timestamp_subsec_nanos().cast_signed() })
+    };
+    order.deadline = by_clock(chrono::Utc::now() - day);
+    order.time_left = Some(prost_types::Duration { seconds: 3600, nanos: 0 });
+    host.push(order.clone()).await.unwrap();
+
+    s3.faults().add(FaultRule::new(FaultAction::Hang).bucket(BUCKET));
+    let header = order.header.as_mut().unwrap();
+    (header.round, header.round_no) = (uuid::Uuid::new_v4().to_string(), header.round_no + 1);
+    order.deadline = by_clock(chrono::Utc::now() + day);
+    order.time_left = Some(prost_types::Duration { seconds: 0, nanos: 200_000_000 });
+    assert_eq!(host.push(order.clone()).await.unwrap_err().reason, "ROUND_DEADLINE");
+
+    order.time_left = Some(prost_types::Duration { seconds: -1, nanos: 0 });
+    let problem = refusal(host.client.clone().push(order).await);
+    assert_eq!((problem.reason.as_str(), problem.metadata["field"].as_str()), ("SPEC_INVALID", "time_left"));
+}
+
 #[tokio::test]
 async fn a_long_poll_answers_as_soon_as_the_transfer_has_ended() {
     let s3 = s3().await;

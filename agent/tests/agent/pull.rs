@@ -80,6 +80,34 @@ async fn files_that_the_disk_has_are_not_downloaded() {
     assert_eq!(installed, state());
 }
 
+/// G5: the owner of the first has retired it meanwhile.
+#[tokio::test]
+async fn another_checkpoint_in_a_later_attempt_of_the_round_replaces_what_was_staged() {
+    let s3 = s3().await;
+    let (owner, first) = pushed(&s3).await;
+    let newer = files(&[("a", noise("newer", 5000))]);
+    let second = owner.push(owner.push_order(2, owner.checkpoint(5, &newer), 5)).await.unwrap();
+    let host = Host::start(&s3).await;
+    host.pull(host.pull_order(3, &first, 1)).await.unwrap();
+    let of_first = host.stagings();
+    let mut order = host.pull_order(3, &second, 2);
+    order.header.as_mut().unwrap().attempt = 2;
+    let staged = host.pull(order).await.unwrap();
+    assert_eq!((staged.local_checkpoint, staged.bytes), (second.local_checkpoint.clone(), second.bytes));
+    let stagings = host.stagings();
+    assert!(stagings.len() == 1 && stagings != of_first, "{stagings:?} after {of_first:?}");
+    let install = |checkpoint: &str, step| {
+        let mut order = host.install_order(3, checkpoint, step);
+        order.header.as_mut().unwrap().attempt = 2;
+        host.install(order)
+    };
+    assert_eq!(install(&first.local_checkpoint, 4).await.unwrap_err().reason, "CHECKPOINT_NOT_FOUND");
+    install(&second.local_checkpoint, 5).await.unwrap();
+    let mut installed = read_tree(&host.folder(&second.local_checkpoint));
+    installed.remove("checkpoint.json").unwrap();
+    assert_eq!(installed, newer);
+}
+
 #[tokio::test]
 async fn a_flipped_byte_is_an_integrity_failure_that_names_the_file_and_leaves_nothing() {
     let s3 = s3().await;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use lockstep_agent::{Agent, Role, Word};
+use lockstep_devkit::{FaultAction, FaultRule};
 use lockstep_proto::v1;
 use lockstep_protocol::{id::LocalCheckpointId, round::Source, spec::PullSelector, start::StartPull};
 
@@ -279,6 +280,35 @@ async fn file_hook_and_callback_tell_each_word_once_also_after_a_restart() {
     client.clone().ready(fresh).await.unwrap();
     until("the word of the next round", async || told.hooked().ends_with("active  true\n")).await;
     assert_eq!(told.hooked(), "standby 4 false\nactive 4 false\nactive  true\n");
+}
+
+/// The source was retired and nothing else found (G5): the coordinator's word may overtake its `Cancel`, whose term is lower.
+#[tokio::test]
+async fn a_fresh_start_ends_the_pull_of_its_round_whether_it_runs_or_is_staged() {
+    let s3 = s3().await;
+    let lost = Host::start(&s3).await;
+    let checkpoint = lost.checkpoint(4, &files(&[("a", noise("a", 10))]));
+    let done = lost.push(lost.push_order(1, checkpoint, 4)).await.unwrap();
+    for runs in [false, true] {
+        let host = Host::start(&s3).await;
+        let pull = host.pull_order(2, &done, 1);
+        if runs {
+            let hang = s3.faults().add(FaultRule::new(FaultAction::Hang).operation("GetObject").key_contains("data-"));
+            host.client.clone().pull(pull).await.unwrap();
+            until("a download to hang", async || s3.faults().hits(hang) > 0).await;
+        } else {
+            host.pull(pull).await.unwrap();
+        }
+        assert_eq!(host.stagings().len(), 1);
+        let header = v1::OrderHeader { term: 2, ..host.header(2) };
+        let fresh = order(header, checkpoint, 0, v1::Role::Active);
+        host.tell(v1::ReadyOrder { fresh: true, local_checkpoint: String::new(), ..fresh }).await;
+        assert_eq!(host.stagings(), Vec::<PathBuf>::new());
+        let described = host.client.clone().describe(v1::DescribeRequest {}).await.unwrap().into_inner();
+        assert_eq!(described.running, None);
+        let late = host.client.clone().cancel(v1::CancelOrder { header: Some(host.header(2)) }).await;
+        assert_eq!(refusal(late).reason, "STALE_TERM");
+    }
 }
 
 #[tokio::test]

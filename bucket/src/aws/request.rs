@@ -231,7 +231,7 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
 }
 
 /// A server's text, short and on one line.
-fn text(raw: &str) -> String {
+pub(super) fn text(raw: &str) -> String {
     raw.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_TEXT).collect()
 }
 

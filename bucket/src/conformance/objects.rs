@@ -9,7 +9,7 @@ use futures::{
 use super::{Ground, done, elsewhere, ensure, kind_is, pattern, text};
 use crate::{
     error::StoreErrorKind,
-    store::{CreateOutcome, Lookup, MAX_PAGE},
+    store::{CreateOutcome, Lookup, MAX_DELETES, MAX_PAGE, WriteOutcome},
 };
 
 pub(super) async fn a_created_object_is_read_back(ground: &Ground<'_>) -> Result<(), String> {
@@ -143,6 +143,47 @@ pub(super) async fn delete_removes_and_may_be_repeated(ground: &Ground<'_>) -> R
     ensure(outcome == CreateOutcome::Done, || format!("create after delete: {outcome:?}"))
 }
 
+pub(super) async fn a_batch_of_deletes_removes_what_it_names_and_nothing_else(
+    ground: &Ground<'_>,
+) -> Result<(), String> {
+    let there = ["a", "a/b", "sp ace", "plus+and%25", "amp&er<sand>", "ä=1'()~", "stays", "a/stays"];
+    for key in there {
+        ground.put(key, "x").await?;
+    }
+    let mut batch: Vec<String> =
+        there.iter().filter(|key| !key.ends_with("stays")).map(|key| (*key).to_owned()).collect();
+    batch.insert(2, "never there".to_owned());
+    for _ in 0..2 {
+        let outcomes = ground.store.delete_many(&batch).await;
+        ensure(outcomes == vec![WriteOutcome::Done; batch.len()], || format!("of {batch:?}: {outcomes:?}"))?;
+    }
+    let left = ground.store.list_all("").await.map_err(text)?;
+    let left: Vec<&str> = left.iter().map(|object| object.key.as_str()).collect();
+    ensure(left == ["a/stays", "stays"], || format!("left: {left:?}"))?;
+    let of_none = ground.store.delete_many(&[]).await;
+    ensure(of_none.is_empty(), || format!("of none: {of_none:?}"))?;
+    let of_one = ground.store.delete_many(&["stays".to_owned()]).await;
+    ensure(of_one == [WriteOutcome::Done], || format!("of one: {of_one:?}"))
+}
+
+pub(super) async fn a_batch_for_a_missing_bucket_is_refused_key_by_key(ground: &Ground<'_>) -> Result<(), String> {
+    let location =
+        elsewhere(&ground.location, |raw| raw.bucket = "lockstep-no-such-bucket".to_owned()).map_err(text)?;
+    let store = ground.subject.connector.connect(&location).await.map_err(text)?;
+    let outcomes = store.delete_many(&["a".to_owned(), "b".to_owned()]).await;
+    ensure(outcomes.len() == 2, || format!("{outcomes:?}"))?;
+    for (key, outcome) in ["a", "b"].into_iter().zip(outcomes) {
+        match outcome {
+            WriteOutcome::Refused(error) => {
+                kind_is(StoreErrorKind::NotFound, &error)?;
+                ensure(error.key == location.full_key(key), || format!("{key}: {error}"))?;
+            }
+            other => return Err(format!("{key}: {other:?}")),
+        }
+    }
+    Ok(())
+}
+
 pub(super) async fn listings_are_whole_ordered_and_bounded(ground: &Ground<'_>) -> Result<(), String> {
     let keys: Vec<String> = (0..10).map(|n| format!("list/{n:02}")).collect();
     for (n, key) in keys.iter().enumerate().rev() {
@@ -177,7 +218,12 @@ pub(super) async fn more_than_one_thousand_keys_are_listed(ground: &Ground<'_>) 
     let puts: Vec<BoxFuture<'_, Result<(), String>>> = keys.iter().map(|key| ground.put(key, "x").boxed()).collect();
     futures::stream::iter(puts).buffer_unordered(16).try_collect::<()>().await?;
     let listed = ground.store.list_all("many/").await.map_err(text)?;
-    ensure(listed.iter().map(|o| &o.key).eq(&keys), || format!("{} of {count} keys", listed.len()))
+    ensure(listed.iter().map(|o| &o.key).eq(&keys), || format!("{} of {count} keys", listed.len()))?;
+    let outcomes = ground.store.delete_many(keys.get(..MAX_DELETES).unwrap_or_default()).await;
+    let done = outcomes.iter().filter(|outcome| **outcome == WriteOutcome::Done).count();
+    ensure(done == MAX_DELETES, || format!("{done} of a batch of {MAX_DELETES} were deleted"))?;
+    let left = ground.store.list_all("many/").await.map_err(text)?;
+    ensure(left.iter().map(|o| &o.key).eq(keys.iter().skip(MAX_DELETES)), || format!("{} are left", left.len()))
 }
 
 pub(super) async fn prefixes_end_where_they_end(ground: &Ground<'_>) -> Result<(), String> {

@@ -30,7 +30,7 @@ async fn newest(place: &Place) -> Lookup<Checkpoint, Problem> {
 
 async fn all(place: &Place) -> Vec<(u64, u64)> {
     let list = list_checkpoints(&place.store, Access::ReadOnly, usize::MAX).await.unwrap();
-    list.iter().map(|c| (c.commit.generation.get(), c.commit.seq.get())).collect()
+    list.iter().map(|c| (c.commit().generation.get(), c.commit().seq.get())).collect()
 }
 
 /// Generations 1 to 3; of the first, commit 4 landed too late; the second committed nothing.
@@ -91,7 +91,7 @@ async fn retired_and_damaged_commits_are_no_latest() {
     place.retire(1, 2, 3);
     assert_eq!(newest(&place).await, found(1, 1));
     let list = list_checkpoints(&place.store, Access::ReadOnly, usize::MAX).await.unwrap();
-    let list: Vec<_> = list.iter().map(|c| (c.commit.seq.get(), c.damaged)).collect();
+    let list: Vec<_> = list.iter().map(|c| (c.commit().seq.get(), c.damaged())).collect();
     assert_eq!(list, [(3, true), (1, false)]);
 }
 
@@ -197,6 +197,6 @@ async fn the_limit_of_a_list_is_kept_and_thousands_are_paged() {
     }
     assert_eq!(newest(&place).await, found(1, 1200));
     let some = list_checkpoints(&place.store, Access::ReadOnly, 3).await.unwrap();
-    assert_eq!(some.iter().map(|c| c.commit.seq.get()).collect::<Vec<_>>(), [1200, 1199, 1198]);
+    assert_eq!(some.iter().map(|c| c.commit().seq.get()).collect::<Vec<_>>(), [1200, 1199, 1198]);
     assert_eq!(all(&place).await.len(), 1200);
 }

@@ -1,9 +1,11 @@
 use lockstep_bucket::{
-    Claim, FenceOutcome, Lookup, ObjectStore as _, Operation, claim_first, finish_base, location_owned,
+    Access, Claim, FenceOutcome, Lookup, ObjectStore as _, Operation, claim_first, finish_base, latest,
+    list_checkpoints, location_owned,
     memory::fault::{Fault, FaultRule},
     owner, put_fence,
 };
 use lockstep_protocol::{
+    commit::CommitRef,
     fence::{FenceBase, LocationFormat},
     key::Key,
     problem::{Reason, Retryable},
@@ -169,14 +171,36 @@ async fn a_base_lists_the_tombstones_that_count_and_only_those() {
 }
 
 #[tokio::test]
-async fn an_unreadable_commit_or_listing_leaves_the_base_unwritten() {
+async fn a_commit_that_cant_be_read_is_named_by_its_place_and_stays_what_it_is() {
     let place = Place::new();
     place.fence(1);
     place.commit(1, 2);
     place.write(&Key::Commit(generation(1), seq(3)), "no commit");
     place.fence(2);
-    assert_eq!(finish_base(&place.store, generation(2)).await.unwrap_err().reason, Reason::ManifestInvalid);
+    let named = CommitRef::unreadable(generation(1), seq(3), b"no commit");
+    assert_eq!(finish_base(&place.store, generation(2)).await.unwrap(), base(2, Some(named)));
+    let reason = async |access| match latest(&place.store, access).await {
+        Lookup::Unknown(problem) => problem.reason,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(reason(Access::ReadOnly).await, Reason::ManifestInvalid, "nothing older in silence");
+    // The new owner gives it up, and what was before it counts.
+    place.mark_damaged(1, 3);
+    match latest(&place.store, Access::Own).await {
+        Lookup::Found(older) => assert_eq!(older.commit, commit_ref(1, 2)),
+        other => panic!("{other:?}"),
+    }
+    // Brought back now, it is not what the base names, and stays given up.
     place.commit(1, 3);
+    assert!(list_checkpoints(&place.store, Access::Own, 1).await.unwrap()[0].damaged());
+}
+
+#[tokio::test]
+async fn an_unreadable_listing_leaves_the_base_unwritten() {
+    let place = Place::new();
+    place.fence(1);
+    place.commit(1, 3);
+    place.fence(2);
     for folder in ["commits/", "retired/"] {
         place.buckets.inject(FaultRule::new(Fault::Deny).operation(Operation::List).key(folder));
         assert_eq!(finish_base(&place.store, generation(2)).await.unwrap_err().reason, Reason::StoreDenied);

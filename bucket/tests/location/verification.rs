@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use lockstep_bucket::{
-    Access, Operation, fetch_part, latest,
+    Access, Operation, fetch_part, finish_base, is_retired, latest,
     memory::fault::{Fault, FaultRule},
     put_mark, still_stands, verify_checkpoint, verify_some, verify_structure,
 };
@@ -15,7 +15,7 @@ use lockstep_protocol::{
     verification::Position,
 };
 
-use crate::sample::{Place, commit, commit_ref, part};
+use crate::sample::{Place, commit, commit_ref, generation, part};
 
 async fn broken(place: &Place) -> Vec<Problem> {
     verify_checkpoint(&place.store, &commit(1, 1), &|_| {}).await.unwrap()
@@ -274,4 +274,27 @@ async fn a_mark_stands_whoever_wrote_it_and_makes_the_checkpoint_before_the_late
     assert_eq!(before, Some(commit_ref(1, 1)));
     place.retire(1, 2, 1);
     assert_eq!(still_stands(&place.store, &newest).await.unwrap_err().reason, Reason::CheckpointNotFound);
+}
+
+#[tokio::test]
+async fn a_commit_is_retired_if_its_tombstone_counts() {
+    let place = Place::new();
+    place.fence(1);
+    place.whole_commit(1, 1);
+    place.whole_commit(1, 2);
+    let retired = async |s: u64| is_retired(&place.store, &commit_ref(1, s)).await;
+    assert_eq!(retired(1).await, Ok(false));
+    place.retire(1, 1, 1);
+    assert_eq!((retired(1).await, retired(2).await), (Ok(true), Ok(false)));
+    // Taken over: what the base lists counts still, what the fenced owner wrote late does not, and before the base stands nobody knows.
+    place.fence(2);
+    assert_eq!(retired(1).await.unwrap_err().reason, Reason::TakeOverInProgress);
+    finish_base(&place.store, generation(2)).await.unwrap();
+    place.retire(1, 2, 1);
+    assert_eq!((retired(1).await, retired(2).await), (Ok(true), Ok(false)));
+    let newest = latest(&place.store, Access::ReadOnly).await.known().unwrap().map(|found| found.commit);
+    assert_eq!(newest, Some(commit_ref(1, 2)), "as for whoever looks for one");
+    assert_eq!(still_stands(&place.store, &commit_ref(1, 2)).await, Ok(()), "so what is broken of it is damage");
+    place.buckets.inject(FaultRule::new(Fault::Deny).key("retired/"));
+    assert_eq!(retired(1).await.unwrap_err().reason, Reason::StoreDenied);
 }

@@ -74,6 +74,20 @@ async fn documents_are_signed_create_only_and_carry_a_digest() {
 }
 
 #[tokio::test]
+async fn a_batch_of_deletes_carries_the_digest_that_older_servers_want() {
+    let (store, seen) = scripted(OK).await;
+    let outcomes = store.delete_many(&["a".to_owned(), "b&c".to_owned()]).await;
+    for outcome in outcomes {
+        assert!(matches!(outcome, WriteOutcome::Unknown(_)), "no word on a key is no success: {outcome:?}");
+    }
+    let (head, body) = only(&seen);
+    assert!(head.starts_with("post /bucket/?delete") || head.starts_with("post /bucket?delete"), "{head}");
+    assert!(head.contains("\ncontent-md5: ") && head.contains("content-md5;"), "it is signed: {head}");
+    let body = String::from_utf8(body).unwrap();
+    assert!(body.contains("<Key>p/a</Key>") && body.contains("<Key>p/b&amp;c</Key>"), "{body}");
+}
+
+#[tokio::test]
 async fn data_goes_unsigned_with_a_checksum_and_never_in_chunk_frames() {
     for size in [1000, 3 << 20] {
         let (store, seen) = scripted(OK).await;

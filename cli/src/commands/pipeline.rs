@@ -32,6 +32,9 @@ pub(crate) enum Command {
     /// Print the spec that a Feldera `sync` block amounts to. Nothing is created: read it, then apply it.
     #[command(after_help = IMPORT_HELP)]
     Import(Import),
+    /// Give up the checkpoint that the bucket has lost (`lost` in `pipeline get`). Its push counts as never committed.
+    #[command(after_help = ACCEPT_LOSS_HELP)]
+    AcceptLoss(AcceptLoss),
     /// Forget a pipeline. Its checkpoints stay in the bucket.
     Delete {
         /// Name or UUID.
@@ -54,6 +57,29 @@ pub(crate) struct Apply {
     #[arg(long)]
     dry_run: bool,
 }
+
+#[derive(Debug, Args)]
+pub(crate) struct AcceptLoss {
+    /// Name or UUID.
+    pipeline: String,
+    /// Only if this is the checkpoint that is lost: the UUID of the push round that made it.
+    #[arg(long, value_name = "UUID", default_value = "", hide_default_value = true)]
+    checkpoint: String,
+    /// Why, for the audit trail.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    cause: String,
+    /// Idempotency key: the same id gives the same answer.
+    #[arg(long, default_value = "", value_name = "UUID", hide_default_value = true)]
+    request_id: String,
+}
+
+const ACCEPT_LOSS_HELP: &str = "\
+While a checkpoint is lost nothing of the pipeline is collected: its objects are all that brings it back. If its commit is put back as it was, for example from a version of
+the bucket, the next collection (`lockstep gc`) or coordinator that starts notices. Otherwise give it up: collections go on, its step can be pushed again, and it is not reported any more.
+
+Examples:
+  lockstep pipeline accept-loss orders --cause 'deleted by a lifecycle rule, which is gone'
+  lockstep pipeline accept-loss orders --checkpoint 3f0c9a52-6e0a-4a53-9b0e-1f3a4a2d7c11";
 
 #[derive(Debug, Args)]
 pub(crate) struct Import {
@@ -133,6 +159,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
             Ok(())
         }
         Command::Import(args) => import(context, args),
+        Command::AcceptLoss(args) => accept_loss(context, args).await,
         Command::Delete { pipeline, etag } => {
             context.client.delete_pipeline(&pipeline, etag).await?;
             context.format.give(
@@ -179,6 +206,25 @@ async fn apply(context: &Context, args: Apply) -> Result<(), Failure> {
         let would_be = if args.dry_run && applied != Applied::Unchanged { "would be " } else { "" };
         let id = if pipeline.id.is_empty() { String::new() } else { format!(" ({})", pipeline.id) };
         format!("pipeline {name}{id} {would_be}{}", applied.name())
+    });
+    Ok(())
+}
+
+async fn accept_loss(context: &Context, args: AcceptLoss) -> Result<(), Failure> {
+    let AcceptLoss { pipeline, checkpoint, cause, request_id } = args;
+    let request = v1::AcceptLossRequest { pipeline: pipeline.clone(), checkpoint, cause, request_id };
+    let done = context.client.accept_loss(request).await?;
+    let checkpoint = done.commit.as_ref().map_or("", |commit| commit.round.as_str());
+    let document = || {
+        json!({
+            "checkpoint": checkpoint,
+            "lost": done.lost.as_ref().map(json::problem),
+            "accept_time": json::time(done.accept_time.as_ref()),
+            "pipeline": done.pipeline.as_ref().map(json::pipeline),
+        })
+    };
+    context.format.give(document, || {
+        format!("checkpoint {checkpoint} of pipeline {pipeline} is given up: it counts as never committed")
     });
     Ok(())
 }

@@ -16,11 +16,19 @@ const AGAIN: Duration = Duration::from_millis(500);
 #[derive(Debug, Subcommand)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) enum Command {
-    /// Follow the location's newest checkpoint, or stay on one.
+    /// Follow the location's newest checkpoint, or stay on one; also of a pipeline that owned its location until another one took it over.
     Start(Start),
     /// Become the owner of the location, with exactly its newest checkpoint on every host.
     #[command(after_help = ACTIVATE_HELP)]
     Activate(Activate),
+    /// Stop an activation or a take-over before it has fenced the location; from then on it only goes forward.
+    Cancel {
+        /// Name or UUID of the pipeline.
+        pipeline: String,
+        /// Why, for the audit trail.
+        #[arg(long, default_value = "", hide_default_value = true)]
+        cause: String,
+    },
     /// Follow no more; the hosts keep what they have.
     Stop {
         /// Name or UUID of the pipeline.
@@ -46,7 +54,13 @@ pub(crate) struct Start {
 pub(crate) struct Activate {
     /// Name or UUID of the pipeline.
     pipeline: String,
-    /// Only say who owns the location now, and change nothing.
+    /// Go on from this checkpoint instead of the newest, and give up what came after it: the UUID of the push round that made it.
+    #[arg(long, value_name = "UUID", conflicts_with = "step")]
+    checkpoint: Option<String>,
+    /// The same by its step.
+    #[arg(long, value_name = "N")]
+    step: Option<u64>,
+    /// Only say who owns the location now and what the hosts would get, or why they could not; change nothing.
     #[arg(long)]
     dry_run: bool,
     /// Don't wait longer than one call takes; the activation goes on, and the same request id tells how it ends.
@@ -62,24 +76,33 @@ The hosts are brought up to the newest checkpoint while the old owner may still 
 Nothing the old owner has acknowledged is lost. If the last pull fails, nothing starts: it is tried until it succeeds. When this command ends with 0, the engines
 may start.
 
+If the newest checkpoint is damaged or gone the activation ends with CHECKPOINT_DAMAGED or CHECKPOINT_NOT_FOUND. Then choose an older one with --checkpoint or --step:
+the hosts go on from there, and what came after it is given up. The newest stays in the location, and the next push is newer.
+
 Examples:
   lockstep standby activate orders-standby
-  lockstep standby activate orders-standby --dry-run";
+  lockstep standby activate orders-standby --dry-run
+  lockstep standby activate orders-standby --checkpoint 3f0c9a52-6e0a-4a53-9b0e-1f3a4a2d7c11";
 
 const AFTER_HELP: &str = "\
 A standby is a pipeline that is created with `initial: standby`. It owns nothing and runs nothing: at each pull_interval (default 10s) its hosts are brought to
 the newest checkpoint of its location, else of its read_location, fetching only what is new. What fails changes nothing on the hosts.
 
+A pipeline whose location was taken over by another one (FENCED) becomes a standby of it by `start`, and gets the location back by `activate`. Stop its engines first: what its
+hosts have written since and nobody has pushed is replaced by what counts in the location. One that still owns its location is refused (LOCATION_OWNED).
+
 Examples:
   lockstep standby status orders-standby
   lockstep standby start orders-standby --checkpoint 3f0c9a52-6e0a-4a53-9b0e-1f3a4a2d7c11
   lockstep standby activate orders-standby
+  lockstep standby cancel orders-standby --cause 'the primary is back'
   lockstep standby stop orders-standby";
 
 pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     let pipeline = match command {
         Command::Activate(args) => return activate(context, args).await,
         Command::Start(args) => context.client.start_standby(args.pipeline, args.checkpoint).await?,
+        Command::Cancel { pipeline, cause } => return cancel(context, pipeline, cause).await,
         Command::Stop { pipeline } => context.client.stop_standby(pipeline).await?,
         Command::Status { pipeline } => context.client.get_pipeline(pipeline).await?,
     };
@@ -93,9 +116,22 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
         })
     };
     context.format.give(document, || match &pipeline.standby {
-        None => format!("pipeline {name} is no standby: it owns its location in generation {}", pipeline.generation),
+        None => match &pipeline.fenced {
+            None => format!("pipeline {name} is no standby: it owns its location in generation {}", pipeline.generation),
+            Some(fenced) => format!(
+                "pipeline {name} is no standby: it owned its location until generation {}; `lockstep standby start {name}` makes it one\n\n{}",
+                pipeline.generation,
+                view::problem_lines(fenced)
+            ),
+        },
         Some(standby) => {
             let mut shown = text::pairs(view::standby_rows(standby));
+            if let Some(problem) = &standby.activation_problem {
+                shown.push_str(&format!(
+                    "\n\nnot activated, and its location is fenced:\n{}",
+                    view::problem_lines(problem)
+                ));
+            }
             if let Some(problem) = &standby.problem {
                 shown.push_str(&format!("\n\nthe hosts keep what they have:\n{}", view::problem_lines(problem)));
             }
@@ -105,10 +141,28 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
     Ok(())
 }
 
+async fn cancel(context: &Context, pipeline: String, cause: String) -> Result<(), Failure> {
+    let done = context.client.cancel_take_over(pipeline, "", cause).await?;
+    let name = done.pipeline.as_ref().and_then(|pipeline| pipeline.spec.as_ref()).map_or("", |s| s.name.as_str());
+    context.format.give(
+        || serde_json::json!({"take_over": done.take_over, "pipeline": done.pipeline.as_ref().map(json::pipeline)}),
+        || format!("take-over {} of pipeline {name} is cancelled: nothing was fenced", done.take_over),
+    );
+    Ok(())
+}
+
 async fn activate(context: &Context, args: Activate) -> Result<(), Failure> {
     let request_id = if args.request_id.is_empty() { uuid::Uuid::new_v4().to_string() } else { args.request_id };
-    let request =
-        v1::ActivateRequest { pipeline: args.pipeline, request_id: request_id.clone(), validate_only: args.dry_run };
+    let selector = args
+        .checkpoint
+        .map(v1::activate_request::Selector::Checkpoint)
+        .or_else(|| args.step.map(v1::activate_request::Selector::Step));
+    let request = v1::ActivateRequest {
+        pipeline: args.pipeline,
+        request_id: request_id.clone(),
+        validate_only: args.dry_run,
+        selector,
+    };
     let mut told = String::new();
     let done = loop {
         match context.client.activate(request.clone()).await {

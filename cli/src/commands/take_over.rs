@@ -46,6 +46,7 @@ pub(super) fn document(done: &v1::TakeOverResponse, dry_run: bool) -> serde_json
             "previous_owner": json::optional(&done.previous_owner),
             "previous_owner_name": json::optional(&done.previous_owner_name),
             "newest": done.newest.as_ref().map(json::commit),
+            "pulled": done.pulled.as_ref().map(json::commit),
             "pipeline": done.pipeline.as_ref().map(json::pipeline),
     })
 }
@@ -58,14 +59,22 @@ pub(super) fn table(done: &v1::TakeOverResponse, yes: bool) -> String {
         format!("{} ({})", done.previous_owner_name, done.previous_owner)
     };
     if !yes {
+        let pulled = done
+            .pulled
+            .as_ref()
+            .map_or_else(String::new, |pulled| format!(" and go on from checkpoint {}", pulled.round));
         return format!(
-            "the location of {name} is owned by {owner}, generation {}; {name} would take it over as generation {}",
+            "the location of {name} is owned by {owner}, generation {}; {name} would take it over as generation {}{pulled}",
             done.previous_generation, done.generation
         );
     }
-    let newest = match &done.newest {
-        Some(newest) => format!("it goes on from checkpoint {}", newest.round),
-        None => "no checkpoint was there".to_owned(),
+    let newest = match (&done.newest, &done.pulled) {
+        (Some(newest), Some(pulled)) if pulled != newest => {
+            format!("it goes on from checkpoint {}, as chosen, not from {}, the newest", pulled.round, newest.round)
+        }
+        (None, Some(pulled)) => format!("it goes on from checkpoint {}, as chosen", pulled.round),
+        (Some(newest), _) => format!("it goes on from checkpoint {}", newest.round),
+        (None, None) => "no checkpoint was there".to_owned(),
     };
     format!("pipeline {name} owns its location as generation {}; before it did {owner}; {newest}", done.generation)
 }

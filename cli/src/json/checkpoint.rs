@@ -22,6 +22,7 @@ pub(crate) fn checkpoint(checkpoint: &v1::Checkpoint) -> Value {
         "pipeline": {"id": checkpoint.pipeline_id, "name": checkpoint.pipeline_name},
         "root_digest": optional(&checkpoint.root_digest),
         "damaged": checkpoint.damaged,
+        "unreadable": maybe(checkpoint.unreadable.as_ref(), problem),
         "pins": checkpoint.pins.iter().map(pin).collect::<Vec<_>>(),
         "last_verification": maybe(checkpoint.last_verification.as_ref(), |last| json!({
             "time": time(last.time.as_ref()),

@@ -34,5 +34,6 @@ pub(crate) fn would_go(answer: &v1::CollectGarbageResponse) -> Value {
         "uploads": answer.uploads.iter().map(upload).collect::<Vec<_>>(),
         "object_count": answer.object_count,
         "bytes": answer.bytes,
+        "problem": maybe(answer.problem.as_ref(), problem),
     })
 }

@@ -25,6 +25,7 @@ pub(crate) fn standby(standby: &v1::Standby) -> Value {
         })),
         "look_time": time(standby.look_time.as_ref()),
         "take_over": optional(&standby.take_over),
+        "activation_problem": maybe(standby.activation_problem.as_ref(), problem),
     })
 }
 

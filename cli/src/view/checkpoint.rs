@@ -20,7 +20,23 @@ fn verified(checkpoint: &v1::Checkpoint) -> String {
     )
 }
 
+/// As it is named on the command line: what can't be read has no UUID that anybody has seen.
+fn name(checkpoint: &v1::Checkpoint) -> String {
+    match (&checkpoint.unreadable, &checkpoint.commit) {
+        (Some(_), Some(commit)) => format!("{}-{}", commit.generation, commit.seq),
+        _ => checkpoint.id.clone(),
+    }
+}
+
+/// What only a document that can be read tells.
+fn told(checkpoint: &v1::Checkpoint, value: String) -> String {
+    if checkpoint.unreadable.is_some() { "?".to_owned() } else { value }
+}
+
 fn condition(checkpoint: &v1::Checkpoint) -> &'static str {
+    if checkpoint.unreadable.is_some() {
+        return if checkpoint.damaged { "unreadable, damaged" } else { "unreadable" };
+    }
     match (checkpoint.damaged, checkpoint.pins.is_empty()) {
         (true, _) => "damaged",
         (false, true) => "ok",
@@ -29,25 +45,49 @@ fn condition(checkpoint: &v1::Checkpoint) -> &'static str {
 }
 
 pub(crate) fn checkpoints(checkpoints: &[v1::Checkpoint]) -> String {
-    text::table(
+    let table = text::table(
         ["CHECKPOINT", "STEP", "HOSTS", "FILES", "SIZE", "SENT", "CONDITION", "CREATED", "VERIFIED"],
         checkpoints.iter().map(|checkpoint| {
+            let told = |value| told(checkpoint, value);
             [
-                checkpoint.id.clone(),
-                checkpoint.step.to_string(),
-                layout(checkpoint),
-                checkpoint.files.to_string(),
-                text::size(checkpoint.bytes),
-                text::size(checkpoint.bytes_uploaded),
+                name(checkpoint),
+                told(checkpoint.step.to_string()),
+                told(layout(checkpoint)),
+                told(checkpoint.files.to_string()),
+                told(text::size(checkpoint.bytes)),
+                told(text::size(checkpoint.bytes_uploaded)),
                 condition(checkpoint).to_owned(),
-                text::time(checkpoint.create_time.as_ref()),
+                told(text::time(checkpoint.create_time.as_ref())),
                 verified(checkpoint),
             ]
         }),
-    )
+    );
+    let mut shown = table;
+    for checkpoint in checkpoints {
+        if let Some(why) = &checkpoint.unreadable {
+            let name = name(checkpoint);
+            shown.push_str(&format!("\n\n{name} can't be read: {}", why.message));
+            if !checkpoint.damaged {
+                shown.push_str(&format!("\nBring its commit document back, or give it up: checkpoint verify PIPELINE {name} marks it damaged."));
+            }
+        }
+    }
+    shown
+}
+
+fn unreadable(checkpoint: &v1::Checkpoint, why: &v1::Problem) -> String {
+    let mut rows = vec![("checkpoint", name(checkpoint)), ("condition", condition(checkpoint).to_owned())];
+    if let Some(commit) = &checkpoint.commit {
+        rows.push(("commit", format!("generation {}, seq {}", commit.generation, commit.seq)));
+    }
+    rows.push(("verified", verified(checkpoint)));
+    format!("{}\n\n{}", text::pairs(rows), problem_lines(why))
 }
 
 pub(crate) fn checkpoint(checkpoint: &v1::Checkpoint) -> String {
+    if let Some(why) = &checkpoint.unreadable {
+        return unreadable(checkpoint, why);
+    }
     let mut rows = vec![
         ("checkpoint", checkpoint.id.clone()),
         ("pipeline", format!("{} ({})", checkpoint.pipeline_name, checkpoint.pipeline_id)),
@@ -95,7 +135,10 @@ pub(crate) fn verification(last: &v1::VerifyCheckpointResponse) -> String {
     let progress = last.progress.unwrap_or_default();
     let named = last.checkpoint.as_ref().map_or_else(
         || "the checkpoint".to_owned(),
-        |checkpoint| format!("checkpoint {} (step {})", checkpoint.id, checkpoint.step),
+        |checkpoint| match checkpoint.unreadable {
+            Some(_) => format!("checkpoint {}", name(checkpoint)),
+            None => format!("checkpoint {} (step {})", checkpoint.id, checkpoint.step),
+        },
     );
     let structure = last.checkpoint.as_ref().and_then(|checkpoint| checkpoint.last_verification.as_ref());
     if last.problems.is_empty() && structure.is_some_and(|last| last.structure_only) {

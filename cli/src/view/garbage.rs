@@ -41,6 +41,9 @@ pub(crate) fn would_go(answer: &v1::CollectGarbageResponse) -> String {
     if more > 0 {
         lines.push(format!("and {more} more objects"));
     }
+    if let Some(problem) = &answer.problem {
+        lines.push(format!("something stays that might go; {}: {}", problem.reason, problem.message));
+    }
     lines.push(format!(
         "{} objects ({}) and {} uploads would go, {} checkpoints would be retired; nothing was changed",
         answer.object_count,

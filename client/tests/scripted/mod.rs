@@ -224,6 +224,15 @@ impl Coordinator for Scripted {
     async fn take_over(&self, _: Request<v1::TakeOverRequest>) -> Result<Response<v1::TakeOverResponse>, Status> {
         unscripted()
     }
+    async fn accept_loss(&self, _: Request<v1::AcceptLossRequest>) -> Result<Response<v1::AcceptLossResponse>, Status> {
+        unscripted()
+    }
+    async fn cancel_take_over(
+        &self,
+        _: Request<v1::CancelTakeOverRequest>,
+    ) -> Result<Response<v1::CancelTakeOverResponse>, Status> {
+        unscripted()
+    }
     async fn start_pull(&self, _: Request<v1::StartPullRequest>) -> Result<Response<v1::Round>, Status> {
         unscripted()
     }

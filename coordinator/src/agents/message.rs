@@ -1,5 +1,7 @@
 //! What is asked of an agent and what it answers, as checked values: generated types stop at `convert::agent`.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use lockstep_protocol::{
     commit::{CommitPart, CommitRef},
@@ -11,6 +13,23 @@ use lockstep_protocol::{
     selection::LocalCheckpoint,
     spec::Transfer,
 };
+use tokio::time::Instant;
+
+/// When a round is over, by the database's clock and by this process's: agents are told how much time is left, since their own clocks may be wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Deadline {
+    /// As the round's row says.
+    pub at: DateTime<Utc>,
+    /// The same moment here.
+    pub instant: Instant,
+}
+
+impl Deadline {
+    /// From now.
+    pub fn left(&self) -> Duration {
+        self.instant.saturating_duration_since(Instant::now())
+    }
+}
 
 /// A host and where its agent is said to be. Who answers there is compared with the slot, never the other way round.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -61,7 +80,7 @@ pub struct PushOrder {
     /// The commit whose objects may be reused, with the parts of all its hosts.
     pub base: Option<(CommitRef, Vec<CommitPart>)>,
     /// When the round is over.
-    pub deadline: DateTime<Utc>,
+    pub deadline: Deadline,
     /// Limits.
     pub transfer: Transfer,
 }
@@ -82,7 +101,7 @@ pub struct PullOrder {
     /// What it must be of.
     pub fingerprint: Option<Fingerprint>,
     /// When the round is over. None once it is only forward.
-    pub deadline: Option<DateTime<Utc>>,
+    pub deadline: Option<Deadline>,
     /// Limits.
     pub transfer: Transfer,
 }

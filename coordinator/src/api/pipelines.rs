@@ -57,7 +57,7 @@ impl Api {
         })?;
         // A standby owns nothing until it is told to: it writes no fence.
         let fence_bytes = (spec.initial == Initial::Running).then_some(fence_bytes);
-        let new = NewPipeline { id, spec, fence_bytes, request_id };
+        let new = NewPipeline { id, spec, fence_bytes, follows: true, request_id };
         let row = self.store.create_pipeline(new, &caller).await?.into_row();
         // From here on dispatch drives the claim whether or not anybody waits for it.
         let row = self.pipeline_when(row.id, self.options.create_wait, |row| row.claim != ClaimState::Claiming).await?;
@@ -212,7 +212,7 @@ impl Api {
             generation: row.generation.get(),
             fenced: row.fenced.as_ref().map(convert::status::problem),
             behind: row.behind.as_ref().map(convert::status::problem),
-            lost: row.lost.as_ref().map(convert::status::problem),
+            lost: row.lost.as_ref().map(|loss| convert::status::problem(&loss.problem)),
             active_round: active,
             last_push: push,
             last_pull: pull,
@@ -235,9 +235,9 @@ impl Api {
         Ok(self.store.last_collection(row.id).await?.as_ref().map(convert::upkeep::collection))
     }
 
-    /// As it will be at the next look: a push that has ended is reckoned in already. Who is fenced pushes no more.
+    /// As it will be at the next look: a push that has ended is reckoned in already. Who is fenced, or follows, pushes no more.
     async fn push_schedule(&self, row: &PipelineRow) -> Result<Option<v1::PushSchedule>, Problem> {
-        if row.fenced.is_some() {
+        if row.fenced.is_some() || row.claim == ClaimState::Standby {
             return Ok(None);
         }
         let Some(interval) = row.spec.push_interval else { return Ok(None) };

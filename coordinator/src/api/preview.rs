@@ -5,20 +5,22 @@ use std::{sync::Arc, time::Duration};
 use futures::future::BoxFuture;
 use lockstep_proto::v1;
 use lockstep_protocol::{
+    commit::CommitRef,
     location::Location,
     problem::{Problem, Reason},
     round::{FoundHost, Kind, Phase, PullState, RetryPolicy, Round},
+    spec::PullSelector,
 };
 
 use super::Api;
 use crate::{
     convert,
     plan::{PlanContext, PlanOptions, PullPlan, PushPlan, Right, draft, hosts, plan_push, resolve_pull},
-    store::{AdmitPull, AdmitPush, FoundCut, Page, PipelineRow, RoundFilter},
+    store::{AdmitPull, AdmitPush, FoundCut, Page, PipelineRow, RoundFilter, check_pushes},
 };
 
 impl Api {
-    fn context(&self, options: PlanOptions) -> PlanContext {
+    pub(super) fn context(&self, options: PlanOptions) -> PlanContext {
         // Reads only: a base that is missing is finished by rounds, not by those who look.
         PlanContext {
             connector: self.connector.clone(),
@@ -61,6 +63,7 @@ impl Api {
     pub(super) async fn plan_push(&self, push: &AdmitPush) -> Result<v1::Round, Problem> {
         let row = self.store.get_pipeline(&push.pipeline).await?;
         self.check_admissible(&row, |_| false).await?;
+        check_pushes(&row)?;
         let mut round = self.draft(&row, draft::push(&row, push.wanted, push.force), push.deadline, push.retry).await?;
         let plan = boxed_push(&self.context(self.options.preview), &round).await?;
         let hosts: Vec<FoundHost> = plan
@@ -80,7 +83,7 @@ impl Api {
     pub(super) async fn plan_pull(&self, row: &PipelineRow, pull: &AdmitPull) -> Result<v1::Round, Problem> {
         self.check_admissible(row, |active| matches!(active.kind, Kind::Pull(_)) && active.phase == Phase::Installing)
             .await?;
-        let kind = Kind::Pull(PullState { request: pull.request, resolved: None });
+        let kind = Kind::Pull(PullState::asked(pull.request));
         let mut round = self.draft(row, kind, pull.deadline, pull.retry).await?;
         let read_location = row.spec.read_location.as_ref();
         let plan = boxed_pull(&self.context(self.options.preview), &round, read_location).await?;
@@ -90,6 +93,19 @@ impl Api {
         Ok(shown(round, &plan.hosts))
     }
 
+    /// The commit that a standby's pull would bring to the hosts.
+    pub(super) async fn found_source(
+        &self,
+        row: &PipelineRow,
+        selector: PullSelector,
+    ) -> Result<Option<CommitRef>, Problem> {
+        let kind = Kind::Pull(PullState::asked(draft::of_standby(selector)));
+        let round = self.draft(row, kind, self.options.pull_deadline, self.options.retry).await?;
+        let read_location = row.spec.read_location.as_ref();
+        let plan = boxed_pull(&self.context(self.options.preview), &round, read_location).await?;
+        Ok(plan.resolved.commit)
+    }
+
     /// What the hosts would push, for admission to compare with the newest commit. None: that could not be found out quickly, and is left to
     /// the round's planning, which insists.
     pub(super) async fn found_cut(&self, push: &AdmitPush) -> Result<Option<FoundCut>, Problem> {
@@ -97,7 +113,9 @@ impl Api {
         if push.force || row.last_commit.is_none() {
             return Ok(None);
         }
-        let round = self.draft(&row, draft::push(&row, push.wanted, push.force), push.deadline, push.retry).await?;
+        // Hosts are asked whatever its deadline is, so the database's clock need not be read for it.
+        let kind = draft::push(&row, push.wanted, push.force);
+        let round = draft::round(&row, kind, row.updated_at, push.deadline, push.retry);
         let context = self.context(PlanOptions { unreachable_after: self.options.look_wait, ..self.options.preview });
         let asked = tokio::time::timeout(self.options.look_wait, boxed_ask(&context, &round));
         let Ok(Ok(agents)) = asked.await else { return Ok(None) };

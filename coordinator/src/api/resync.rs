@@ -72,14 +72,15 @@ impl Api {
         }
         let row = match &known {
             Some(row) => row.clone(),
-            // Until the take-over has adopted the location it owns nothing, as a standby's row.
+            // Until the take-over has adopted the location it owns nothing, as a standby's row; should that never come, it is a stopped one.
             None => {
-                let new = NewPipeline { id, spec, fence_bytes: None, request_id: None };
+                let new = NewPipeline { id, spec, fence_bytes: None, follows: false, request_id: None };
                 self.store.create_pipeline(new, &caller).await?.into_row()
             }
         };
         let purpose = Purpose::Resync;
-        let ask = AdmitTakeOver { pipeline: row.id.into(), purpose, request_id, retry: self.options.retry };
+        let ask =
+            AdmitTakeOver { pipeline: row.id.into(), purpose, chosen: None, request_id, retry: self.options.retry };
         let admitted = self.store.admit_take_over(ask, &caller).await?;
         let now = self.take_over_ended(admitted).await?;
         match (now.phase, &now.problem) {
@@ -100,7 +101,7 @@ impl Api {
 
     async fn compared(&self, bucket: &dyn ObjectStore, row: Option<&PipelineRow>) -> Result<Compared, Problem> {
         let list = || lockstep_bucket::list_checkpoints(bucket, Access::ReadOnly, usize::MAX);
-        let found = patiently(self.options.preview.store_patience, list).await?;
+        let found = lockstep_bucket::whole(patiently(self.options.preview.store_patience, list).await?);
         let committed = match row {
             None => Vec::new(),
             Some(row) => self.committed(row.id).await?,
@@ -108,13 +109,20 @@ impl Api {
         let listed: BTreeSet<RoundId> = found.iter().map(|one| one.commit.round).collect();
         let known: BTreeSet<RoundId> = committed.iter().map(|commit| commit.round).collect();
         let learnt = found.iter().map(|one| one.commit.round).filter(|round| !known.contains(round)).collect();
+        let accepted = match row {
+            None => Vec::new(),
+            Some(row) => self.store.accepted_losses(row.id).await?,
+        };
+        let given_up: BTreeSet<RoundId> = accepted.iter().map(|accepted| accepted.loss.commit.round).collect();
         let mut lost = Vec::new();
-        for commit in committed.iter().filter(|commit| !listed.contains(&commit.round)) {
+        for commit in
+            committed.iter().filter(|commit| !listed.contains(&commit.round) && !given_up.contains(&commit.round))
+        {
             let read = || async { lockstep_bucket::read_decision(bucket, commit.generation, commit.seq).await.known() };
             match patiently(self.options.preview.store_patience, read).await? {
                 Some(DecisionFound::Retired) => {}
                 Some(DecisionFound::Decision(_, digest)) if digest == commit.digest => {}
-                Some(DecisionFound::Decision(..)) | None => lost.push(commit.round),
+                Some(DecisionFound::Decision(..) | DecisionFound::Unreadable(..)) | None => lost.push(commit.round),
             }
         }
         Ok(Compared { found, learnt, lost })

@@ -99,11 +99,7 @@ impl Api {
         message: v1::CancelRoundRequest,
     ) -> Result<v1::Round, Problem> {
         let id: RoundId = required("round", &message.round)?;
-        if message.cause.len() > MAX_CAUSE || message.cause.chars().any(char::is_control) {
-            let why = format!("is above {MAX_CAUSE} bytes or has control characters");
-            return Err(refuse("cause", format!("of {} bytes", message.cause.len()), &why));
-        }
-        let cause = if message.cause.is_empty() { "no cause given".to_owned() } else { message.cause };
+        let cause = cause_of(message.cause)?;
         let request = CancelRequest { by: caller.actor.clone(), cause };
         let asked = self.store.request_cancel(id, request.clone(), &caller).await?;
         if asked.round.phase.is_terminal() && asked.cancel_requested != Some(request) {
@@ -118,6 +114,15 @@ impl Api {
         }
         Ok(convert::round::round(&record))
     }
+}
+
+/// Why something is cancelled.
+pub(super) fn cause_of(cause: String) -> Result<String, Problem> {
+    if cause.len() > MAX_CAUSE || cause.chars().any(char::is_control) {
+        let why = format!("is above {MAX_CAUSE} bytes or has control characters");
+        return Err(refuse("cause", format!("of {} bytes", cause.len()), &why));
+    }
+    Ok(if cause.is_empty() { "no cause given".to_owned() } else { cause })
 }
 
 fn wanted_of(selector: Option<&v1::start_push_request::Selector>) -> Result<WantedCut, Problem> {

@@ -3,7 +3,7 @@
 use lockstep_proto::v1;
 use lockstep_protocol::{
     id::RoundId,
-    problem::Problem,
+    problem::{Problem, Reason},
     round::{CancelRequest, check_cancellable},
     standby::{DEFAULT_INTERVAL, Look, look},
 };
@@ -11,7 +11,11 @@ use lockstep_protocol::{
 use super::{Api, pipelines::MIDDLE_JITTER, request::required};
 use crate::{
     convert,
-    store::{Caller, Page, PipelineRow, PipelineSelector, RoundFilter, RoundKind, RoundRecord, Trigger},
+    plan::{Right, place::Place, taken_over::check_not_taken_over},
+    store::{
+        Caller, ClaimState, Page, PipelineRow, PipelineSelector, RoundFilter, RoundKind, RoundRecord, Trigger,
+        is_no_standby,
+    },
 };
 
 impl Api {
@@ -22,8 +26,31 @@ impl Api {
     ) -> Result<v1::Pipeline, Problem> {
         let selector: PipelineSelector = required("pipeline", &message.pipeline)?;
         let pinned = if message.checkpoint.is_empty() { None } else { Some(message.checkpoint.parse::<RoundId>()?) };
+        let row = self.store.get_pipeline(&selector).await?;
+        self.notice_take_over(&row, &caller).await?;
         let row = self.store.start_standby(&selector, pinned, &caller).await?;
         self.shown(&row).await
+    }
+
+    /// Who owned its location follows it only once another pipeline has taken it over, and its row may not know of that yet: the bucket is asked first.
+    async fn notice_take_over(&self, row: &PipelineRow, caller: &Caller) -> Result<(), Problem> {
+        // Who follows, has no fence; a claim that is not settled is refused by the store.
+        if !row.holds_fence() || row.claim == ClaimState::Claiming {
+            return Ok(());
+        }
+        let place = Place::open(&self.context(self.options.preview), &row.spec.location, Right::Read).await?;
+        match check_not_taken_over(&place, row).await {
+            // Fenced off for it by its own activation.
+            Ok(()) if row.claim == ClaimState::Standby => Ok(()),
+            // Database and bucket agree.
+            Ok(()) => Err(is_no_standby(row).with("newest_fence", row.generation)),
+            Err(problem) if problem.reason == Reason::Fenced => {
+                // It may be fenced already, by its own push.
+                self.store.fence_out(row.id, row.generation, problem, caller).await?;
+                Ok(())
+            }
+            Err(problem) => Err(problem),
+        }
     }
 
     pub(super) async fn do_stop_standby(

@@ -3,16 +3,21 @@
 use lockstep_bucket::Lookup;
 use lockstep_proto::v1;
 use lockstep_protocol::{
+    commit::CommitRef,
     fence::Fence,
     id::Generation,
     problem::{Problem, Reason},
-    takeover::{Phase, Purpose, TakeOver, exact_base},
+    round::CancelRequest,
+    spec::PullSelector,
+    takeover::{Chosen, Phase, Purpose, TakeOver, Warmth, exact_base, to_pull},
 };
 use tokio::time::Instant;
+use uuid::Uuid;
 
-use super::{Api, request};
+use super::{Api, request, rounds::cause_of};
 use crate::{
     convert,
+    plan::{Right, activate, place::Place},
     store::{AdmitTakeOver, Caller, Change, ClaimState, PipelineRow},
 };
 
@@ -33,6 +38,7 @@ impl Api {
         let ask = AdmitTakeOver {
             pipeline: row.id.into(),
             purpose: Purpose::TakeOver,
+            chosen: None,
             request_id,
             retry: self.options.retry,
         };
@@ -47,18 +53,24 @@ impl Api {
     ) -> Result<v1::TakeOverResponse, Problem> {
         let row = self.pipeline(&message.pipeline).await?;
         let request_id = request::request_id(&message.request_id)?;
+        let chosen = convert::pipeline::chosen_of(message.selector.as_ref())?;
         let before = self.owner_of(&row).await?;
-        let owned = |row: &PipelineRow| row.claim == ClaimState::Owned && row.fenced.is_none();
-        if owned(&row) {
+        // Whoever chose a checkpoint is not told that all is well where the hosts may run another one.
+        let owned = |row: &PipelineRow| row.claim == ClaimState::Owned && row.fenced.is_none() && chosen.is_none();
+        // With an id it may be a call that is made again: its own activation answers, if there is one.
+        if owned(&row) && (message.validate_only || request_id.is_none()) {
             return self.taken_over(&row, before, None, row.generation).await;
         }
         if message.validate_only {
+            let pulled = self.foresee_activation(&row, chosen).await?;
             let generation = before.as_ref().map_or(Generation::FIRST, |fence| fence.generation.next());
-            return self.taken_over(&row, before, None, generation).await;
+            let foreseen = self.taken_over(&row, before, None, generation).await?;
+            return Ok(v1::TakeOverResponse { pulled: pulled.as_ref().map(convert::round::commit_ref), ..foreseen });
         }
         let ask = AdmitTakeOver {
             pipeline: row.id.into(),
             purpose: Purpose::Activate,
+            chosen,
             request_id,
             retry: self.options.retry,
         };
@@ -69,6 +81,47 @@ impl Api {
             }
             done => done,
         }
+    }
+
+    /// What the warm pull would bring now, or why the activation would end with it; found in the same way. A standby's own pull that is under way is not in its way: it waits
+    /// for that.
+    async fn foresee_activation(
+        &self,
+        row: &PipelineRow,
+        chosen: Option<Chosen>,
+    ) -> Result<Option<CommitRef>, Problem> {
+        self.store.check_take_over(row, Purpose::Activate).await?;
+        let found = async {
+            if chosen.is_none() {
+                activate::newest_is_whole(self.connector.as_ref(), &row.spec.location).await?;
+            }
+            self.found_source(row, chosen.map_or(PullSelector::Latest, Chosen::selector)).await
+        };
+        match Warmth::of(found.await, chosen) {
+            Warmth::Warmed(commit) => Ok(commit),
+            Warmth::Again(problem) | Warmth::Refused(problem) => Err(problem),
+            Warmth::Damaged(problem) => {
+                let what = format!("it would not be activated, and nothing fenced: {}", problem.message);
+                let about = (&row.spec.name, &row.spec.location);
+                Err(activate::with_way_out(about, Reason::CheckpointDamaged, &what, &problem))
+            }
+        }
+    }
+
+    pub(super) async fn do_cancel_take_over(
+        &self,
+        caller: Caller,
+        message: v1::CancelTakeOverRequest,
+    ) -> Result<v1::CancelTakeOverResponse, Problem> {
+        let selector = request::required("pipeline", &message.pipeline)?;
+        let only = match message.take_over.as_str() {
+            "" => None,
+            id => Some(Uuid::parse_str(id).map_err(|_| request::refuse("take_over", id, "is no UUID"))?),
+        };
+        let request = CancelRequest { by: caller.actor.clone(), cause: cause_of(message.cause)? };
+        let cancelled = self.store.cancel_take_over(&selector, only, request, &caller).await?;
+        let row = self.store.get_pipeline(&cancelled.pipeline.into()).await?;
+        Ok(v1::CancelTakeOverResponse { pipeline: Some(self.shown(&row).await?), take_over: cancelled.id.to_string() })
     }
 
     async fn carried_out(
@@ -83,6 +136,11 @@ impl Api {
         match (now.phase, &now.problem) {
             (Phase::Done, _) => {
                 let generation = now.generation().unwrap_or(Generation::FIRST);
+                // A call that is made again may find the fence that it has put.
+                let before = match before {
+                    Some(fence) if fence.generation >= generation => self.owner_before(row, generation).await?,
+                    before => before,
+                };
                 let row = self.store.get_pipeline(&row.id.into()).await?;
                 self.taken_over(&row, before, Some(&now), generation).await
             }
@@ -98,6 +156,15 @@ impl Api {
             Lookup::Absent => Ok(None),
             Lookup::Unknown(problem) => Err(problem),
         }
+    }
+
+    /// Whose fence the one of this generation came after.
+    async fn owner_before(&self, row: &PipelineRow, generation: Generation) -> Result<Option<Fence>, Problem> {
+        let before = generation.before();
+        if before == Generation::NONE {
+            return Ok(None);
+        }
+        Place::open(&self.context(self.options.preview), &row.spec.location, Right::Read).await?.fence(before).await
     }
 
     /// As it is when it has ended, or after the longest wait.
@@ -131,6 +198,11 @@ impl Api {
             previous_owner: before.as_ref().map(|fence| fence.pipeline.to_string()).unwrap_or_default(),
             previous_owner_name: before.as_ref().map(|fence| fence.pipeline_name.to_string()).unwrap_or_default(),
             newest: now.and_then(exact_base).as_ref().map(convert::round::commit_ref),
+            pulled: now
+                .filter(|now| now.purpose == Purpose::Activate)
+                .and_then(to_pull)
+                .as_ref()
+                .map(convert::round::commit_ref),
         })
     }
 }

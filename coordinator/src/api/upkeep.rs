@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use lockstep_proto::v1;
 use lockstep_protocol::{
-    commit::CommitRef,
+    commit::{CommitRef, DecisionObject},
+    digest::Digest,
+    document::MAX_DOCUMENT_BYTES,
     garbage::{LandedTombstone, Plan},
     id::Generation,
     key::Key,
@@ -36,17 +38,21 @@ impl Api {
     ) -> Result<v1::Pin, Problem> {
         let row = self.pipeline(&message.pipeline).await?;
         let name = pin_name(message.name)?;
-        let (_, _, checkpoint) = self.checkpoint(&message.pipeline, &message.checkpoint).await?;
-        let pin = Pin {
-            name,
-            id: chance::id(),
-            commit: checkpoint.commit,
-            pinned_by: caller.actor.clone(),
-            pinned_at: self.store.now().await?,
+        let work = match self.asked_before(&row, &message.request_id).await? {
+            Some(work) => work,
+            None => {
+                let (_, _, found) = self.checkpoint(&message.pipeline, &message.checkpoint).await?;
+                let checkpoint = found.whole()?;
+                let pin = Pin {
+                    name,
+                    id: chance::id(),
+                    commit: checkpoint.commit,
+                    pinned_by: caller.actor.clone(),
+                    pinned_at: self.store.now().await?,
+                };
+                Work::Pin { commit: pin.commit, key: pin.key().to_string(), bytes: text_of(&pin)? }
+            }
         };
-        let bytes = String::from_utf8(pin.encode())
-            .map_err(|error| Problem::new(Reason::SpecInvalid, format!("the pin {} is no UTF-8: {error}", pin.name)))?;
-        let work = Work::Pin { commit: pin.commit, key: pin.key().to_string(), bytes };
         let ended = self.kept_up(&row, work, &message.request_id, &caller).await?;
         // An earlier call with this request id may have made another one.
         match &ended.work {
@@ -64,23 +70,32 @@ impl Api {
         if message.pin.is_empty() {
             return Err(request::refuse("pin", "\"\"", "is missing: the UUID of one pin, or the name of some"));
         }
+        // When it is done, the pins are gone: who asks again is told of those that the row names.
+        let work = match self.asked_before(&row, &message.request_id).await? {
+            Some(work) => work,
+            None => self.unpin(&row, &message.pin).await?,
+        };
+        let ended = self.kept_up(&row, work, &message.request_id, &caller).await?;
+        let Work::Unpin { keys, documents } = &ended.work else { return Err(answered_another(&ended, &ended.work)) };
+        let pins = keys.iter().zip(documents).map(|(key, bytes)| Pin::parse(key, bytes.as_bytes()));
+        let pins = pins.map(|pin| Ok(convert::upkeep::pin(&pin?))).collect::<Result<_, Problem>>()?;
+        Ok(v1::UnpinCheckpointResponse { pins })
+    }
+
+    async fn unpin(&self, row: &PipelineRow, pin: &str) -> Result<Work, Problem> {
         let store = self.connector.connect(&row.spec.location).await?;
         let mut pins = checkpoints::pins(&store).await?;
-        pins.retain(|pin| pin.name == message.pin || pin.id.to_string() == message.pin);
+        pins.retain(|known| known.name == pin || known.id.to_string() == pin);
         if pins.is_empty() {
             return Err(Problem::new(
                 Reason::CheckpointNotFound,
-                format!(
-                    "{} holds no pin {:?}; checkpoint show lists those of a checkpoint",
-                    row.spec.location, message.pin
-                ),
+                format!("{} holds no pin {pin:?}; checkpoint show lists those of a checkpoint", row.spec.location),
             )
-            .with("pin", &message.pin)
+            .with("pin", pin)
             .with("location", &row.spec.location));
         }
         let keys = pins.iter().map(|pin| pin.key().to_string()).collect();
-        self.kept_up(&row, Work::Unpin { keys }, &message.request_id, &caller).await?;
-        Ok(v1::UnpinCheckpointResponse { pins: pins.iter().map(convert::upkeep::pin).collect() })
+        Ok(Work::Unpin { keys, documents: pins.iter().map(text_of).collect::<Result<_, _>>()? })
     }
 
     pub(super) async fn do_delete_checkpoint(
@@ -89,15 +104,46 @@ impl Api {
         message: v1::DeleteCheckpointRequest,
     ) -> Result<v1::DeleteCheckpointResponse, Problem> {
         let row = self.pipeline(&message.pipeline).await?;
-        let (_, _, checkpoint) = self.checkpoint(&message.pipeline, &message.checkpoint).await?;
+        if !message.validate_only
+            && let Some(work) = self.asked_before(&row, &message.request_id).await?
+        {
+            let ended = self.kept_up(&row, work, &message.request_id, &caller).await?;
+            let Work::Retire { commit } = &ended.work else { return Err(answered_another(&ended, &ended.work)) };
+            return Ok(v1::DeleteCheckpointResponse { checkpoint: Some(self.retired(&row, commit).await?) });
+        }
+        let (_, _, found) = self.checkpoint(&message.pipeline, &message.checkpoint).await?;
+        let commit = found.commit();
         if message.validate_only {
             let survey = self.collector(&row).await?.survey(Some(NO_LIMITS)).await?;
-            check_may_go(&survey, &checkpoint.commit)?;
+            check_may_go(&survey, &commit)?;
         } else {
-            let work = Work::Retire { commit: checkpoint.commit };
+            let work = Work::Retire { commit };
             self.kept_up(&row, work, &message.request_id, &caller).await?;
         }
-        Ok(v1::DeleteCheckpointResponse { checkpoint: Some(checkpoints::message_of(&checkpoint, None)) })
+        Ok(v1::DeleteCheckpointResponse { checkpoint: Some(checkpoints::message_of(&found, None)) })
+    }
+
+    /// For who asks again: what it is, as long as its commit is not swept; then which it was.
+    async fn retired(&self, row: &PipelineRow, commit: &CommitRef) -> Result<v1::Checkpoint, Problem> {
+        let store = self.connector.connect(&row.spec.location).await?;
+        let key = commit.key().to_string();
+        // Its tombstone stands: by the rules that readers follow it is gone.
+        let bytes = store.get(&key, MAX_DOCUMENT_BYTES).await.or_problem().known()?;
+        let decision = bytes.as_ref().filter(|bytes| Digest::of(bytes) == commit.digest);
+        Ok(match decision.map(|bytes| DecisionObject::parse(&key, bytes)) {
+            Some(Ok(DecisionObject::Commit(document))) => convert::checkpoint::checkpoint(commit, &document, false),
+            _ => v1::Checkpoint {
+                id: commit.round.to_string(),
+                commit: Some(convert::round::commit_ref(commit)),
+                ..v1::Checkpoint::default()
+            },
+        })
+    }
+
+    /// What an earlier call with this request id asked for: it is that call's answer which is given again, whatever the bucket holds now.
+    async fn asked_before(&self, row: &PipelineRow, request_id: &str) -> Result<Option<Work>, Problem> {
+        let Some(request_id) = request::request_id(request_id)? else { return Ok(None) };
+        Ok(self.store.asked_upkeep(row.id, request_id).await?.map(|known| known.work))
     }
 
     pub(super) async fn do_collect_garbage(
@@ -167,6 +213,7 @@ impl Api {
             uploads: orphans.uploads.iter().take(LISTED).map(convert::upkeep::upload).collect(),
             object_count: first.objects.saturating_add(second.objects),
             bytes: first.bytes.saturating_add(second.bytes),
+            problem: collector.lost().as_ref().map(convert::status::problem),
         })
     }
 
@@ -219,6 +266,11 @@ impl Api {
 
 fn refs(commits: impl Iterator<Item = CommitRef>) -> Vec<v1::CommitRef> {
     commits.map(|commit| convert::round::commit_ref(&commit)).collect()
+}
+
+fn text_of(pin: &Pin) -> Result<String, Problem> {
+    String::from_utf8(pin.encode())
+        .map_err(|error| Problem::new(Reason::SpecInvalid, format!("the pin {} is no UTF-8: {error}", pin.name)))
 }
 
 fn pin_name(name: String) -> Result<String, Problem> {

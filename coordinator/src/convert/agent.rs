@@ -62,7 +62,8 @@ pub(crate) fn push_order(order: &PushOrder) -> v1::PushOrder {
         fingerprint: fingerprint(order.fingerprint),
         base: order.base.as_ref().map(|(base, _)| round::commit_ref(base)),
         base_parts: order.base.iter().flat_map(|(_, parts)| parts).map(part_ref).collect(),
-        deadline: Some(time::timestamp(order.deadline)),
+        deadline: Some(time::timestamp(order.deadline.at)),
+        time_left: Some(time::duration(order.deadline.left())),
         transfer: Some(pipeline::transfer(&order.transfer)),
     }
 }
@@ -76,7 +77,8 @@ pub(crate) fn pull_order(order: &PullOrder) -> v1::PullOrder {
         local_checkpoint: order.part.local_checkpoint.to_string(),
         step: order.step.get(),
         fingerprint: fingerprint(order.fingerprint),
-        deadline: order.deadline.map(time::timestamp),
+        deadline: order.deadline.map(|deadline| time::timestamp(deadline.at)),
+        time_left: order.deadline.map(|deadline| time::duration(deadline.left())),
         transfer: Some(pipeline::transfer(&order.transfer)),
     }
 }

@@ -1,5 +1,6 @@
 //! Checkpoints, as commit documents describe them, to proto.
 
+use lockstep_bucket::Entry;
 use lockstep_proto::v1;
 use lockstep_protocol::{
     commit::{CommitDocument, CommitPart, CommitRef},
@@ -8,6 +9,20 @@ use lockstep_protocol::{
 
 use super::{round, status, time};
 use crate::store::Verification;
+
+/// What stands at a place of the chain.
+pub fn entry(entry: &Entry) -> v1::Checkpoint {
+    match entry {
+        Entry::Whole(one) => checkpoint(&one.commit, &one.document, one.damaged),
+        Entry::Unreadable(one) => v1::Checkpoint {
+            id: one.commit.round.to_string(),
+            commit: Some(round::commit_ref(&one.commit)),
+            damaged: one.damaged,
+            unreadable: Some(status::problem(&one.problem)),
+            ..v1::Checkpoint::default()
+        },
+    }
+}
 
 /// A counted commit with the digest of its exact bytes.
 pub fn checkpoint(commit: &CommitRef, document: &CommitDocument, damaged: bool) -> v1::Checkpoint {
@@ -30,6 +45,7 @@ pub fn checkpoint(commit: &CommitRef, document: &CommitDocument, damaged: bool) 
         damaged,
         pins: Vec::new(),
         last_verification: None,
+        unreadable: None,
     }
 }
 

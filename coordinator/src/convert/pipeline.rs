@@ -11,6 +11,7 @@ use lockstep_protocol::{
     spec::{
         AgentAddresses, Initial, PipelineSpec, PullSelector, Retention, StartPolicy, Transfer, standby_field_removed,
     },
+    takeover::Chosen,
 };
 
 use super::time;
@@ -120,6 +121,16 @@ pub fn pull_selector_of(selector: Option<&v1::start_pull_request::Selector>) -> 
         Some(Selector::Step(step)) => PullSelector::Step(Step::new(*step)?),
         Some(Selector::Checkpoint(id)) => PullSelector::Checkpoint(id.parse()?),
         Some(Selector::Time(at)) => PullSelector::Time(time::time_of("time", at)?),
+    }))
+}
+
+/// What an activation goes on from; none: exactly the base.
+pub fn chosen_of(selector: Option<&v1::activate_request::Selector>) -> Result<Option<Chosen>, Problem> {
+    use v1::activate_request::Selector;
+    Ok(Some(match selector {
+        None => return Ok(None),
+        Some(Selector::Step(step)) => Chosen::Step(Step::new(*step)?),
+        Some(Selector::Checkpoint(id)) => Chosen::Checkpoint(id.parse()?),
     }))
 }
 

@@ -29,6 +29,7 @@ pub fn standby(row: &StandbyRow, pull_active: bool, now: DateTime<Utc>) -> v1::S
         }),
         look_time: sighting.at.map(time::timestamp),
         take_over: standing.activation.map(|id| id.to_string()).unwrap_or_default(),
+        activation_problem: row.ended_fenced.as_ref().filter(|_| standing.activation.is_none()).map(status::problem),
     }
 }
 

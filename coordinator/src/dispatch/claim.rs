@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
-use lockstep_bucket::{Claim, claim_first, location_owned, probe};
+use lockstep_bucket::{Claim, claim_first, location_owned, probe_as};
 use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     fence::Fence,
@@ -16,7 +16,7 @@ use tracing::Instrument;
 
 use super::{
     Services,
-    rows::{self, Pause},
+    rows::{self, Pause, Turns},
 };
 use crate::{
     chance,
@@ -56,7 +56,7 @@ async fn claim_location(services: Arc<Services>, row: PipelineRow, shutdown: Can
             let services = Arc::clone(&services);
             async move { services.store.renew_claim(id, term, lease).await }.boxed()
         };
-        rows::renewed(every, done.clone(), renew)
+        rows::renewed(every, Turns::default(), done.clone(), renew)
     });
     let outcome = shutdown.run_until_cancelled(attempt(&services, &row)).await;
     done.cancel();
@@ -128,7 +128,7 @@ async fn try_claim(services: &Services, row: &PipelineRow) -> Result<ClaimOutcom
     };
     let fence = Fence::parse(&Key::Fence(Generation::FIRST).to_string(), bytes.as_bytes()).map_err(before)?;
     let bucket = services.connector.connect(location).await.map_err(before)?;
-    let report = probe(bucket.as_ref()).await.map_err(before)?;
+    let report = probe_as(bucket.as_ref(), chance::id()).await.map_err(before)?;
     if !report.left.is_empty() {
         tracing::info!(location = %location, left = report.left.len(), "the probe's objects could not be removed");
     }

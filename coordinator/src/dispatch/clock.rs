@@ -38,3 +38,37 @@ impl DatabaseClock {
         Instant::now() + (time - self.now()).to_std().unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    /// What a file says before its tests.
+    fn production(path: &Path) -> String {
+        let text = fs::read_to_string(path).unwrap();
+        text.split("#[cfg(test)]").next().unwrap_or_default().to_owned()
+    }
+
+    fn look(folder: &Path, asks: &mut Vec<String>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() {
+                look(&path, asks);
+            } else if !name.ends_with("tests.rs") && name != "fixture.rs" {
+                let text = production(&path);
+                if ["Utc::now", "Local::now", "SystemTime::now"].iter().any(|clock| text.contains(clock)) {
+                    asks.push(path.display().to_string());
+                }
+            }
+        }
+    }
+
+    /// A replica whose clock is off by a day is like any other: it has no place from which to ask it.
+    #[test]
+    fn no_replica_asks_its_own_clock() {
+        let mut asks = Vec::new();
+        look(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut asks);
+        assert!(asks.is_empty(), "the database's clock decides, not that of {asks:?}");
+    }
+}

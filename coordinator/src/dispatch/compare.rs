@@ -9,15 +9,15 @@ use std::sync::Arc;
 use futures::{StreamExt, stream};
 use lockstep_bucket::DecisionFound;
 use lockstep_protocol::{
-    fence::Successor,
+    commit::CommitRef,
     problem::{Problem, Reason},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::Services;
 use crate::{
-    plan::{PlanContext, Right, place::Place},
-    store::{ClaimState, Difference, Page, PipelineRow},
+    plan::{PlanContext, Right, place::Place, taken_over::check_not_taken_over},
+    store::{ClaimState, Difference, LastCommit, Loss, Page, PipelineRow},
 };
 
 /// Locations at a time.
@@ -62,6 +62,19 @@ async fn compare_all(services: &Services) {
 /// False: there is something to be said, and it was said.
 async fn look(services: &Services, row: PipelineRow) -> bool {
     let context = PlanContext { right: Right::Read, ..services.plan_context() };
+    let looked_again = async {
+        let Some(loss) = &row.lost else { return Ok(()) };
+        let place = Place::open(&context, &row.spec.location, Right::Read).await?.impatient();
+        found_again(services, &place, &row, loss).await
+    };
+    if let Err(problem) = looked_again.await
+        && let Some(loss) = &row.lost
+    {
+        tracing::warn!(
+            pipeline.id = %row.id, pipeline.name = %row.spec.name, reason = %problem.reason,
+            "whether checkpoint {} stands again could not be found out, the next start or collection looks again: {}", loss.commit.round, problem.message
+        );
+    }
     let outcome = compare(services, &context, &row).await;
     let label = outcome.as_ref().map_or_else(|problem| problem.reason.as_str(), |()| "as expected");
     metrics::counter!("lockstep_locations_compared_total", "outcome" => label).increment(1);
@@ -72,9 +85,13 @@ async fn look(services: &Services, row: PipelineRow) -> bool {
         Reason::DatabaseBehind => {
             services.store.note_difference(pipeline, Difference::Behind, problem.clone(), &caller).await
         }
-        Reason::CheckpointNotFound => {
-            services.store.note_difference(pipeline, Difference::Lost, problem.clone(), &caller).await
-        }
+        Reason::CheckpointNotFound => match &row.last_commit {
+            Some(last) => {
+                let difference = Difference::Lost(last.commit);
+                services.store.note_difference(pipeline, difference, problem.clone(), &caller).await
+            }
+            None => Ok(false),
+        },
         _ => Ok(false),
     };
     if let Err(error) = noted {
@@ -97,27 +114,8 @@ async fn compare(services: &Services, context: &PlanContext, row: &PipelineRow) 
             .with("location", location)
             .with("generation", generation)
     };
-    match place.successor(generation).await? {
-        Successor::Absent => {}
-        Successor::FenceOnly => {
-            let what =
-                format!("generation {} has a fence but no base yet: a take-over is under way", generation.next());
-            return Err(about(Reason::TakeOverInProgress, what));
-        }
-        Successor::Base(base) => {
-            let newer = base.generation;
-            // This very pipeline has taken its location over since: the row is from before that.
-            if place.fence(newer).await?.is_some_and(|fence| fence.pipeline == row.id) {
-                let what = format!("generation {newer} is of this pipeline, the database knows {generation} only");
-                return Err(about(Reason::DatabaseBehind, what).with("newer_generation", newer));
-            }
-            let what =
-                format!("generation {newer} took it over from generation {generation}: nothing more will be admitted");
-            return Err(about(Reason::Fenced, what).with("newer_generation", newer));
-        }
-    }
-    let newest = place.newest().await?.map(|newest| newest.commit);
-    match newest {
+    check_not_taken_over(&place, row).await?;
+    match place.newest().await?.greatest {
         Some(newest) if newest.generation == generation && newest.seq >= row.next_seq => {
             // The bucket first, *then* the database, as in G3: what this database has admitted since the row was read is in it by now.
             let now = services.store.get_pipeline(&row.id.into()).await?;
@@ -134,30 +132,81 @@ async fn compare(services: &Services, context: &PlanContext, row: &PipelineRow) 
     }
 }
 
+/// What was lost at an earlier look and stands as it was, since somebody has put it back, is not lost any more. Nor is one that was retired meanwhile.
+async fn found_again(services: &Services, place: &Place, row: &PipelineRow, loss: &Loss) -> Result<(), Problem> {
+    if !matches!(since(place, &loss.commit).await?, Since::Stands) {
+        return Ok(());
+    }
+    let caller = services.caller();
+    if services.store.found_again((row.id, row.generation), loss.commit, &caller).await? {
+        let (key, name) = (loss.commit.key(), &row.spec.name);
+        tracing::info!(pipeline.id = %row.id, pipeline.name = %name, key = %key, "a checkpoint that was lost stands again");
+    }
+    Ok(())
+}
+
+/// What became of a commit that stood once.
+enum Since {
+    /// As it was, or retired: all is well.
+    Stands,
+    /// It stands in its place, keeps what it may reach and is given up by a mark (ADR 29): broken, not lost.
+    Unreadable(Problem),
+    /// What is wrong with its key.
+    Lost(&'static str),
+}
+
+async fn since(place: &Place, commit: &CommitRef) -> Result<Since, Problem> {
+    Ok(match place.decision(commit.generation, commit.seq).await? {
+        Some(DecisionFound::Retired) => Since::Stands,
+        Some(DecisionFound::Decision(_, digest)) if digest == commit.digest => Since::Stands,
+        Some(DecisionFound::Decision(..)) => Since::Lost("holds other bytes"),
+        Some(DecisionFound::Unreadable(_, problem)) => Since::Unreadable(problem),
+        None => Since::Lost("is gone"),
+    })
+}
+
 /// The reverse: what the database knows as committed and the bucket has lost. Retired is not lost.
 async fn lost(place: &Place, row: &PipelineRow) -> Result<(), Problem> {
     let Some(last) = &row.last_commit else { return Ok(()) };
+    match since(place, &last.commit).await? {
+        Since::Stands => Ok(()),
+        Since::Unreadable(problem) => Err(problem),
+        Since::Lost(found) => Err(loss(row, last, found)),
+    }
+}
+
+fn loss(row: &PipelineRow, last: &LastCommit, found: &str) -> Problem {
     let commit = &last.commit;
-    let found = match place.decision(commit.generation, commit.seq).await? {
-        Some(DecisionFound::Retired) => return Ok(()),
-        Some(DecisionFound::Decision(_, digest)) if digest == commit.digest => return Ok(()),
-        Some(DecisionFound::Decision(..)) => "holds other bytes",
-        None => "is gone",
-    };
-    Err(Problem::new(
+    Problem::new(
         Reason::CheckpointNotFound,
         format!(
             "{} of pipeline {}: checkpoint {} (step {}) was committed, and its commit {} {found}: somebody else writes or deletes in this location; \
-             older checkpoints may be whole, the next push sends everything",
+             older checkpoints may be whole, the next push sends everything; nothing is collected until the commit is put back as it was, \
+             or until it is given up with `lockstep pipeline accept-loss {}`",
             row.spec.location,
             row.spec.name,
             commit.round,
             last.step,
-            commit.key()
+            commit.key(),
+            row.spec.name
         ),
     )
     .with("pipeline", &row.spec.name)
     .with("location", &row.spec.location)
     .with("checkpoint", commit.round)
-    .with("key", commit.key()))
+    .with("key", commit.key())
+}
+
+/// Before a collection, whose row is to be read again afterwards: what is lost is noted while its objects are still there, and what was put back holds nothing up any more.
+pub(super) async fn before_collecting(services: &Services, row: &PipelineRow) -> Result<(), Problem> {
+    let place = Place::open(&services.plan_context(), &row.spec.location, Right::Read).await?;
+    if let Some(loss) = &row.lost {
+        return found_again(services, &place, row, loss).await;
+    }
+    let Some(last) = &row.last_commit else { return Ok(()) };
+    if let Since::Lost(found) = since(&place, &last.commit).await? {
+        let (difference, problem) = (Difference::Lost(last.commit), loss(row, last, found));
+        services.store.note_difference((row.id, row.generation), difference, problem, &services.caller()).await?;
+    }
+    Ok(())
 }

@@ -9,7 +9,7 @@ use lockstep_protocol::{
     round::{Kind, Round},
     spec::Transfer,
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 
 use super::{Services, progress::ProgressBoard};
 use crate::{
@@ -34,6 +34,7 @@ pub(super) struct Drive {
     traceparent: Option<String>,
     created_at: chrono::DateTime<chrono::Utc>,
     base: Mutex<BaseChoice>,
+    follows: OnceCell<bool>,
 }
 
 /// Whether orders name the base.
@@ -56,6 +57,7 @@ impl Drive {
             traceparent: record.traceparent.clone(),
             created_at: record.created_at,
             base: Mutex::new(BaseChoice::NotRead),
+            follows: OnceCell::new(),
         }
     }
 
@@ -67,6 +69,15 @@ impl Drive {
     /// Opens the pipeline's own location.
     pub(super) async fn own_place(&self, round: &Round) -> Result<Place, Problem> {
         Place::open(&self.services.plan_context(), &round.location, Right::FinishBase).await
+    }
+
+    /// Whether what stands in its own location is another pipeline's. Read once: it changes under no round, since whoever begins to follow has none, and who takes over settles
+    /// the one it has.
+    pub(super) async fn follows(&self, round: &Round) -> Result<bool, Problem> {
+        let read = async || -> Result<bool, Problem> {
+            Ok(!self.services.store.get_pipeline(&round.pipeline.into()).await?.holds_fence())
+        };
+        self.follows.get_or_try_init(read).await.copied()
     }
 
     /// The base that orders of this push name. Read once; a base that is of no use is left out, and everything is sent.

@@ -139,7 +139,16 @@ async fn settle(
                 }
                 return Ok(next);
             }
-            Ok(Applied::Moved) => {}
+            Ok(Applied::Moved) => {
+                let found = reload(drive, &round, &mut back_off, lost, shutdown).await?;
+                if found.version == round.version {
+                    // Nobody has moved it: another database than this wrote its pipeline's row (R13), and a take-over settles it.
+                    return Err(Ended::Lost);
+                }
+                round = found;
+                decision = decide_all(&round, events, services.clock.now());
+                continue;
+            }
             Ok(Applied::SourceRetired(commit)) => {
                 // Its tombstone lands, and the next look passes over it (R8).
                 tracing::info!(commit.round = %commit.round, "the source was retired meanwhile, it is resolved anew");

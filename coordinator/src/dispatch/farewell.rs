@@ -33,15 +33,21 @@ pub(super) async fn bid(drive: &Drive, round: &Round, shutdown: &CancellationTok
                 shutdown.run_until_cancelled(write_head(drive, round, commit)).await;
             }
         }
+        // Nobody is ordered anything that would put an end to the transfers of what was retired.
+        (Kind::Pull(pull), Phase::Fresh) if !pull.retired.is_empty() => stop(drive, round, shutdown).await,
         // The pull that superseded it sends its own orders.
         (_, Phase::Failed | Phase::Cancelled)
             if round.problem.as_ref().is_none_or(|problem| problem.reason != Reason::Superseded) =>
         {
-            let patience = drive.services.options.cancel_patience;
-            let _ = shutdown.run_until_cancelled(timeout(patience, stop_hosts(drive, round))).await;
+            stop(drive, round, shutdown).await;
         }
         _ => {}
     }
+}
+
+async fn stop(drive: &Drive, round: &Round, shutdown: &CancellationToken) {
+    let patience = drive.services.options.cancel_patience;
+    let _ = shutdown.run_until_cancelled(timeout(patience, stop_hosts(drive, round))).await;
 }
 
 async fn stop_hosts(drive: &Drive, round: &Round) {

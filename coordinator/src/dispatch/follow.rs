@@ -8,11 +8,13 @@ use std::{sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
 use lockstep_bucket::Checkpoint;
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     problem::{Problem, Reason},
-    round::{Kind, PullRequest, PullState},
+    ready::Role,
+    round::{Kind, PullState},
     spec::PullSelector,
-    standby::{DEFAULT_INTERVAL, FollowState, Following, Look, Point, Sighting, is_held, look},
+    standby::{self, DEFAULT_INTERVAL, FollowState, Following, Look, Sighting, is_held, look},
 };
 use tokio::sync::{Mutex, Notify};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -30,6 +32,7 @@ use crate::{
 
 mod behind;
 mod gauges;
+mod last_copy;
 
 /// Taken at once; the rest is due at the next look, which follows at once.
 const AT_ONCE: u32 = 64;
@@ -37,8 +40,8 @@ const AT_ONCE: u32 = 64;
 /// Without any standby, or with hints that were lost; also how old the gauges get.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// Changes of pipelines that share one look.
-const BURST: Duration = Duration::from_millis(250);
+/// Changes of pipelines that share one look: every round changes one, and most are no standby's.
+const BURST: Duration = Duration::from_secs(1);
 
 /// Who asks, in rows and the audit trail.
 const ACTOR: &str = "standby";
@@ -82,6 +85,7 @@ async fn look_at_all(
 }
 
 async fn look_at(services: &Arc<Services>, due: DueStandby) {
+    reached(Point::StandbyTaken);
     let next = match attempt(services, &due).await {
         Ok(next) => next,
         Err(error) => {
@@ -92,7 +96,7 @@ async fn look_at(services: &Arc<Services>, due: DueStandby) {
         }
     };
     match services.store.save_follow_state(&due, next).await {
-        Ok(true) => {}
+        Ok(true) => reached(Point::StandbyStored),
         Ok(false) => tracing::debug!("another replica has looked since, or somebody started or stopped it"),
         Err(error) => {
             let problem = error.problem();
@@ -116,6 +120,7 @@ async fn attempt(services: &Arc<Services>, due: &DueStandby) -> Result<FollowSta
         Ok(seen) => seen,
         Err(problem) => return Ok(failed(services, state, problem)),
     };
+    reached(Point::StandbySeen);
     let sighting = sighted(services, &state, seen.newest.as_ref(), seen.held(&state)).await;
     let now = services.clock.now();
     let state = FollowState { sighting: sighting.clone(), ..state };
@@ -123,13 +128,32 @@ async fn attempt(services: &Arc<Services>, due: &DueStandby) -> Result<FollowSta
         Ok(disks) => disks,
         Err(problem) => return Ok(failed(services, state, problem)),
     };
+    let settled = match &seen.target {
+        Some(target) if is_held(parts(target), &disks) => are_standby(services, &row).await?,
+        _ => false,
+    };
     match (&seen.target, due.following.pinned()) {
-        (Some(target), _) if is_held(parts(target), &disks) => Ok(state.up_to_date(sighting, interval, now)),
+        (Some(_), _) if settled => Ok(state.up_to_date(sighting, interval, now)),
         // Nothing was ever pushed there.
         (None, None) => Ok(state.up_to_date(sighting, interval, now)),
         (None, Some(pinned)) => Ok(failed(services, state, pinned_is_missing(&row, pinned))),
-        (Some(_), _) => pull(services, due, &row, state).await,
+        (Some(_), None) => match last_copy::kept(&row, seen.newest.as_ref(), state.sighting.held, &disks).await {
+            Ok(None) => pull(services, due, &row, state).await,
+            // Of what is whole they lack nothing.
+            Ok(Some(problem)) => {
+                let sighting = Sighting { lag: None, ..sighting };
+                Ok(failed(services, FollowState { sighting, ..state }, problem))
+            }
+            Err(problem) => Ok(failed(services, state, problem)),
+        },
+        (Some(_), Some(_)) => pull(services, due, &row, state).await,
     }
+}
+
+/// Whether the last word that hosts were owed is that of a standby. They may hold what is wanted and still be what an owner has left: told that their engines may start, with
+/// local checkpoints beside it that were never pushed. Only a pull's install takes both away.
+async fn are_standby(services: &Services, row: &PipelineRow) -> Result<bool, StoreError> {
+    Ok(services.store.word_of(row.id).await?.is_some_and(|word| word.role == Role::Standby))
 }
 
 /// While a pull runs: what it leaves behind goes on growing. An answer that doesn't come is waited for at the next look.
@@ -151,7 +175,7 @@ async fn sighted(
     services: &Services,
     state: &FollowState,
     newest: Option<&(Checkpoint, Place)>,
-    held: Option<Point>,
+    held: Option<standby::Point>,
 ) -> Sighting {
     let bytes = match newest {
         None => 0,
@@ -184,7 +208,7 @@ async fn pull(
 ) -> Result<FollowState, StoreError> {
     let pull = AdmitPull {
         pipeline: row.id.into(),
-        request: request(due.following.selector()),
+        request: draft::of_standby(due.following.selector()),
         follows: Some(due.version),
         request_id: None,
         deadline: services.options.pull_deadline,
@@ -194,6 +218,7 @@ async fn pull(
     let sighting = state.sighting.clone();
     match services.store.admit_pull(pull, &caller).await {
         Ok(admitted) => {
+            reached(Point::StandbyAdmitted);
             tracing::info!(round.id = %admitted.record().round.id, "the standby pulls");
             Ok(state.pulling(sighting, services.clock.now()))
         }
@@ -204,11 +229,6 @@ async fn pull(
         Err(StoreError::Problem(problem)) => Ok(failed(services, state, problem)),
         Err(error) => Err(error),
     }
-}
-
-/// A standby's pull: never of what only the hosts' own disks hold, and never a fresh start.
-pub(super) const fn request(selector: PullSelector) -> PullRequest {
-    PullRequest { selector, standby: true, fail_if_none: true, allow_fingerprint: false, discard_local: false }
 }
 
 /// What location and hosts said.
@@ -222,7 +242,7 @@ struct Seen {
 
 impl Seen {
     /// What every host is known to hold: what is wanted, or what was held before. A host that holds nothing at all has lost it.
-    fn held(&self, state: &FollowState) -> Option<Point> {
+    fn held(&self, state: &FollowState) -> Option<standby::Point> {
         let before = state.sighting.held;
         let Ok(disks) = &self.disks else { return before };
         match &self.target {
@@ -236,9 +256,9 @@ fn parts(checkpoint: &Checkpoint) -> impl Iterator<Item = lockstep_protocol::id:
     checkpoint.document.parts.iter().map(|part| part.local_checkpoint)
 }
 
-fn point(checkpoint: &Checkpoint) -> Point {
+fn point(checkpoint: &Checkpoint) -> standby::Point {
     let document = &checkpoint.document;
-    Point { commit: checkpoint.commit, step: document.step, at: document.created_at }
+    standby::Point { commit: checkpoint.commit, step: document.step, at: document.created_at }
 }
 
 async fn see(services: &Services, row: &PipelineRow, following: &Following) -> Result<Seen, Problem> {
@@ -249,7 +269,7 @@ async fn see(services: &Services, row: &PipelineRow, following: &Following) -> R
         PullSelector::Latest => newest.as_ref().map(|(newest, _)| newest.clone()),
         pinned => find(&places, &pinned).await?.map(|(found, _)| found),
     };
-    let kind = Kind::Pull(PullState { request: request(following.selector()), resolved: None });
+    let kind = Kind::Pull(PullState::asked(draft::of_standby(following.selector())));
     let options = &services.options;
     let round = draft::round(row, kind, services.clock.now(), options.pull_deadline, options.retry);
     let agents = hosts::ask_all(&context, &round).await;

@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
+use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     damage::DamageMark,
     problem::{Problem, Reason, Retryable},
@@ -35,7 +36,9 @@ async fn look(services: Arc<Services>) -> Result<Option<Duration>, StoreError> {
 
 async fn settle(services: &Services, verification: &Verification) {
     let commit = &verification.finding.commit;
+    reached(Point::DamageTaken);
     let problem = put(services, verification).await.err();
+    reached(Point::DamageAfterPut);
     match &problem {
         None => {
             tracing::warn!(checkpoint = %commit.round, "a damaged checkpoint is marked: neither latest nor a base any more");
@@ -44,9 +47,12 @@ async fn settle(services: &Services, verification: &Verification) {
             tracing::warn!(checkpoint = %commit.round, reason = %problem.reason, "a mark does not stand yet: {}", problem.message);
         }
     }
-    if let Err(error) = services.store.settle_mark(verification, problem, AGAIN, &services.caller()).await {
-        let problem = error.problem();
-        tracing::warn!(reason = %problem.reason, "a mark will be put again: {}", problem.message);
+    match services.store.settle_mark(verification, problem, AGAIN, &services.caller()).await {
+        Ok(_) => reached(Point::DamageStored),
+        Err(error) => {
+            let problem = error.problem();
+            tracing::warn!(reason = %problem.reason, "a mark will be put again: {}", problem.message);
+        }
     }
 }
 

@@ -23,7 +23,9 @@ pub(super) fn of(before: &Round, next: &Round) -> Milestone {
         };
     }
     match next.phase {
-        Phase::Planning | Phase::Resolving => None,
+        Phase::Planning => None,
+        // What hosts were ordered is void: its source was retired.
+        Phase::Resolving => Some([Point::ReportsBeforeStored, Point::ReportsStored]),
         Phase::Transferring => Some([Point::TransferringBeforeStored, Point::TransferringStored]),
         Phase::Committing => Some([Point::CommittingBeforeStored, Point::CommittingStored]),
         Phase::Committed => Some([Point::CommittedBeforeStored, Point::CommittedStored]),
@@ -44,11 +46,9 @@ pub(super) fn of_take_over(before: &TakeOver, next: &TakeOver) -> Milestone {
         takeover::Phase::Basing => Some([Point::BasingBeforeStored, Point::BasingStored]),
         takeover::Phase::Adopting => Some([Point::AdoptingBeforeStored, Point::AdoptingStored]),
         takeover::Phase::Done => Some([Point::AdoptedBeforeStored, Point::AdoptedStored]),
-        takeover::Phase::Warming
-        | takeover::Phase::Preparing
-        | takeover::Phase::Pulling
-        | takeover::Phase::Failed
-        | takeover::Phase::Cancelled => None,
+        takeover::Phase::Preparing => Some([Point::WarmedBeforeStored, Point::WarmedStored]),
+        takeover::Phase::Pulling => Some([Point::PullingBeforeStored, Point::PullingStored]),
+        takeover::Phase::Warming | takeover::Phase::Failed | takeover::Phase::Cancelled => None,
     }
 }
 

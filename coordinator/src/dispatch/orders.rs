@@ -9,7 +9,7 @@ use lockstep_protocol::{
     spec::Transfer,
 };
 
-use crate::agents::{Host, InstallWhat, PullOrder, PushOrder};
+use crate::agents::{Deadline, Host, InstallWhat, PullOrder, PushOrder};
 
 /// One host of a round as effects need it.
 #[derive(Clone, Debug)]
@@ -62,7 +62,7 @@ pub(super) fn push(
     round: &Round,
     host_idx: u32,
     base: Option<(CommitRef, &CommitDocument)>,
-    transfer: Transfer,
+    (transfer, deadline): (Transfer, Deadline),
 ) -> Result<(Host, PushOrder), Problem> {
     let Kind::Push(push) = &round.kind else { return Err(incomplete(round, "push")) };
     let (participant, _) = participant(round, host_idx)?;
@@ -73,14 +73,18 @@ pub(super) fn push(
         step: push.step.ok_or_else(|| incomplete(round, "step"))?,
         fingerprint: push.fingerprint,
         base: base.map(|(commit, document)| (commit, document.parts.clone())),
-        deadline: round.deadline,
+        deadline,
         transfer,
     };
     Ok((host, order))
 }
 
 /// The order of the present attempt of a pull.
-pub(super) fn pull(round: &Round, host_idx: u32, transfer: Transfer) -> Result<(Host, PullOrder), Problem> {
+pub(super) fn pull(
+    round: &Round,
+    host_idx: u32,
+    (transfer, deadline): (Transfer, Deadline),
+) -> Result<(Host, PullOrder), Problem> {
     let Kind::Pull(pull) = &round.kind else { return Err(incomplete(round, "pull")) };
     let resolved = pull.resolved.as_ref().ok_or_else(|| incomplete(round, "source"))?;
     let part = resolved.parts.iter().find(|part| part.host_idx == host_idx);
@@ -93,7 +97,7 @@ pub(super) fn pull(round: &Round, host_idx: u32, transfer: Transfer) -> Result<(
         step: resolved.step.ok_or_else(|| incomplete(round, "step"))?,
         fingerprint: resolved.fingerprint,
         // Only forward: the deadline acts on the first two phases.
-        deadline: (round.phase != Phase::Installing).then_some(round.deadline),
+        deadline: (round.phase != Phase::Installing).then_some(deadline),
         transfer,
     };
     Ok((host, order))

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Mutex, MutexGuard, Notify},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::Services;
@@ -73,13 +76,27 @@ pub(super) async fn until_stopped(
     tasks.wait().await;
 }
 
+/// A row's writers take turns: who drives it and who renews its lease. Otherwise a renewal could see the end that the driver has just stored, before the
+/// driver has its answer, and take the row for somebody else's.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Turns(Arc<Mutex<()>>);
+
+impl Turns {
+    /// Until it is dropped, no lease is renewed.
+    pub(super) async fn mine(&self) -> MutexGuard<'_, ()> {
+        self.0.lock().await
+    }
+}
+
 /// Renews a lease until `over`, and cancels that when somebody else holds the row. What the database doesn't answer is tried again: the lease may still be good.
 pub(super) async fn renewed(
     every: Duration,
+    turns: Turns,
     over: CancellationToken,
     mut renew: impl FnMut() -> BoxFuture<'static, Result<bool, StoreError>>,
 ) {
     while over.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
+        let Some(_turn) = over.run_until_cancelled(turns.mine()).await else { return };
         match renew().await {
             Ok(true) => {}
             Ok(false) => return over.cancel(),
@@ -113,5 +130,46 @@ async fn until_pipelines_change(changes: &mut Changes, at_most: Duration, burst:
     let changed = async { while !matches!(changes.next().await, Change::Pipeline(_) | Change::Anything) {} };
     if tokio::time::timeout(at_most, changed).await.is_ok() {
         tokio::time::sleep(burst.min(at_most)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    const EVERY: Duration = Duration::from_secs(1);
+
+    /// As a database does in which the row has ended: nobody holds it.
+    fn ended_row(asked: &Arc<AtomicU32>) -> impl FnMut() -> BoxFuture<'static, Result<bool, StoreError>> + use<> {
+        let asked = Arc::clone(asked);
+        move || {
+            asked.fetch_add(1, Ordering::SeqCst);
+            async { Ok(false) }.boxed()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_row_is_not_given_up_while_its_own_end_is_stored() {
+        let (turns, over, asked) = (Turns::default(), CancellationToken::new(), Arc::default());
+        let renewal = tokio::spawn(renewed(EVERY, turns.clone(), over.clone(), ended_row(&asked)));
+        let storing = turns.mine().await;
+        tokio::time::sleep(EVERY * 10).await;
+        assert!(!over.is_cancelled(), "the answer is still on its way");
+        over.cancel();
+        renewal.await.unwrap();
+        assert_eq!(asked.load(Ordering::SeqCst), 0);
+        drop(storing);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_row_that_is_somebody_elses_is_given_up() {
+        let (over, asked) = (CancellationToken::new(), Arc::default());
+        renewed(EVERY, Turns::default(), over.clone(), ended_row(&asked)).await;
+        assert!(over.is_cancelled());
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
     }
 }

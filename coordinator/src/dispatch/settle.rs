@@ -10,6 +10,7 @@ use lockstep_protocol::{
     commit::DecisionObject,
     digest::Digest,
     key::Key,
+    planted::{self, Bug},
     problem::{Problem, Reason},
     round::{DecisionKnown, Event, Kind, PushState, Round},
 };
@@ -50,6 +51,9 @@ pub(super) async fn run(drive: &Drive, round: &Round, which: Which) -> Option<Ev
     };
     let key = (round.generation, push.seq);
     let [before_put, after_put, fence_read] = which.points();
+    // A careless version: before the commit stood.
+    let early =
+        if planted::is(Bug::FenceCheckBeforeCommit) { Some(place.successor(round.generation).await) } else { None };
     reached(before_put);
     let outcome = put_decision(place.bucket(), key, Bytes::from(bytes.clone()), round.id).await;
     reached(after_put);
@@ -62,7 +66,11 @@ pub(super) async fn run(drive: &Drive, round: &Round, which: Which) -> Option<Ev
     }
     // After the decision, never before: a fence that comes in between must be seen (push step 6). Also where the decision is unknown, since a
     // base that excludes this round decides even then (F4).
-    let successor = match place.successor(round.generation).await {
+    let successor = match early {
+        Some(early) => early,
+        None => place.successor(round.generation).await,
+    };
+    let successor = match successor {
         Ok(successor) => Some(successor),
         Err(problem) => {
             tracing::warn!(reason = %problem.reason, "what follows the generation is not known yet: {}", problem.message);

@@ -4,19 +4,16 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
-use lockstep_bucket::{Access, DecisionFound, FenceOutcome, Lookup, ObjectStore, decide as decisions, fences, probe};
+use lockstep_bucket::{Access, DecisionFound, FenceOutcome, Lookup, ObjectStore, fences, probe_as, read_decision};
 use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     commit::{CommitRef, DecisionObject},
     fence::{Fence, FenceBase},
-    finish::AtKey,
     id::Generation,
     key::Key,
+    planted::{self, Bug},
     problem::{Problem, Reason, Retryable},
-    round::{KeyRead, Round},
-    takeover::{
-        Decision, Effect, Event, FenceKnown, Purpose, Settlement, TakeOver, decide, effects, next_wake, settle,
-    },
+    takeover::{Decision, Effect, Event, FenceKnown, Purpose, TakeOver, decide, effects, next_wake},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
@@ -25,9 +22,11 @@ use super::{
     Services, activation,
     drive::jitter,
     milestone,
-    rows::{self, Pause},
+    rows::{self, Pause, Turns},
+    settling,
 };
 use crate::{
+    chance,
     plan::BackOff,
     store::{Adoption, LastCommit, Learnt, Page, RoundFilter, StoreError, TakeOverApplied},
 };
@@ -57,7 +56,7 @@ async fn look(
 
 /// One take-over, until it ends, is somebody else's, or the process stops; then its lease runs out, and another replica goes on.
 async fn drive(services: Arc<Services>, take_over: TakeOver, shutdown: CancellationToken) {
-    let lost = CancellationToken::new();
+    let (lost, turns) = (CancellationToken::new(), Turns::default());
     // Also if a step panics: a take-over that is renewed for nobody would never end.
     let _renewed_no_longer = lost.clone().drop_guard();
     let renewal = tokio::spawn({
@@ -67,7 +66,7 @@ async fn drive(services: Arc<Services>, take_over: TakeOver, shutdown: Cancellat
             let services = Arc::clone(&services);
             async move { services.store.renew_take_over(id, term, lease).await }.boxed()
         };
-        rows::renewed(every, lost.clone(), renew)
+        rows::renewed(every, turns.clone(), lost.clone(), renew)
     });
     let stop = async {
         tokio::select! {
@@ -80,7 +79,7 @@ async fn drive(services: Arc<Services>, take_over: TakeOver, shutdown: Cancellat
     let steps = async {
         reached(Point::TakeOverClaimed);
         while !now.phase.is_terminal() {
-            match step(&services, &now).await {
+            match step(&services, &now, &turns).await {
                 Ok(Some(next)) => {
                     back_off = BackOff::of_calls();
                     now = next;
@@ -110,6 +109,9 @@ async fn drive(services: Arc<Services>, take_over: TakeOver, shutdown: Cancellat
         () = steps => {}
         () = stop => {}
     }
+    if lost.is_cancelled() {
+        activation::left(&services, &now).await;
+    }
     lost.cancel();
     if let Err(error) = renewal.await {
         tracing::error!(%error, "renewing a take-over ended early");
@@ -117,7 +119,7 @@ async fn drive(services: Arc<Services>, take_over: TakeOver, shutdown: Cancellat
 }
 
 /// The stored take-over's effect, and the guarded write of what comes of it. None: it is somebody else's now.
-async fn step(services: &Services, take_over: &TakeOver) -> Result<Option<TakeOver>, StoreError> {
+async fn step(services: &Services, take_over: &TakeOver, turns: &Turns) -> Result<Option<TakeOver>, StoreError> {
     let Some(effect) = effects(take_over, services.clock.now()).into_iter().next() else {
         let at = next_wake(take_over).unwrap_or_else(|| services.clock.now());
         tokio::time::sleep_until(services.clock.instant_of(at)).await;
@@ -131,6 +133,7 @@ async fn step(services: &Services, take_over: &TakeOver) -> Result<Option<TakeOv
     }
     let milestone = milestone::of_take_over(take_over, &decision.next);
     milestone::before_stored(milestone);
+    let _turn = turns.mine().await;
     match services.store.apply_take_over(take_over, &decision, adoption, &services.caller()).await? {
         TakeOverApplied::Stored(next) => {
             milestone::stored(milestone);
@@ -168,7 +171,7 @@ async fn carry_out(
 /// Nothing has been put yet: what can't pass by itself ends the take-over.
 async fn survey(bucket: &dyn ObjectStore) -> Result<Event, Problem> {
     let found = async {
-        let report = probe(bucket).await?;
+        let report = probe_as(bucket, chance::id()).await?;
         if !report.left.is_empty() {
             tracing::info!(left = report.left.len(), "the probe's objects could not be removed");
         }
@@ -217,13 +220,14 @@ async fn adoption(services: &Services, bucket: &dyn ObjectStore, take_over: &Tak
     let open = services.store.list_rounds(filter, Page { size: 1, token: None }).await.map_err(Problem::from)?;
     let round = match open.items.into_iter().next() {
         None => None,
-        Some(record) => Some(settled(services, bucket, record.round, base.clone()).await?),
+        Some(record) => Some(settling::by_base(services, bucket, record.round, base.clone()).await?),
     };
     let last = match base.newest {
         None => None,
         Some(newest) => last_commit(bucket, newest).await?,
     };
     let learnt = match take_over.purpose {
+        Purpose::Resync if planted::is(Bug::ResyncLearnsNothing) => Vec::new(),
         Purpose::Resync => learnt(bucket).await?,
         Purpose::Claim | Purpose::TakeOver | Purpose::Activate | Purpose::Release => Vec::new(),
     };
@@ -233,45 +237,18 @@ async fn adoption(services: &Services, bucket: &dyn ObjectStore, take_over: &Tak
 /// What counts, newest first: the base stands, so no more is added to it.
 async fn learnt(bucket: &dyn ObjectStore) -> Result<Vec<Learnt>, Problem> {
     let found = lockstep_bucket::list_checkpoints(bucket, Access::Own, LEARNT).await?;
-    Ok(found.into_iter().map(|one| Learnt { commit: one.commit, document: one.document }).collect())
+    Ok(lockstep_bucket::whole(found)
+        .into_iter()
+        .map(|one| Learnt { commit: one.commit, document: one.document })
+        .collect())
 }
 
-async fn settled(
-    services: &Services,
-    bucket: &dyn ObjectStore,
-    round: Round,
-    mut base: FenceBase,
-) -> Result<(Round, lockstep_protocol::round::Decision), Problem> {
-    let mut key = KeyRead::NotYet;
-    loop {
-        match settle(&round, &base, key, services.clock.now()) {
-            Settlement::Settled(decision) => return Ok((round, *decision)),
-            Settlement::NeedsBase(generation) => base = fences::finish_base(bucket, generation).await?,
-            Settlement::NeedsKey(generation, seq) => {
-                key = match decisions::read_decision(bucket, generation, seq).await.known()? {
-                    None => KeyRead::Absent,
-                    Some(DecisionFound::Retired) => KeyRead::Holds(AtKey::Swept),
-                    Some(DecisionFound::Decision(DecisionObject::Abort(_), _)) => KeyRead::Holds(AtKey::Abort),
-                    Some(DecisionFound::Decision(DecisionObject::Commit(document), digest)) => {
-                        KeyRead::Holds(AtKey::Commit(CommitRef { generation, seq, round: document.round, digest }))
-                    }
-                };
-            }
-            Settlement::Undecided => {
-                return Err(Problem::new(
-                    Reason::RoundInProgress,
-                    format!("round {} of pipeline {} is not decided yet", round.id, round.pipeline_name),
-                )
-                .with("round", round.id)
-                .with("pipeline", &round.pipeline_name));
-            }
-        }
-    }
-}
-
-/// None: it was retired since; its objects may go, so nothing builds on it.
+/// None: it was retired since; its objects may go, so nothing builds on it. Or it is marked damaged: pushing the same checkpoints again heals it.
 async fn last_commit(bucket: &dyn ObjectStore, newest: CommitRef) -> Result<Option<LastCommit>, Problem> {
-    match decisions::read_decision(bucket, newest.generation, newest.seq).await.known()? {
+    if lockstep_bucket::is_marked(bucket, &newest).await? && !planted::is(Bug::MarkedIsAdopted) {
+        return Ok(None);
+    }
+    match read_decision(bucket, newest.generation, newest.seq).await.known()? {
         Some(DecisionFound::Decision(DecisionObject::Commit(document), digest)) if digest == newest.digest => {
             Ok(Some(LastCommit {
                 commit: newest,

@@ -17,10 +17,11 @@ use tokio::time::Instant;
 use super::{
     DispatchOptions,
     drive::{Drive, jitter, order_again},
-    orders,
+    orders, protect,
 };
 use crate::agents::{
-    AgentAnswer, AgentPool, Counters, Host, PullDone, PullOrder, PushDone, PushOrder, TransferState, TransferStatus,
+    AgentAnswer, AgentPool, Counters, Deadline, Host, PullDone, PullOrder, PushDone, PushOrder, TransferState,
+    TransferStatus,
 };
 
 /// Carries an attempt through.
@@ -29,7 +30,15 @@ pub(super) async fn run(drive: &Drive, round: &Round, host_idx: u32, attempt: At
         Kind::Push(_) => push(drive, round, host_idx, attempt).await,
         Kind::Pull(_) => pull(drive, round, host_idx, attempt).await,
     };
-    event(host_idx, attempt, outcome)
+    let Err(problem) = &outcome else { return event(host_idx, attempt, outcome) };
+    match protect::retired_meanwhile(drive, round, problem).await {
+        Ok(None) => event(host_idx, attempt, outcome),
+        Ok(Some((commit, problem))) => {
+            count(problem.reason.as_str());
+            Event::SourceRetired { host_idx, attempt, commit, problem }
+        }
+        Err(unknown) => event(host_idx, attempt, Err(unknown)),
+    }
 }
 
 /// What the round is told, and metrics with it.
@@ -42,11 +51,15 @@ pub(super) fn event(host_idx: u32, attempt: Attempt, outcome: Result<(Incarnatio
             HostReport::Installed => "installed",
         },
     );
-    metrics::counter!("lockstep_participant_attempts_total", "outcome" => label).increment(1);
+    count(label);
     match outcome {
         Ok((incarnation, report)) => Event::HostDone { host_idx, attempt, incarnation, report },
         Err(problem) => Event::HostFailed { host_idx, attempt, problem, jitter: jitter() },
     }
+}
+
+fn count(outcome: &'static str) {
+    metrics::counter!("lockstep_participant_attempts_total", "outcome" => outcome).increment(1);
 }
 
 async fn push(
@@ -57,7 +70,7 @@ async fn push(
 ) -> Result<(Incarnation, HostReport), Problem> {
     let base = drive.base(round).await?;
     let base = base.as_ref().map(|(commit, document)| (*commit, document.as_ref()));
-    let (host, order) = orders::push(round, host_idx, base, drive.transfer)?;
+    let (host, order) = orders::push(round, host_idx, base, (drive.transfer, deadline(drive, round)))?;
     let done = match follow(drive, &host, &order, attempt).await {
         Ok(done) => done,
         // A base that an agent can't read is left out of the next attempt, which sends everything and so heals it.
@@ -82,7 +95,7 @@ async fn pull(
     host_idx: u32,
     attempt: Attempt,
 ) -> Result<(Incarnation, HostReport), Problem> {
-    let (host, order) = orders::pull(round, host_idx, drive.transfer)?;
+    let (host, order) = orders::pull(round, host_idx, (drive.transfer, deadline(drive, round)))?;
     let done = follow(drive, &host, &order, attempt).await?;
     if done.local_checkpoint != Some(order.part.local_checkpoint) {
         let found = done.local_checkpoint.map_or_else(|| "none".to_owned(), |id| id.to_string());
@@ -95,6 +108,10 @@ async fn pull(
     }
     drive.progress.report(host_idx, attempt, &done.counters);
     Ok((order.header.incarnation, HostReport::Staged))
+}
+
+fn deadline(drive: &Drive, round: &Round) -> Deadline {
+    Deadline { at: round.deadline, instant: drive.services.clock.instant_of(round.deadline) }
 }
 
 /// An order whose transfer can be followed.

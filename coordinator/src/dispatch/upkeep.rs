@@ -21,7 +21,7 @@ use tracing::Instrument;
 use super::{
     Services, collect,
     drive::jitter,
-    rows::{self, Pause},
+    rows::{self, Pause, Turns},
 };
 use crate::{
     plan::{BackOff, patiently},
@@ -117,7 +117,7 @@ pub(super) async fn schedule(services: Arc<Services>, shutdown: CancellationToke
 async fn drive(services: Arc<Services>, upkeep: Upkeep, shutdown: CancellationToken) {
     reached(Point::UpkeepClaimed);
     let counting = Counting(Arc::new(Mutex::new(upkeep.tally)));
-    let lost = CancellationToken::new();
+    let (lost, turns) = (CancellationToken::new(), Turns::default());
     // Also if a step panics: what is renewed for nobody would never end.
     let _renewed_no_longer = lost.clone().drop_guard();
     let renewal = tokio::spawn({
@@ -127,12 +127,12 @@ async fn drive(services: Arc<Services>, upkeep: Upkeep, shutdown: CancellationTo
             let (services, so_far) = (Arc::clone(&services), counting.so_far());
             async move { services.store.renew_upkeep(id, term, lease, so_far).await }.boxed()
         };
-        rows::renewed(every, lost.clone(), renew)
+        rows::renewed(every, turns.clone(), lost.clone(), renew)
     });
     let (id, term) = (upkeep.id, upkeep.term);
     // Database calls run in tasks of their own; an S3 request that is dropped here counts as unknown, as any other.
     let ended = tokio::select! {
-        () = try_until_ended(&services, upkeep, &counting) => true,
+        () = try_until_ended(&services, upkeep, &counting, &turns) => true,
         () = shutdown.cancelled() => false,
         () = lost.cancelled() => false,
     };
@@ -149,7 +149,7 @@ async fn drive(services: Arc<Services>, upkeep: Upkeep, shutdown: CancellationTo
     }
 }
 
-async fn try_until_ended(services: &Services, mut now: Upkeep, counting: &Counting) {
+async fn try_until_ended(services: &Services, mut now: Upkeep, counting: &Counting, turns: &Turns) {
     let mut back_off = BackOff::of_calls();
     loop {
         if let Some(at) = now.retry_at {
@@ -161,6 +161,7 @@ async fn try_until_ended(services: &Services, mut now: Upkeep, counting: &Counti
         };
         let next = decide(&now, outcome, counting.so_far(), services.clock.now());
         reached(Point::UpkeepBeforeEnd);
+        let turn = turns.mine().await;
         loop {
             match services.store.apply_upkeep(&now, &next, &services.caller()).await {
                 Ok(UpkeepApplied::Stored(stored)) => {
@@ -175,6 +176,7 @@ async fn try_until_ended(services: &Services, mut now: Upkeep, counting: &Counti
                 }
             }
         }
+        drop(turn);
         if now.phase.is_terminal() {
             reached(Point::UpkeepEnded);
             return tell(&now);
@@ -213,10 +215,11 @@ async fn carry_out(services: &Services, upkeep: &Upkeep, counting: &Counting) ->
             let bucket = services.connector.connect(&upkeep.location).await?;
             pin(services, bucket.as_ref(), commit, (key, bytes)).await.map(|()| None)
         }
-        Work::Unpin { keys } => {
+        Work::Unpin { keys, .. } => {
             let bucket = services.connector.connect(&upkeep.location).await?;
             for key in keys {
                 delete(services, bucket.as_ref(), key).await?;
+                reached(Point::UnpinDeleted);
             }
             Ok(None)
         }
@@ -241,6 +244,7 @@ async fn pin(
         patiently(patience, || async move { decisions::read_decision(bucket, place.0, place.1).await.known() }).await?;
     match found {
         Some(DecisionFound::Decision(_, digest)) if digest == commit.digest => Ok(()),
+        Some(DecisionFound::Unreadable(_, problem)) => Err(problem),
         _ => {
             delete(services, bucket, key).await?;
             Err(Problem::new(

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::FutureExt as _;
 use lockstep_bucket::{Access, DecisionFound, ObjectStore};
 use lockstep_protocol::{
     commit::{CommitDocument, DecisionObject},
@@ -11,14 +12,14 @@ use lockstep_protocol::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Services;
+use super::{
+    Services,
+    rows::{self, Turns},
+};
 use crate::store::{Finding, Page, PipelineRow, RoundFilter, StoreError, UnderWay, VerificationsOf, VerifyBudget};
 
 /// Read in one step, or one run of files if that is more.
 const STEP: u64 = 8 << 20;
-
-/// How long the budget stays with a replica that doesn't save a step: longer than any run of files takes.
-const LEASE: Duration = Duration::from_secs(300);
 
 /// Until it is looked again whether there is something to read, or leave to read it.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -32,10 +33,10 @@ pub(super) async fn run(services: Arc<Services>, shutdown: CancellationToken) {
         return;
     }
     while !shutdown.is_cancelled() {
-        let claimed = services.store.claim_verify_budget(&services.options.replica, LEASE).await;
+        let claimed = services.store.claim_verify_budget(&services.options.replica, services.options.lease).await;
         let pause = match claimed {
             Ok(None) => PAUSE,
-            Ok(Some(budget)) => work(&services, budget, &shutdown).await,
+            Ok(Some(budget)) => hold(&services, budget, &shutdown).await,
             Err(error) => {
                 let problem = error.problem();
                 tracing::warn!(reason = %problem.reason, "checkpoints are not re-read: {}", problem.message);
@@ -44,6 +45,40 @@ pub(super) async fn run(services: Arc<Services>, shutdown: CancellationToken) {
         };
         shutdown.run_until_cancelled(tokio::time::sleep(pause)).await;
     }
+}
+
+/// The budget as long as it is this replica's: a step may read longer than a lease is. When the process stops it is let go for others to claim at once.
+async fn hold(services: &Arc<Services>, budget: VerifyBudget, shutdown: &CancellationToken) -> Duration {
+    let over = CancellationToken::new();
+    // Also if a step panics: what is renewed for nobody would never be read on.
+    let _renewed_no_longer = over.clone().drop_guard();
+    let renewal = tokio::spawn({
+        let (services, every) = (Arc::clone(services), services.options.renew_every);
+        let renew = move || {
+            let services = Arc::clone(&services);
+            let (replica, lease) = (services.options.replica.clone(), services.options.lease);
+            async move { services.store.renew_verify_budget(&replica, lease).await }.boxed()
+        };
+        rows::renewed(every, Turns::default(), over.clone(), renew)
+    });
+    // Database calls run in tasks of their own, and what a step has read but not saved is read again.
+    let pause = tokio::select! {
+        pause = work(services, budget, shutdown) => pause,
+        () = shutdown.cancelled() => Duration::ZERO,
+        () = over.cancelled() => PAUSE,
+    };
+    let mine = !over.is_cancelled();
+    over.cancel();
+    if let Err(error) = renewal.await {
+        tracing::error!(%error, "renewing the budget of re-reading ended early");
+    }
+    if mine
+        && shutdown.is_cancelled()
+        && let Err(error) = services.store.renew_verify_budget(&services.options.replica, Duration::ZERO).await
+    {
+        tracing::warn!(reason = %error.problem().reason, "the lease runs out by itself: {}", error.problem().message);
+    }
+    pause
 }
 
 /// Step by step, until there is nothing to read or no leave to; then how long to wait.
@@ -65,7 +100,7 @@ async fn work(services: &Services, mut budget: VerifyBudget, shutdown: &Cancella
 /// One location that doesn't answer holds nobody else up: the next one has its turn, and this checkpoint is begun anew when its own comes again.
 async fn give_up(services: &Services, budget: &VerifyBudget) {
     let without = VerifyBudget { under_way: None, ..budget.clone() };
-    if let Err(error) = services.store.save_verify_budget(&without, LEASE).await {
+    if let Err(error) = services.store.save_verify_budget(&without, services.options.lease).await {
         let problem = error.problem();
         tracing::warn!(reason = %problem.reason, "what is re-read next was not stored: {}", problem.message);
     }
@@ -130,7 +165,7 @@ async fn save(
     under_way: Option<UnderWay>,
 ) -> Result<Option<Duration>, Problem> {
     let next = VerifyBudget { allowance: Some(allowance), under_way, version: budget.version };
-    match services.store.save_verify_budget(&next, LEASE).await? {
+    match services.store.save_verify_budget(&next, services.options.lease).await? {
         Some(saved) => {
             *budget = saved;
             Ok(None)
@@ -181,6 +216,8 @@ async fn choose(services: &Services, now: chrono::DateTime<chrono::Utc>) -> Resu
         let row = services.store.get_pipeline(&id.into()).await?;
         let bucket = services.connector.connect(&row.spec.location).await?;
         let found = lockstep_bucket::list_checkpoints(bucket.as_ref(), Access::ReadOnly, usize::MAX).await?;
+        // What can't be read has no bytes to compare; to give it up is for people.
+        let found = lockstep_bucket::whole(found);
         let checkpoints = found.iter().map(|one| one.commit.round).collect();
         let of = VerificationsOf { pipeline: id, checkpoints, scope: Some(Scope::All) };
         let verified = services.store.verifications(of).await?;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use lockstep_protocol::{
     id::{RoundId, Term},
-    round::{Kind, Participant, Phase, PushState, RetryPolicy, Round, SettleState, WantedCut},
+    round::{Kind, Participant, Phase, PullRequest, PushState, RetryPolicy, Round, SettleState, WantedCut},
+    spec::PullSelector,
 };
 use uuid::Uuid;
 
@@ -53,4 +54,9 @@ pub fn push(row: &PipelineRow, wanted: WantedCut, force: bool) -> Kind {
         committed: None,
         settle: SettleState::default(),
     })
+}
+
+/// A standby's pull: never of what only the hosts' own disks hold, and never a fresh start.
+pub const fn of_standby(selector: PullSelector) -> PullRequest {
+    PullRequest { selector, standby: true, fail_if_none: true, allow_fingerprint: false, discard_local: false }
 }

@@ -295,5 +295,5 @@ pub(super) fn request(selector: PullSelector) -> PullRequest {
 }
 
 pub(super) fn pull(request: PullRequest) -> Round {
-    round(Kind::Pull(PullState { request, resolved: None }), Phase::Resolving)
+    round(Kind::Pull(PullState::asked(request)), Phase::Resolving)
 }

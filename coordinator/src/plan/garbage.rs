@@ -27,7 +27,7 @@ use lockstep_protocol::{
 };
 
 use super::patiently;
-use crate::store::{CollectionView, Store, refuse_behind};
+use crate::store::{CollectionView, Store, refuse_behind, refuse_lost};
 
 /// Commits whose manifests are read at once.
 const PARALLEL: usize = 4;
@@ -58,6 +58,8 @@ pub struct Collector {
     store: Store,
     /// What commits reach never changes, as long as they are whole.
     reaches: Mutex<BTreeMap<CommitRef, Arc<CommitReach>>>,
+    /// Of a commit that lives and can't be read whole.
+    lost: Mutex<Option<Problem>>,
 }
 
 /// What may be retired, and why the rest stays.
@@ -79,12 +81,17 @@ impl Collector {
     /// Opens the location; no request is made yet.
     pub async fn open(connector: &dyn Connector, store: &Store, ground: Ground) -> Result<Self, Problem> {
         let bucket = connector.connect(&ground.location).await?;
-        Ok(Self { ground, bucket, store: store.clone(), reaches: Mutex::default() })
+        Ok(Self { ground, bucket, store: store.clone(), reaches: Mutex::default(), lost: Mutex::default() })
     }
 
     /// What it works on.
     pub const fn ground(&self) -> &Ground {
         &self.ground
+    }
+
+    /// Why something stays that might go, if a part manifest of a live commit is lost.
+    pub fn lost(&self) -> Option<Problem> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The store behind it.
@@ -110,6 +117,7 @@ impl Collector {
         let mine = self.ground.generation;
         let decisions = self.decisions().await?;
         let view = self.view(&decisions, BTreeSet::new()).await?;
+        refuse_lost(&view.pipeline)?;
         let landed = [decisions.landed.as_slice(), soon].concat();
         let mut step = Sweep::begin(mine, &landed, self.ground.grace, view.now);
         loop {
@@ -168,7 +176,7 @@ impl Collector {
                 }
                 Orphans::ReadCommits(read) => {
                     let decisions = self.decisions().await?;
-                    self.view(&decisions, BTreeSet::new()).await?;
+                    refuse_lost(&self.view(&decisions, BTreeSet::new()).await?.pipeline)?;
                     let retired: BTreeSet<CommitRef> = decisions.landed.iter().map(LandedTombstone::commit).collect();
                     let (gone, live): (Vec<&Counted>, Vec<&Counted>) =
                         decisions.counted.iter().partition(|one| retired.contains(&one.commit));
@@ -254,7 +262,11 @@ impl Collector {
             return Ok(known.as_ref().clone());
         }
         let (bucket, of) = (self.bucket(), &counted);
-        let read = self.patiently(|| garbage::reach(bucket, of)).await?;
+        let (read, lost) = self.patiently(|| garbage::reach(bucket, of)).await?;
+        if lost.is_some() {
+            *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = lost;
+            return Ok(read);
+        }
         let mut reaches = self.reaches.lock().unwrap_or_else(PoisonError::into_inner);
         reaches.insert(counted.commit, Arc::new(read.clone()));
         Ok(read)
@@ -299,6 +311,9 @@ pub fn check_may_go(survey: &Survey, commit: &CommitRef) -> Result<(), Problem> 
             WhyKept::Pinned => "it is pinned: unpin it first",
             WhyKept::InUse => "it is the base or source of a round: wait for its end",
             WhyKept::Occupied => "an owner that was fenced retired it too late, so it can't be retired any more",
+            WhyKept::Unreadable => {
+                "its document can't be read: bring it back, or give it up first by checkpoint verify"
+            }
             WhyKept::Count | WhyKept::Age => "retention keeps it",
         },
     ))

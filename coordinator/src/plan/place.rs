@@ -3,7 +3,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use lockstep_bucket::{Access, Checkpoint, DecisionFound, ObjectStore, Selector, decide, fences, find, parts};
+use lockstep_bucket::{
+    Access, Checkpoint, DecisionFound, Newest, ObjectStore, Selector, decide, fences, find, newest, parts,
+};
 use lockstep_protocol::{
     commit::{CommitDocument, CommitPart, CommitRef, DecisionObject},
     digest::Digest,
@@ -109,15 +111,9 @@ impl Place {
         }
     }
 
-    /// The newest commit that counts and can be used (F2). Damage of all that there are doesn't keep a push from making a good one.
-    pub async fn newest(&self) -> Result<Option<Checkpoint>, Problem> {
-        match self.find(&PullSelector::Latest).await {
-            Err(problem) if problem.reason == Reason::CheckpointDamaged => {
-                tracing::warn!(reason = %problem.reason, "no parent for the next commit: {}", problem.message);
-                Ok(None)
-            }
-            found => found,
-        }
+    /// The newest commits (F2), for whoever adds to them: damage of what there is doesn't keep a push from making a good one.
+    pub async fn newest(&self) -> Result<Newest, Problem> {
+        patiently(self.patience, async || newest(self.bucket(), self.access()).await).await
     }
 
     /// The commit that a selector means; none: proven absent.
@@ -149,6 +145,9 @@ impl Place {
         let document = match self.decision(base.generation, base.seq).await? {
             None => return Ok(unusable("is gone")),
             Some(DecisionFound::Retired) => return Ok(unusable("is retired")),
+            Some(DecisionFound::Unreadable(_, problem)) => {
+                return Ok(unusable(&format!("can't be read: {}", problem.message)));
+            }
             Some(DecisionFound::Decision(_, digest)) if digest != base.digest => {
                 return Ok(unusable("holds other bytes than the database says"));
             }

@@ -11,6 +11,7 @@ use lockstep_protocol::{
     problem::{Problem, Reason},
     round::{PullRequest, Source},
     spec::PullSelector,
+    takeover::NotFound,
 };
 
 use super::{PullPlan, fixture::*, resolve_pull};
@@ -145,6 +146,7 @@ async fn a_missing_checkpoint_names_every_place_that_was_looked_in() {
     for place in ["disks of 3 hosts", "location s3://acme/own", "read location s3://acme/seed", "step 9"] {
         assert!(problem.message.contains(place), "{}", problem.message);
     }
+    assert_eq!(NotFound::of(&problem), Some(NotFound::Nowhere), "an activation takes it for an empty location");
 }
 
 #[tokio::test]

@@ -133,6 +133,10 @@ async fn compare(place: &Place, round: &Round, push: &PushState) -> Result<Compa
             return Err(behind(round, push.seq, &format!("{generation}-{} holds round {other}", push.seq))
                 .with("other_round", other));
         }
+        Some(DecisionFound::Unreadable(_, problem)) => {
+            let why = format!("{generation}-{} holds what can't be read: {}", push.seq, problem.message);
+            return Err(behind(round, push.seq, &why));
+        }
         Some(DecisionFound::Retired) => {
             return Err(behind(
                 round,
@@ -141,14 +145,23 @@ async fn compare(place: &Place, round: &Round, push: &PushState) -> Result<Compa
             ));
         }
     }
-    let parent = newest.map(|newest| newest.commit);
-    if let Some(newer) = parent.filter(|c| c.generation == generation && c.seq >= push.seq && c.round != round.id) {
+    let greatest = newest.greatest;
+    if let Some(newer) = greatest.filter(|c| c.generation == generation && c.seq >= push.seq && c.round != round.id) {
         return Err(behind(
             round,
             push.seq,
             &format!("{}-{} of round {} stands", newer.generation, newer.seq, newer.round),
         )
         .with("other_round", newer.round));
+    }
+    let parent = newest.whole.map(|newest| newest.commit);
+    if parent != greatest
+        && let Some(passed) = greatest
+    {
+        tracing::warn!(
+            round.id = %round.id, generation = %passed.generation, seq = %passed.seq,
+            "the newest checkpoint of {} is damaged or can't be read: the next one does not build on it", round.location
+        );
     }
     if let Some(problem) = &full_send {
         tracing::warn!(

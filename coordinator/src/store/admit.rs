@@ -161,27 +161,36 @@ pub(super) fn check_admits(pipeline: &PipelineRow, ask: &Ask) -> Result<(), Prob
         return Err(problem.with("pipeline", name).with("generation", pipeline.generation));
     }
     refuse_behind(pipeline)?;
-    let owns_none = |why: &str, retryable| {
-        Err(Problem::new(Reason::NotOwner, format!("pipeline {name} {why}"))
-            .with("pipeline", name)
-            .with("location", &pipeline.spec.location)
-            .with("claim", pipeline.claim.as_str())
-            .retry(retryable))
-    };
     match (&pipeline.claim, ask) {
-        (ClaimState::Claiming, _) => owns_none("still claims its location: wait until it owns it", Retryable::Yes),
-        (ClaimState::Standby, Ask::Push(_)) if pipeline.generation > Generation::NONE => owns_none(
+        (ClaimState::Claiming, _) => {
+            Err(owns_none(pipeline, "still claims its location: wait until it owns it", Retryable::Yes))
+        }
+        (_, Ask::Push(_)) => check_pushes(pipeline),
+        (_, Ask::Pull(_)) => Ok(()),
+    }
+}
+
+/// `NOT_OWNER`: only who owns a location pushes there.
+pub fn check_pushes(pipeline: &PipelineRow) -> Result<(), Problem> {
+    let (why, retryable) = match pipeline.claim {
+        ClaimState::Standby if pipeline.holds_fence() => (
             "is being activated, and its hosts don't all have the newest checkpoint yet: wait for that",
             Retryable::Yes,
         ),
-        (ClaimState::Standby, Ask::Push(_)) => {
-            owns_none("is a standby and owns no location: activate it to push", Retryable::AfterFix)
-        }
-        _ if pipeline.generation == Generation::NONE && matches!(ask, Ask::Push(_)) => {
-            owns_none("owns no location", Retryable::AfterFix)
-        }
-        _ => Ok(()),
-    }
+        ClaimState::Standby => ("is a standby and owns no location: activate it to push", Retryable::AfterFix),
+        _ if pipeline.generation == Generation::NONE => ("owns no location", Retryable::AfterFix),
+        _ => return Ok(()),
+    };
+    Err(owns_none(pipeline, why, retryable))
+}
+
+fn owns_none(pipeline: &PipelineRow, why: &str, retryable: Retryable) -> Problem {
+    let name = &pipeline.spec.name;
+    Problem::new(Reason::NotOwner, format!("pipeline {name} {why}"))
+        .with("pipeline", name)
+        .with("location", &pipeline.spec.location)
+        .with("claim", pipeline.claim.as_str())
+        .retry(retryable)
 }
 
 /// The newest commit, if a push asks for exactly that. For "newest" only somebody who asked the hosts can tell.
@@ -256,7 +265,7 @@ async fn supersede(
     if !decision.next.phase.is_terminal() {
         return Err(refused().into());
     }
-    let change = Change { before, decision, caller: request.caller.clone() };
+    let change = Change { before, decision, caller: request.caller.clone(), settles: false };
     match apply::apply(connection, &change).await? {
         Applied::Stored(_) => Ok(()),
         Applied::Moved | Applied::SourceRetired(_) => Err(refused().into()),
@@ -282,7 +291,7 @@ pub(super) fn new_round(pipeline: &PipelineRow, request: &Request, now: DateTime
                 settle: SettleState::default(),
             }),
         ),
-        Ask::Pull(pull) => (Phase::Resolving, Kind::Pull(PullState { request: pull.request, resolved: None })),
+        Ask::Pull(pull) => (Phase::Resolving, Kind::Pull(PullState::asked(pull.request))),
     };
     let deadline = TimeDelta::from_std(request.ask.deadline())
         .ok()

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::{
     Applied, Caller,
     audit::TransitionColumns,
+    identity::belongs_here,
     ready::{WordOf, nobody_told},
     retirements,
     rows::{as_stored, record, rest_of, select_records, source_columns},
@@ -25,10 +26,13 @@ pub(super) struct Change {
     pub(super) before: Round,
     pub(super) decision: Decision,
     pub(super) caller: Caller,
+    /// A base has decided: it may be written also where another database wrote the pipeline's row (R13).
+    pub(super) settles: bool,
 }
 
 /// `moved` is the guard; everything else hangs on its row, and nothing happens without it.
-const APPLY: &str = "
+const APPLY: &str = concat!(
+    "
 WITH moved AS (
     UPDATE rounds SET
         version = version + 1, phase = $4, problem = $5, problem_reason = $6, cancelled_by = $7, cancel_cause = $8,
@@ -39,7 +43,9 @@ WITH moved AS (
         ended_at = CASE WHEN $21 THEN clock_timestamp() END,
         lease_owner = CASE WHEN $21 THEN NULL ELSE lease_owner END,
         lease_until = CASE WHEN $21 THEN NULL ELSE lease_until END
-    WHERE id = $1 AND version = $2 AND term = $3 AND ended_at IS NULL
+    WHERE id = $1 AND version = $2 AND term = $3 AND ended_at IS NULL AND ($46 OR ",
+    belongs_here!("rounds"),
+    ")
     RETURNING id, pipeline_id, generation, seq, version, term
 ), hosts AS (
     UPDATE participants p SET
@@ -71,7 +77,7 @@ WITH moved AS (
         last_fingerprint = $10, last_local = $43, last_committed_at = clock_timestamp(),
         version = p.version + 1, updated_at = clock_timestamp()
     FROM moved
-    WHERE $13 IS NOT NULL AND p.id = moved.pipeline_id
+    WHERE $13 IS NOT NULL AND $9 IS NOT NULL AND p.id = moved.pipeline_id
       AND (p.last_generation IS NULL OR (p.last_generation, p.last_seq) < (moved.generation, moved.seq))
 ), taken_back AS (
     DELETE FROM ready_words w USING moved WHERE $44 AND w.pipeline_id = moved.pipeline_id
@@ -83,7 +89,8 @@ WITH moved AS (
         round_id = excluded.round_id, role = excluded.role, version = w.version + 1, term = excluded.term, hosts = excluded.hosts,
         tries = 0, retry_at = NULL, lease_until = NULL, told_at = NULL, updated_at = clock_timestamp()
 )
-SELECT count(*) FROM moved";
+SELECT count(*) FROM moved"
+);
 
 /// Participants that differ, as columns for one UNNEST.
 #[derive(Default)]
@@ -169,7 +176,7 @@ pub(super) async fn apply_settling(connection: &mut Session, change: &Change) ->
 }
 
 pub(super) async fn apply(connection: &mut Session, change: &Change) -> Result<Applied, Fail> {
-    let Change { before, decision, caller } = change;
+    let Change { before, decision, caller, settles } = change;
     let next = &decision.next;
     let mut hosts = ParticipantColumns::default();
     for (host_idx, participant) in next.participants.iter().enumerate() {
@@ -236,6 +243,7 @@ pub(super) async fn apply(connection: &mut Session, change: &Change) -> Result<A
         .bind(local)
         .bind(word == WordOf::TakesBack)
         .bind(owed)
+        .bind(settles)
         .fetch_one(connection)
         .await
         .settling()?;

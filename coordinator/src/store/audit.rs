@@ -32,6 +32,8 @@ pub(super) mod event {
     pub(crate) const CHECKPOINT_MARKED: &str = "checkpoint_marked";
     pub(crate) const PIPELINE_BEHIND: &str = "pipeline_behind";
     pub(crate) const CHECKPOINT_LOST: &str = "checkpoint_lost";
+    pub(crate) const CHECKPOINT_FOUND: &str = "checkpoint_found";
+    pub(crate) const LOSS_ACCEPTED: &str = "loss_accepted";
     pub(crate) const ROUND_LEARNT: &str = "round_learnt";
     pub(crate) const CANCEL_REQUESTED: &str = "cancel_requested";
     pub(crate) const ROUND_PHASE: &str = "round_phase";

@@ -128,13 +128,13 @@ pub(super) struct FenceOut {
     pub(super) caller: Caller,
 }
 
-/// False: it is fenced already, gone, or in another generation.
+/// False: it is fenced already, gone, in another generation, or without a fence: a standby owns nothing that could be taken from it.
 pub(super) async fn fence_out(connection: &mut Session, fence: &FenceOut) -> Result<bool, Fail> {
     let done = sqlx::query(
         "WITH fenced AS (
              UPDATE pipelines SET fenced_at = clock_timestamp(), fenced_problem = $3, version = version + 1,
                                   updated_at = clock_timestamp()
-             WHERE id = $1 AND generation = $2 AND fenced_at IS NULL AND deleted_at IS NULL
+             WHERE id = $1 AND generation = $2 AND fence_bytes IS NOT NULL AND fenced_at IS NULL AND deleted_at IS NULL
              RETURNING id
          )
          INSERT INTO audit_events (pipeline_id, event, cause, actor, trace_id)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lockstep_protocol::{
-    id::{RoundId, Term},
+    id::{PipelineId, RoundId, Term},
     problem::{Problem, Reason},
     round::{CancelRequest, check_cancellable},
 };
@@ -13,6 +13,9 @@ use uuid::Uuid;
 use super::{
     Caller, HostProgress, RoundRecord,
     audit::{self, Entry, event},
+    differences::refuse_elsewhere,
+    identity::{self, belongs_here},
+    pipelines::{Lock, find},
     rows::{readable, record, select_records},
     session::Session,
     sqlstate::{Fail, Settling},
@@ -31,7 +34,7 @@ fn actor(replica: &str) -> String {
     format!("replica {}", text(replica))
 }
 
-/// Oldest first. Rows that another replica is claiming are skipped, not waited for.
+/// Oldest first. Rows that another replica is claiming are skipped, not waited for, and those of a pipeline whose row another database wrote are nobody's until a take-over (R13).
 ///
 /// A row that can't be read is claimed too and left to its lease, so that it is not the oldest again at once; who stands behind it is claimed in
 /// its place.
@@ -49,9 +52,12 @@ pub(super) async fn claim(connection: &mut Session, claim: &Claim) -> Result<Vec
 async fn claim_rows(connection: &mut Session, claim: &Claim) -> Result<Vec<PgRow>, Fail> {
     sqlx::query(concat!(
         "WITH due AS (
-             SELECT id, lease_owner FROM rounds
-             WHERE ended_at IS NULL AND (lease_until IS NULL OR lease_until < clock_timestamp() OR lease_until > clock_timestamp() + interval '25 hours')
-             ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED
+             SELECT due.id, due.lease_owner FROM rounds due
+             WHERE due.ended_at IS NULL AND (due.lease_until IS NULL OR due.lease_until < clock_timestamp() OR due.lease_until > clock_timestamp() + interval '25 hours')
+               AND ",
+        belongs_here!("due"),
+        "
+             ORDER BY due.created_at LIMIT $3 FOR UPDATE OF due SKIP LOCKED
          ), claimed AS (
              UPDATE rounds r SET term = r.term + 1, version = r.version + 1, lease_owner = $1,
                                  lease_until = clock_timestamp() + make_interval(secs => $2), updated_at = clock_timestamp()
@@ -75,18 +81,20 @@ async fn claim_rows(connection: &mut Session, claim: &Claim) -> Result<Vec<PgRow
     .settling()
 }
 
-/// Those of the given rounds whose term is still the given one, with their leases prolonged.
+/// Those of the given rounds whose term is still the given one, with their leases prolonged. None of a pipeline whose row another database wrote: this replica lives on over
+/// a replica of the database that was promoted, and drives what only a take-over settles.
 pub(super) async fn renew(
     connection: &mut Session,
     (held, lease): &(Vec<(RoundId, Term)>, Duration),
 ) -> Result<Vec<RoundId>, Fail> {
     let (ids, terms) = columns(held);
-    let kept: Vec<Uuid> = sqlx::query_scalar(
+    let kept: Vec<Uuid> = sqlx::query_scalar(concat!(
         "UPDATE rounds r SET lease_until = clock_timestamp() + make_interval(secs => $3)
-         FROM UNNEST($1::uuid[], $2::bigint[]) AS n (id, term)
-         WHERE r.id = n.id AND r.term = n.term AND r.ended_at IS NULL
-         RETURNING r.id",
-    )
+             FROM UNNEST($1::uuid[], $2::bigint[]) AS n (id, term)
+             WHERE r.id = n.id AND r.term = n.term AND r.ended_at IS NULL AND ",
+        belongs_here!("r"),
+        " RETURNING r.id"
+    ))
     .bind(ids)
     .bind(terms)
     .bind(lease.as_secs_f64())
@@ -202,6 +210,7 @@ pub(super) async fn request_cancel(connection: &mut Session, cancel: &Cancel) ->
         return Ok(found);
     }
     check_cancellable(&found.round)?;
+    refuse_foreign(&mut transaction, found.round.pipeline).await?;
     let new = sqlx::query(
         "INSERT INTO cancel_requests (round_id, requested_by, cause, trace_id) VALUES ($1, $2, $3, $4)
          ON CONFLICT (round_id) DO NOTHING",
@@ -227,6 +236,16 @@ pub(super) async fn request_cancel(connection: &mut Session, cancel: &Cancel) ->
     let after = get(&mut transaction, &cancel.round).await?;
     transaction.commit().await.settling()?;
     Ok(after)
+}
+
+/// What became of the round is for a take-over to find out: it may be committed.
+async fn refuse_foreign(connection: &mut Session, pipeline: PipelineId) -> Result<(), Fail> {
+    match find(connection, &pipeline.into(), Lock::No).await {
+        Ok(row) => Ok(refuse_elsewhere(&row, &identity::read(connection).await?)?),
+        // Deleted since: nobody takes anything over for it.
+        Err(Fail::Refused(_)) => Ok(()),
+        Err(other) => Err(other),
+    }
 }
 
 pub(super) async fn pending_cancels(

@@ -7,6 +7,7 @@
 
 mod differences;
 mod faults;
+mod losses;
 mod pipelines;
 mod ready;
 mod rounds;
@@ -51,8 +52,9 @@ use super::{
     VerifyBudget, apply,
     ask::Request,
     claims::{FenceOut, Settle},
-    differences::Note,
+    differences::{Found, Note},
     drive::{Cancel, Claim, Progress},
+    losses::{Accept, AcceptedLoss},
     ownership::{Delete, Update},
     pool::Access,
     ready::SaveTelling,
@@ -104,9 +106,15 @@ impl fmt::Debug for MemoryDatabase {
     }
 }
 
-#[derive(Debug)]
+/// Every row as it was at one time.
+#[derive(Clone, Debug)]
+pub struct Backup(Tables);
+
+#[derive(Clone, Debug)]
 struct Tables {
     identity: DatabaseIdentity,
+    /// How often the database was lost: requests to the one before are never carried out.
+    losses: u32,
     pipelines: BTreeMap<PipelineId, StoredPipeline>,
     rounds: BTreeMap<RoundId, StoredRound>,
     /// Digest of the parameters, and the round that answered.
@@ -119,6 +127,7 @@ struct Tables {
     retirements: BTreeMap<(PipelineId, Generation, Seq), StoredRetirement>,
     verifications: BTreeMap<Uuid, StoredVerification>,
     verify_budget: StoredBudget,
+    accepted_losses: Vec<AcceptedLoss>,
     audit: Vec<AuditRow>,
 }
 
@@ -192,6 +201,7 @@ impl MemoryDatabase {
         };
         let tables = Tables {
             identity,
+            losses: 0,
             pipelines: BTreeMap::new(),
             rounds: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -203,6 +213,7 @@ impl MemoryDatabase {
             retirements: BTreeMap::new(),
             verifications: BTreeMap::new(),
             verify_budget: StoredBudget::default(),
+            accepted_losses: Vec::new(),
             audit: Vec::new(),
         };
         Self(Arc::new(Shared {
@@ -218,6 +229,28 @@ impl MemoryDatabase {
     pub fn with_identity(self, identity: DatabaseIdentity) -> Self {
         self.tables().identity = identity;
         self
+    }
+
+    /// What a backup or a standby server has.
+    pub fn backup(&self) -> Backup {
+        Backup(self.tables().clone())
+    }
+
+    /// The database is lost, and what goes on is that backup, as another server or timeline has it.
+    pub fn restore(&self, backup: &Backup, identity: DatabaseIdentity) {
+        let mut tables = self.tables();
+        let losses = tables.losses.saturating_add(1);
+        *tables = Tables { identity, losses, ..backup.0.clone() };
+    }
+
+    /// Which database it is, past all faults.
+    pub fn identity(&self) -> DatabaseIdentity {
+        self.tables().identity.clone()
+    }
+
+    /// Every verification, past all faults, in the order of their ids.
+    pub fn verifications(&self) -> Vec<Verification> {
+        self.tables().verifications.values().map(|stored| stored.value.clone()).collect()
     }
 
     /// A replica's own store. Must be called inside a tokio runtime, as [`Store::connect`].
@@ -256,6 +289,23 @@ impl MemoryDatabase {
     /// Every pipeline, past all faults, deleted ones included.
     pub fn pipelines(&self) -> Vec<PipelineRow> {
         self.tables().pipelines.values().map(|stored| stored.row.clone()).collect()
+    }
+
+    /// Every take-over, past all faults, in the order of their ids.
+    pub fn take_overs(&self) -> Vec<TakeOver> {
+        self.tables().take_overs.values().map(|stored| stored.value.clone()).collect()
+    }
+
+    /// Every piece of upkeep, past all faults, in the order of their ids.
+    pub fn upkeep(&self) -> Vec<Upkeep> {
+        self.tables().upkeep.values().map(|stored| stored.value.clone()).collect()
+    }
+
+    /// Commits whose tombstones are known to have landed, past all faults.
+    pub fn retired(&self) -> Vec<CommitRef> {
+        let tables = self.tables();
+        let landed = tables.retirements.values().filter(|stored| stored.landed_at.is_some());
+        landed.map(|stored| stored.retiring.tombstone().commit).collect()
     }
 
     /// The whole audit trail, past all faults.
@@ -352,9 +402,12 @@ impl Link {
                 lost()
             }
             Some(StoreFault::LandsLate(after)) => {
+                let (database, losses) = (self.database.clone(), self.database.tables().losses);
                 tokio::spawn(async move {
                     tokio::time::sleep(after).await;
-                    let _ = act();
+                    if database.tables().losses == losses {
+                        let _ = act();
+                    }
                 });
                 lost()
             }
@@ -455,7 +508,7 @@ impl Transactions for Link {
     }
 
     async fn get_pipeline(&self, selector: PipelineSelector) -> Result<PipelineRow, StoreError> {
-        self.run("get_pipeline", Access::Read, move |tables, _| Ok(tables.shown_pipeline(&selector)?.row.clone())).await
+        self.run("get_pipeline", Access::Read, move |tables, _| tables.shown_pipeline(&selector)).await
     }
 
     async fn list_pipelines(&self, page: Page) -> Result<Listed<PipelineRow>, StoreError> {
@@ -547,6 +600,10 @@ impl Transactions for Link {
         self.run("get_take_over", Access::Read, move |tables, _| tables.get_take_over(id)).await
     }
 
+    async fn newest_take_over(&self, pipeline: PipelineSelector, only: Option<Uuid>) -> Result<TakeOver, StoreError> {
+        self.run("newest_take_over", Access::Read, move |tables, _| tables.newest_take_over(&pipeline, only)).await
+    }
+
     async fn keep_verification(&self, keep: Keep) -> Result<Verification, StoreError> {
         self.run("keep_verification", Access::Write, move |tables, now| tables.keep_verification(&keep, now)).await
     }
@@ -566,6 +623,11 @@ impl Transactions for Link {
     async fn claim_verify_budget(&self, replica: String, lease: Duration) -> Result<Option<VerifyBudget>, StoreError> {
         let claim = move |tables: &mut Tables, now| Ok(tables.claim_verify_budget(&replica, lease, now));
         self.run("claim_verify_budget", Access::Write, claim).await
+    }
+
+    async fn renew_verify_budget(&self, replica: String, lease: Duration) -> Result<bool, StoreError> {
+        let renew = move |tables: &mut Tables, now| Ok(tables.renew_verify_budget(&replica, lease, now));
+        self.run("renew_verify_budget", Access::Write, renew).await
     }
 
     async fn save_verify_budget(&self, save: SaveBudget) -> Result<bool, StoreError> {
@@ -600,6 +662,10 @@ impl Transactions for Link {
 
     async fn get_upkeep(&self, id: Uuid) -> Result<Upkeep, StoreError> {
         self.run("get_upkeep", Access::Read, move |tables, _| tables.get_upkeep(id)).await
+    }
+
+    async fn asked_upkeep(&self, pipeline: PipelineId, request_id: RequestId) -> Result<Option<Upkeep>, StoreError> {
+        self.run("asked_upkeep", Access::Read, move |tables, _| Ok(tables.asked_upkeep(pipeline, request_id))).await
     }
 
     async fn last_collection(&self, pipeline: PipelineId) -> Result<Option<Upkeep>, StoreError> {
@@ -638,6 +704,18 @@ impl Transactions for Link {
 
     async fn note_difference(&self, note: Note) -> Result<bool, StoreError> {
         self.run("note_difference", Access::Write, move |tables, now| tables.note_difference(&note, now)).await
+    }
+
+    async fn found_again(&self, found: Found) -> Result<bool, StoreError> {
+        self.run("found_again", Access::Write, move |tables, now| Ok(tables.found_again(&found, now))).await
+    }
+
+    async fn accept_loss(&self, accept: Accept) -> Result<AcceptedLoss, StoreError> {
+        self.run("accept_loss", Access::Write, move |tables, now| tables.accept_loss(&accept, now)).await
+    }
+
+    async fn accepted_losses(&self, pipeline: PipelineId) -> Result<Vec<AcceptedLoss>, StoreError> {
+        self.run("accepted_losses", Access::Read, move |tables, _| Ok(tables.accepted_losses(pipeline))).await
     }
 
     async fn notify(&self, payloads: Vec<String>) -> Result<(), StoreError> {

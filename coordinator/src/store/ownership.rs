@@ -19,6 +19,8 @@ use super::{
     pipelines::{Lock, find, pipeline},
     session::Session,
     sqlstate::{Fail, Settling},
+    standbys,
+    take_over_cancels::refuse_delete,
     text::{from_json, text},
 };
 
@@ -45,6 +47,9 @@ pub(super) async fn create(connection: &mut Session, (new, caller): &(NewPipelin
     }
     check_location(&mut transaction, &new.spec, None).await?;
     let row = insert(&mut transaction, new, caller).await?;
+    if row.claim == ClaimState::Standby && !new.follows {
+        standbys::insert_stopped(&mut transaction, row.id).await?;
+    }
     let cause = format!("{} at {}", new.spec.layout, new.spec.location);
     let entry = Entry {
         pipeline: new.id,
@@ -377,6 +382,12 @@ pub(super) async fn delete(connection: &mut Session, delete: &Delete) -> Result<
     let row = find(&mut transaction, selector, Lock::ForUpdate).await?;
     check_etag(&row, etag.as_deref())?;
     refuse_active(&mut transaction, &row, "it can't be deleted").await?;
+    let active: Option<(Uuid, String)> =
+        sqlx::query_as("SELECT id, phase FROM take_overs WHERE pipeline_id = $1 AND ended_at IS NULL")
+            .bind(row.id.uuid())
+            .fetch_optional(&mut *transaction)
+            .await?;
+    refuse_delete(&row, active.as_ref().map(|(id, phase)| (*id, phase.as_str())))?;
     sqlx::query("UPDATE pipelines SET deleted_at = clock_timestamp(), version = version + 1, updated_at = clock_timestamp() WHERE id = $1")
         .bind(row.id.uuid())
         .execute(&mut *transaction)

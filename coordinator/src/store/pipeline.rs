@@ -61,6 +61,9 @@ pub struct NewPipeline {
     pub spec: PipelineSpec,
     /// Exact bytes of fence 1 of the location, stored before they are PUT. None for `initial: standby`, which writes no fence.
     pub fence_bytes: Option<String>,
+    /// Whether a row without a fence follows its location from now on, as a new standby does. A row that is made anew must not: its hosts may hold checkpoints that
+    /// were never pushed, which following would replace.
+    pub follows: bool,
     /// Idempotency key of the caller.
     pub request_id: Option<RequestId>,
 }
@@ -92,8 +95,8 @@ pub enum ClaimState {
     Owned,
     /// Somebody else's location or an unsuitable store. The row is deleted with it; only its id still finds it.
     Refused(Problem),
-    /// Owns nothing by design (`initial: standby`): generation 0. With a generation its activation has fenced the location and not yet brought the base to every host:
-    /// nothing is pushed before that is done.
+    /// Owns nothing: it began as a standby (generation 0), or owned its location until another pipeline took it over and follows it since (its last generation is kept).
+    /// With a fence ([`PipelineRow::holds_fence`]) its activation has fenced the location and not yet brought the base to every host: nothing is pushed before that is done.
     Standby,
 }
 
@@ -150,6 +153,15 @@ pub struct LastCommit {
     pub at: DateTime<Utc>,
 }
 
+/// A commit that the database knows to have stood and the bucket doesn't hold.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Loss {
+    /// Which one.
+    pub commit: CommitRef,
+    /// What was found in its place.
+    pub problem: Problem,
+}
+
 /// One pipeline.
 #[derive(Clone, PartialEq, Debug)]
 pub struct PipelineRow {
@@ -161,7 +173,8 @@ pub struct PipelineRow {
     pub etag: String,
     /// Rises with each write to the row.
     pub version: u64,
-    /// Of the own location; 0 before it is owned.
+    /// The last one in which the own location was owned; 0 before that. It never falls, since agents obey nothing older than what they have seen: it does not say whether
+    /// the location is owned now.
     pub generation: Generation,
     /// Whether the location is owned.
     pub claim: ClaimState,
@@ -169,14 +182,14 @@ pub struct PipelineRow {
     pub claim_problem: Option<Problem>,
     /// Of the replica that drives the claim.
     pub claim_term: Term,
-    /// Exact bytes of the fence.
+    /// Exact bytes of the fence; none: it owns nothing.
     pub fence_bytes: Option<String>,
     /// A newer generation took the location over: admits nothing (F4).
     pub fenced: Option<Problem>,
     /// The bucket holds what this database doesn't know: admits nothing and collects nothing until a take-over ([`super::refuse_behind`]).
     pub behind: Option<Problem>,
-    /// The bucket doesn't hold what this database knows as committed.
-    pub lost: Option<Problem>,
+    /// The bucket doesn't hold what this database knows as committed: collects nothing until it is found again or accepted ([`super::refuse_lost`]).
+    pub lost: Option<Loss>,
     /// The database that wrote the fence's bytes.
     pub database: DatabaseIdentity,
     /// Newest commit known to stand.
@@ -191,4 +204,11 @@ pub struct PipelineRow {
     pub updated_at: DateTime<Utc>,
     /// Deleted, or never came to be (`Refused`).
     pub deleted_at: Option<DateTime<Utc>>,
+}
+
+impl PipelineRow {
+    /// Whether the location was claimed or taken over for it, as far as the database knows. Without a fence it follows: what stands in its location is another's, who may retire it.
+    pub const fn holds_fence(&self) -> bool {
+        self.fence_bytes.is_some()
+    }
 }

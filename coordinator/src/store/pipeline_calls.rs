@@ -54,7 +54,7 @@ impl Store {
         Ok(row)
     }
 
-    /// Frees name and location in this database; the bucket is not touched. `ROUND_IN_PROGRESS`, `ETAG_MISMATCH`.
+    /// Frees name and location in this database; the bucket is not touched. `ROUND_IN_PROGRESS`, `TAKE_OVER_IN_PROGRESS`, `ETAG_MISMATCH`.
     pub async fn delete_pipeline(
         &self,
         selector: &PipelineSelector,

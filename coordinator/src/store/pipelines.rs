@@ -1,6 +1,7 @@
 //! Reading pipelines.
 
 use lockstep_protocol::{
+    commit::CommitRef,
     id::{DatabaseId, Fingerprint, Generation, LocalCheckpointId, PipelineId, RoundNo, Seq, Step, Term},
     problem::{Problem, Reason},
     spec::PipelineSpec,
@@ -10,8 +11,9 @@ use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
-    ClaimState, DatabaseIdentity, LastCommit, Listed, Page, PipelineRow, PipelineSelector,
+    ClaimState, DatabaseIdentity, LastCommit, Listed, Loss, Page, PipelineRow, PipelineSelector,
     audit::bad_token,
+    identity::{self, this_database},
     rows::{commit_ref, number, parsed, readable, unreadable_row, unsigned},
     session::Session,
     sqlstate::Fail,
@@ -29,6 +31,18 @@ pub(super) fn not_found(selector: &PipelineSelector) -> Problem {
     Problem::new(Reason::PipelineNotFound, format!("no pipeline {selector}")).with("pipeline", selector)
 }
 
+/// Pipelines, and the database that they are read in.
+macro_rules! select_seen {
+    ($rest:literal) => {
+        concat!("SELECT p.*, this.* FROM pipelines p CROSS JOIN ", this_database!(), " AS this ", $rest)
+    };
+}
+
+/// One row of [`select_seen`].
+fn seen(row: &PgRow) -> Result<PipelineRow, Fail> {
+    Ok(identity::seen_from(&identity::this(row)?, pipeline(row)?))
+}
+
 /// The pipeline, unless it was deleted. One that was refused its location is found by its id only, so that whoever created it learns why.
 pub(super) async fn find(
     connection: &mut Session,
@@ -37,14 +51,14 @@ pub(super) async fn find(
 ) -> Result<PipelineRow, Fail> {
     let query = match (selector, lock) {
         (PipelineSelector::Id(_), Lock::No) => {
-            "SELECT * FROM pipelines WHERE id = $1 AND (deleted_at IS NULL OR claim = 'refused')"
+            select_seen!("WHERE p.id = $1 AND (p.deleted_at IS NULL OR p.claim = 'refused')")
         }
         (PipelineSelector::Id(_), Lock::ForUpdate) => {
-            "SELECT * FROM pipelines WHERE id = $1 AND deleted_at IS NULL FOR UPDATE"
+            select_seen!("WHERE p.id = $1 AND p.deleted_at IS NULL FOR UPDATE OF p")
         }
-        (PipelineSelector::Name(_), Lock::No) => "SELECT * FROM pipelines WHERE name = $1 AND deleted_at IS NULL",
+        (PipelineSelector::Name(_), Lock::No) => select_seen!("WHERE p.name = $1 AND p.deleted_at IS NULL"),
         (PipelineSelector::Name(_), Lock::ForUpdate) => {
-            "SELECT * FROM pipelines WHERE name = $1 AND deleted_at IS NULL FOR UPDATE"
+            select_seen!("WHERE p.name = $1 AND p.deleted_at IS NULL FOR UPDATE OF p")
         }
     };
     let query = sqlx::query(query);
@@ -53,7 +67,7 @@ pub(super) async fn find(
         PipelineSelector::Name(name) => query.bind(name.as_str()),
     };
     match query.fetch_optional(connection).await? {
-        Some(row) => pipeline(&row),
+        Some(row) => seen(&row),
         None => Err(not_found(selector).into()),
     }
 }
@@ -64,12 +78,12 @@ pub(super) async fn list(connection: &mut Session, page: &Page) -> Result<Listed
     if after.contains('\0') {
         return Err(bad_token(after).into());
     }
-    let rows = sqlx::query("SELECT * FROM pipelines WHERE deleted_at IS NULL AND name > $1 ORDER BY name LIMIT $2")
+    let rows = sqlx::query(select_seen!("WHERE p.deleted_at IS NULL AND p.name > $1 ORDER BY p.name LIMIT $2"))
         .bind(after)
         .bind(page.limit())
         .fetch_all(connection)
         .await?;
-    let items = readable(&rows, pipeline);
+    let items = readable(&rows, seen);
     let full = bigint(rows.len() as u64) == page.limit();
     let next = rows.last().filter(|_| full).map(|row| row.try_get("name")).transpose()?;
     Ok(Listed { items, next })
@@ -137,7 +151,9 @@ fn whole_pipeline(row: &PgRow) -> Result<PipelineRow, Fail> {
             .transpose()?,
         fenced: problem(row, "fenced_problem")?,
         behind: problem(row, "behind_problem")?,
-        lost: problem(row, "lost_problem")?,
+        lost: commit_ref(row, "lost")?
+            .zip(problem(row, "lost_problem")?)
+            .map(|(commit, problem)| Loss { commit, problem }),
         database: DatabaseIdentity {
             database: DatabaseId::new(row.try_get("database_id")?),
             system_identifier: row.try_get("system_identifier")?,
@@ -151,4 +167,19 @@ fn whole_pipeline(row: &PgRow) -> Result<PipelineRow, Fail> {
         updated_at: row.try_get("updated_at")?,
         deleted_at: row.try_get("deleted_at")?,
     })
+}
+
+/// What is damaged or given up is no base and no answer to a push any more: the next one sends everything, of the same step too.
+pub(super) async fn forget_last(connection: &mut Session, id: PipelineId, commit: &CommitRef) -> Result<(), Fail> {
+    sqlx::query(
+        "UPDATE pipelines SET last_generation = NULL, last_seq = NULL, last_round_id = NULL, last_digest = NULL, last_step = NULL,
+                last_fingerprint = NULL, last_local = NULL, last_committed_at = NULL, version = version + 1, updated_at = clock_timestamp()
+         WHERE id = $1 AND last_generation = $2 AND last_seq = $3",
+    )
+    .bind(id.uuid())
+    .bind(commit.generation.as_i64())
+    .bind(commit.seq.as_i64())
+    .execute(connection)
+    .await?;
+    Ok(())
 }

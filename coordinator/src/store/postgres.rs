@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use lockstep_protocol::{
     commit::CommitRef,
     garbage::Retiring,
-    id::{PipelineId, RoundId, Term},
+    id::{PipelineId, RequestId, RoundId, Term},
     problem::Problem,
     ready::Telling,
     round::CancelRequest,
@@ -28,9 +28,11 @@ use super::{
     audit,
     changes::CHANNEL,
     claims,
-    differences::{self, Note},
+    differences::{self, Found, Note},
     drive::{self, Cancel, Claim, Progress},
-    identity, list, ownership,
+    identity, list,
+    losses::{self, Accept, AcceptedLoss},
+    ownership,
     pipelines::{self, Lock},
     pool::{Access, Database},
     ready::{self, SaveTelling},
@@ -38,7 +40,7 @@ use super::{
     schedules::{self, SaveSchedule},
     schema::{self, Schema},
     sqlstate::Fail,
-    standbys, take_overs,
+    standbys, take_over_cancels, take_overs,
     transactions::Transactions,
     upkeep,
     verifications::{self, Keep, SettleMark},
@@ -310,6 +312,13 @@ impl Transactions for Database {
         self.run("get_take_over", Access::Read, id, |connection, id| Box::pin(take_overs::get(connection, *id))).await
     }
 
+    async fn newest_take_over(&self, pipeline: PipelineSelector, only: Option<Uuid>) -> Result<TakeOver, StoreError> {
+        self.run("newest_take_over", Access::Read, (pipeline, only), |connection, arguments| {
+            Box::pin(take_over_cancels::newest(connection, arguments))
+        })
+        .await
+    }
+
     async fn keep_verification(&self, keep: Keep) -> Result<Verification, StoreError> {
         self.run("keep_verification", Access::Write, keep, |connection, keep| {
             Box::pin(verifications::keep(connection, keep))
@@ -339,6 +348,13 @@ impl Transactions for Database {
     async fn claim_verify_budget(&self, replica: String, lease: Duration) -> Result<Option<VerifyBudget>, StoreError> {
         self.run("claim_verify_budget", Access::Write, (replica, lease), |connection, arguments| {
             Box::pin(verify_budget::claim(connection, arguments))
+        })
+        .await
+    }
+
+    async fn renew_verify_budget(&self, replica: String, lease: Duration) -> Result<bool, StoreError> {
+        self.run("renew_verify_budget", Access::Write, (replica, lease), |connection, arguments| {
+            Box::pin(verify_budget::renew(connection, arguments))
         })
         .await
     }
@@ -391,6 +407,13 @@ impl Transactions for Database {
         self.run("get_upkeep", Access::Read, id, |connection, id| Box::pin(upkeep::get(connection, *id))).await
     }
 
+    async fn asked_upkeep(&self, pipeline: PipelineId, request_id: RequestId) -> Result<Option<Upkeep>, StoreError> {
+        self.run("asked_upkeep", Access::Read, (pipeline, request_id), |connection, asked| {
+            Box::pin(upkeep::asked(connection, asked))
+        })
+        .await
+    }
+
     async fn last_collection(&self, pipeline: PipelineId) -> Result<Option<Upkeep>, StoreError> {
         self.run("last_collection", Access::Read, pipeline, |connection, pipeline| {
             Box::pin(upkeep::last_collection(connection, *pipeline))
@@ -438,6 +461,27 @@ impl Transactions for Database {
     async fn note_difference(&self, note: Note) -> Result<bool, StoreError> {
         self.run("note_difference", Access::Write, note, |connection, note| {
             Box::pin(differences::note(connection, note))
+        })
+        .await
+    }
+
+    async fn found_again(&self, found: Found) -> Result<bool, StoreError> {
+        self.run("found_again", Access::Write, found, |connection, found| {
+            Box::pin(differences::found(connection, found))
+        })
+        .await
+    }
+
+    async fn accept_loss(&self, accept: Accept) -> Result<AcceptedLoss, StoreError> {
+        self.run("accept_loss", Access::Write, accept, |connection, accept| {
+            Box::pin(losses::accept(connection, accept))
+        })
+        .await
+    }
+
+    async fn accepted_losses(&self, pipeline: PipelineId) -> Result<Vec<AcceptedLoss>, StoreError> {
+        self.run("accepted_losses", Access::Read, pipeline, |connection, pipeline| {
+            Box::pin(losses::list(connection, *pipeline))
         })
         .await
     }

@@ -7,7 +7,7 @@ use lockstep_protocol::{
     id::{PipelineId, RoundId, Term},
     ready::{HostTold, Role, Telling, gives_word, takes_back},
     round::Round,
-    takeover::{Phase, Purpose},
+    takeover::{Phase, Purpose, to_pull},
 };
 use serde_json::Value;
 use sqlx::{Row, postgres::PgRow};
@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::{
     Change, Store, StoreError,
     changes::Reach,
+    identity::written_here,
     rows::{number, readable, unsigned},
     session::Session,
     sqlstate::{Fail, Settling},
@@ -51,7 +52,7 @@ pub(super) fn nobody_told(round: &Round) -> Vec<HostTold> {
     vec![HostTold::default(); round.participants.len()]
 }
 
-/// Whether a write to a take-over makes a standby's hosts active: they have exactly the base, or there is none.
+/// Whether a write to a take-over makes a standby's hosts active: they have exactly what was to be pulled, or there is nothing.
 pub(super) fn activates(change: &Move) -> bool {
     let next = &change.decision.next;
     next.purpose == Purpose::Activate && next.phase == Phase::Done && change.before.phase != Phase::Done
@@ -59,7 +60,7 @@ pub(super) fn activates(change: &Move) -> bool {
 
 /// The checkpoint that they must have for it; none: whatever they have.
 pub(super) fn base_of(change: &Move) -> Option<RoundId> {
-    change.decision.next.base.as_ref().and_then(|base| base.newest).map(|commit| commit.round)
+    to_pull(&change.decision.next).map(|commit| commit.round)
 }
 
 /// What came of one go at telling.
@@ -102,16 +103,16 @@ impl Store {
 
 pub(super) async fn claim(connection: &mut Session, lease: &Duration) -> Result<Vec<Telling>, Fail> {
     let rows = sqlx::query(
-        "UPDATE ready_words SET term = term + 1, version = version + 1, updated_at = clock_timestamp(),
+        concat!("UPDATE ready_words SET term = term + 1, version = version + 1, updated_at = clock_timestamp(),
                                 lease_until = clock_timestamp() + make_interval(secs => $1)
          WHERE pipeline_id IN (
              SELECT w.pipeline_id FROM ready_words w JOIN pipelines p ON p.id = w.pipeline_id
              WHERE w.told_at IS NULL AND (w.lease_until IS NULL OR w.lease_until < clock_timestamp())
                AND (w.retry_at IS NULL OR w.retry_at <= clock_timestamp())
-               AND p.deleted_at IS NULL AND p.fenced_at IS NULL
+               AND p.deleted_at IS NULL AND p.fenced_at IS NULL AND ", written_here!("p"), "
                AND NOT EXISTS (SELECT 1 FROM rounds r WHERE r.pipeline_id = w.pipeline_id AND r.ended_at IS NULL AND r.kind = 'pull')
              ORDER BY w.pipeline_id LIMIT 64 FOR UPDATE OF w SKIP LOCKED)
-         RETURNING *",
+         RETURNING *"),
     )
     .bind(lease.as_secs_f64())
     .fetch_all(connection)

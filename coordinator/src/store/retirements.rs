@@ -24,7 +24,7 @@ use super::{
     session::Session,
     settle_twice,
     sqlstate::{Fail, Settling},
-    upkeep::{KEPT_DAYS, check_admits},
+    upkeep::{KEPT_DAYS, check_owns},
 };
 
 /// Commits that shall be marked.
@@ -85,7 +85,7 @@ impl Store {
 
 /// `FENCED`: the row is not what the collector believes.
 pub(super) fn check_generation(pipeline: &PipelineRow, generation: Generation) -> Result<(), Problem> {
-    check_admits(pipeline)?;
+    check_owns(pipeline)?;
     if pipeline.generation == generation {
         return Ok(());
     }
@@ -134,7 +134,11 @@ pub(super) fn new_source(before: &Round, next: &Round) -> Option<CommitRef> {
 }
 
 pub(super) fn state_of(phase: Phase) -> RoundState {
-    if phase.is_terminal() { RoundState::Terminal } else { RoundState::Undecided }
+    match phase {
+        Phase::Failed | Phase::Cancelled => RoundState::Void,
+        phase if phase.is_terminal() => RoundState::Terminal,
+        _ => RoundState::Undecided,
+    }
 }
 
 pub(super) async fn is_marked(
@@ -277,7 +281,8 @@ pub(super) async fn view(
         now: clock(connection).await?,
         rounds: DatabaseView {
             generation: pipeline.generation,
-            fenced: pipeline.fenced.is_some(),
+            // Who follows collects nothing either, whatever its generation.
+            fenced: pipeline.fenced.is_some() || !pipeline.holds_fence(),
             rounds: states,
             in_use: in_use(active.as_ref()),
         },

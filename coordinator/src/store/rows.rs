@@ -24,7 +24,7 @@ use uuid::Uuid;
 use super::{
     HostProgress, RoundRecord, Trigger,
     sqlstate::Fail,
-    text::{from_json, json},
+    text::{as_read, from_json, json},
 };
 
 /// One statement, so one point in time: the row, its participants, their progress and a cancel request. `$from` names what
@@ -59,6 +59,9 @@ pub(super) struct PushRest {
 pub(super) struct PullRest {
     request: PullRequest,
     resolved: Option<Resolved>,
+    /// Rows of before don't have it, and those who wrote them read past it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    retired: Vec<CommitRef>,
 }
 
 /// The column `state`.
@@ -67,7 +70,9 @@ pub(super) fn rest_of(kind: &Kind) -> Result<Value, Fail> {
         Kind::Push(push) => {
             json(&PushRest { wanted: push.wanted, force: push.force, parent: push.parent, settle: push.settle.clone() })
         }
-        Kind::Pull(pull) => json(&PullRest { request: pull.request, resolved: pull.resolved.clone() }),
+        Kind::Pull(pull) => {
+            json(&PullRest { request: pull.request, resolved: pull.resolved.clone(), retired: pull.retired.clone() })
+        }
     }
 }
 
@@ -244,7 +249,7 @@ fn round(row: &PgRow) -> Result<Round, Fail> {
             "push" => Kind::Push(push_state(row, id, generation)?),
             "pull" => {
                 let rest: PullRest = required(row, "state")?;
-                Kind::Pull(PullState { request: rest.request, resolved: rest.resolved })
+                Kind::Pull(PullState { request: rest.request, resolved: rest.resolved, retired: rest.retired })
             }
             other => return Err(unreadable("kind", other)),
         },
@@ -348,10 +353,16 @@ fn whole_record(row: &PgRow) -> Result<RoundRecord, Fail> {
     })
 }
 
-/// The round as the database will give it back: its timestamps have microseconds.
+/// The round as the database will give it back: its timestamps have microseconds, and what was reported has no character that Postgres hasn't. Whoever looks after a lost
+/// answer compares with this, and the twin stores it.
 pub(super) fn as_stored(mut round: Round) -> Round {
+    round.problem = round.problem.map(as_read);
+    round.cancel = round.cancel.map(as_read);
+    round.kind = as_read(round.kind);
     for participant in &mut round.participants {
         participant.retry_at = participant.retry_at.map(|at| at.trunc_subsecs(6));
+        participant.problem = participant.problem.take().map(as_read);
+        participant.part = participant.part.take().map(as_read);
     }
     round
 }
@@ -386,5 +397,37 @@ pub(super) fn source_columns(kind: &Kind) -> SourceColumns {
                 fingerprint: resolved.fingerprint,
             },
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lockstep_protocol::spec::PullSelector;
+
+    use super::*;
+
+    /// Replicas are upgraded one after the other.
+    #[test]
+    fn a_pull_whose_source_was_retired_is_read_by_replicas_of_before_and_theirs_by_ours() {
+        #[derive(Deserialize)]
+        struct OfBefore {
+            resolved: Option<Resolved>,
+        }
+        let request = PullRequest {
+            selector: PullSelector::Latest,
+            standby: true,
+            fail_if_none: true,
+            allow_fingerprint: false,
+            discard_local: false,
+        };
+        let digest = lockstep_protocol::digest::Digest::of(b"commit");
+        let (round, seq) = (RoundId::new(Uuid::from_u128(5)), Seq::FIRST);
+        let retired = vec![CommitRef { generation: Generation::FIRST, seq, round, digest }];
+        let stored = rest_of(&Kind::Pull(PullState { retired: retired.clone(), ..PullState::asked(request) })).unwrap();
+        assert!(from_json::<OfBefore>("state", stored.clone()).unwrap().resolved.is_none());
+        assert_eq!(from_json::<PullRest>("state", stored).unwrap().retired, retired);
+        let of_before = rest_of(&Kind::Pull(PullState::asked(request))).unwrap();
+        assert_eq!(of_before.get("retired"), None, "{of_before}");
+        assert_eq!(from_json::<PullRest>("state", of_before).unwrap().retired, []);
     }
 }

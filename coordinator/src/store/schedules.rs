@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::{
     Store, StoreError,
+    identity::written_here,
     rows::readable,
     session::Session,
     sqlstate::{Fail, Settling},
@@ -66,10 +67,10 @@ impl Store {
 }
 
 /// Pipelines that have an interval and may push; rows of new ones are made on the way.
-const TAKE: &str = "
+const TAKE: &str = concat!("
 WITH wanted AS MATERIALIZED (
     SELECT p.id FROM pipelines p
-    WHERE p.deleted_at IS NULL AND p.claim = 'owned' AND p.fenced_at IS NULL AND p.spec ->> 'push_interval' IS NOT NULL
+    WHERE p.deleted_at IS NULL AND p.claim = 'owned' AND p.fenced_at IS NULL AND p.spec ->> 'push_interval' IS NOT NULL AND ", written_here!("p"), "
 ), made AS (
     INSERT INTO push_schedules (pipeline_id, due_at)
     SELECT w.id, clock_timestamp() FROM wanted w WHERE NOT EXISTS (SELECT 1 FROM push_schedules s WHERE s.pipeline_id = w.id)
@@ -87,7 +88,7 @@ SELECT taken.*, (SELECT CASE WHEN EXISTS (SELECT 1 FROM made) THEN 0
         ELSE extract(epoch FROM min(greatest(s.due_at, coalesce(s.looking_until, s.due_at))) - clock_timestamp())::float8 END
      FROM push_schedules s JOIN wanted w ON w.id = s.pipeline_id
      WHERE s.pipeline_id NOT IN (SELECT pipeline_id FROM due)) AS next
-FROM (SELECT 1) AS one LEFT JOIN taken ON true";
+FROM (SELECT 1) AS one LEFT JOIN taken ON true");
 
 pub(super) async fn take(connection: &mut Session, (lease, at_most): &(Duration, u32)) -> Result<DuePushes, Fail> {
     let rows =

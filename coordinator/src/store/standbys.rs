@@ -16,6 +16,7 @@ use super::{
     ask::Ask,
     audit::{self, Entry, event},
     changes::Reach,
+    fail_back::{become_standby, becomes_standby, is_no_standby},
     pipelines::{Lock, find},
     rows::readable,
     session::Session,
@@ -53,6 +54,8 @@ pub struct StandbyRow {
     pub standing: Standing,
     /// None: never looked at.
     pub state: Option<FollowState>,
+    /// Why an activation has ended after its fence was put, with the location fenced and nothing started; until it is activated again.
+    pub ended_fenced: Option<Problem>,
 }
 
 /// What somebody wants of a standby.
@@ -75,6 +78,14 @@ impl Follow {
         match self {
             Self::From(_) => event::STANDBY_STARTED,
             Self::Stop => event::STANDBY_STOPPED,
+        }
+    }
+
+    /// Whether a standby that stays on `pinned`, or is `stopped`, is told something else than it does.
+    pub(super) fn changes(self, pinned: Option<RoundId>, stopped: bool) -> bool {
+        match self {
+            Self::From(wanted) => stopped || wanted != pinned,
+            Self::Stop => !stopped,
         }
     }
 
@@ -107,7 +118,8 @@ impl Store {
         self.database.save_follow_state(save).await
     }
 
-    /// The standby follows from now on: the newest checkpoint, or stays on this one. `LOCATION_OWNED` if it is none, `TAKE_OVER_IN_PROGRESS` while it is activated.
+    /// The standby follows from now on: the newest checkpoint, or stays on this one. An owner that is fenced becomes a standby by it. `LOCATION_OWNED` of one that is not,
+    /// `TAKE_OVER_IN_PROGRESS` while it is activated, `ROUND_IN_PROGRESS` while something goes on that was admitted to the owner.
     pub async fn start_standby(
         &self,
         pipeline: &PipelineSelector,
@@ -117,7 +129,7 @@ impl Store {
         self.steer(pipeline, Follow::From(pinned), caller).await
     }
 
-    /// The standby follows no more until it is started. Refused as [`Self::start_standby`].
+    /// The standby follows no more until it is started. `LOCATION_OWNED` if it is none, `TAKE_OVER_IN_PROGRESS` while it is activated.
     pub async fn stop_standby(&self, pipeline: &PipelineSelector, caller: &Caller) -> Result<PipelineRow, StoreError> {
         self.steer(pipeline, Follow::Stop, caller).await
     }
@@ -234,7 +246,10 @@ pub(super) async fn save(connection: &mut Session, save: &SaveFollowState) -> Re
 pub(super) async fn list(connection: &mut Session, only: Option<PipelineId>) -> Result<Vec<StandbyRow>, Fail> {
     let rows = sqlx::query(
         "SELECT p.id, p.name, p.claim = 'standby' AS standby, s.*,
-                (SELECT t.id FROM take_overs t WHERE t.pipeline_id = p.id AND t.ended_at IS NULL) AS activation
+                (SELECT t.id FROM take_overs t WHERE t.pipeline_id = p.id AND t.ended_at IS NULL) AS activation,
+                (SELECT t.problem FROM take_overs t
+                 WHERE t.pipeline_id = p.id AND t.phase = 'failed' AND t.generation = p.generation AND t.base_bytes IS NOT NULL
+                   AND p.fence_bytes IS NOT NULL) AS ended_fenced
          FROM pipelines p LEFT JOIN standbys s ON s.pipeline_id = p.id
          WHERE p.deleted_at IS NULL AND p.claim = 'standby' AND ($1::uuid IS NULL OR p.id = $1)
          ORDER BY p.name",
@@ -249,12 +264,16 @@ pub(super) async fn list(connection: &mut Session, only: Option<PipelineId>) -> 
             name: PipelineName::new(name)?,
             standing: standing(row, PipelineId::new(row.try_get("id")?))?,
             state: looked_at.then(|| state(row)).transpose()?,
+            ended_fenced: row
+                .try_get::<Option<Value>, _>("ended_fenced")?
+                .map(|problem| from_json::<Problem>("problem", problem))
+                .transpose()?,
         })
     }))
 }
 
-/// Only a standby that nobody activates can be told what to follow.
-pub(super) fn check_steers(pipeline: &PipelineRow, take_over: Option<Uuid>) -> Result<(), Problem> {
+/// Only a standby that nobody activates can be told what to follow, and an owner only once another pipeline has taken its location over.
+pub(super) fn check_steers(pipeline: &PipelineRow, follow: Follow, take_over: Option<Uuid>) -> Result<(), Problem> {
     let name = &pipeline.spec.name;
     if let Some(active) = take_over {
         return Err(Problem::new(
@@ -264,19 +283,10 @@ pub(super) fn check_steers(pipeline: &PipelineRow, take_over: Option<Uuid>) -> R
         .with("pipeline", name)
         .with("take_over", active));
     }
-    if pipeline.claim == ClaimState::Standby {
+    if pipeline.claim == ClaimState::Standby || becomes_standby(pipeline, follow) {
         return Ok(());
     }
-    Err(Problem::new(
-        Reason::LocationOwned,
-        format!(
-            "pipeline {name} is no standby: it owns {} itself, in generation {}; create another pipeline with initial: standby to follow it",
-            pipeline.spec.location, pipeline.generation
-        ),
-    )
-    .with("pipeline", name)
-    .with("location", &pipeline.spec.location)
-    .with("generation", pipeline.generation))
+    Err(is_no_standby(pipeline))
 }
 
 pub(super) async fn steer(connection: &mut Session, steer: &Steer) -> Result<PipelineRow, Fail> {
@@ -287,11 +297,20 @@ pub(super) async fn steer(connection: &mut Session, steer: &Steer) -> Result<Pip
             .bind(pipeline.id.uuid())
             .fetch_optional(&mut *transaction)
             .await?;
-    check_steers(&pipeline, active)?;
+    check_steers(&pipeline, steer.follow, active)?;
+    let turns = becomes_standby(&pipeline, steer.follow);
+    let pipeline = if turns { become_standby(&mut transaction, &pipeline, &steer.caller).await? } else { pipeline };
     let (pinned, stopped) = match steer.follow {
         Follow::From(pinned) => (pinned, false),
         Follow::Stop => (None, true),
     };
+    // The first of them is an event, as is what changes something: not the same once more, which may be this very call after a lost answer.
+    let says: Option<(Option<Uuid>, bool)> =
+        sqlx::query_as("SELECT pinned, stopped_at IS NOT NULL FROM standbys WHERE pipeline_id = $1 FOR UPDATE")
+            .bind(pipeline.id.uuid())
+            .fetch_optional(&mut *transaction)
+            .await?;
+    let event = turns || says.is_none_or(|(pinned, stopped)| steer.follow.changes(pinned.map(RoundId::new), stopped));
     // A look that is under way names an older version: neither its pull nor its outcome is taken any more.
     sqlx::query(
         "INSERT INTO standbys (pipeline_id, due_at, pinned, stopped_at)
@@ -306,12 +325,24 @@ pub(super) async fn steer(connection: &mut Session, steer: &Steer) -> Result<Pip
     .bind(stopped)
     .execute(&mut *transaction)
     .await?;
-    let cause = steer.follow.cause();
-    let entry =
-        Entry { pipeline: pipeline.id, round: None, event: steer.follow.event(), from: None, to: None, cause: &cause };
-    audit::write(&mut transaction, &steer.caller, &entry).await?;
+    if event {
+        let (event, cause) = (steer.follow.event(), steer.follow.cause());
+        let entry = Entry { pipeline: pipeline.id, round: None, event, from: None, to: None, cause: &cause };
+        audit::write(&mut transaction, &steer.caller, &entry).await?;
+    }
     transaction.commit().await.settling()?;
     Ok(pipeline)
+}
+
+/// Of a pipeline that is made anew in the same transaction: it follows once somebody starts it.
+pub(super) async fn insert_stopped(connection: &mut Session, pipeline: PipelineId) -> Result<(), Fail> {
+    sqlx::query(
+        "INSERT INTO standbys (pipeline_id, due_at, stopped_at) VALUES ($1, clock_timestamp(), clock_timestamp())",
+    )
+    .bind(pipeline.uuid())
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// What a standby asks for by itself is admitted only while the row is the one that was looked at, and the pipeline is a standby still.

@@ -12,7 +12,7 @@ use lockstep_protocol::{
     key::Key,
     problem::{Problem, Reason},
     round::{self, CancelRequest, RetryPolicy, Round},
-    takeover::{Decision, Phase, Prepared, Purpose, TakeOver},
+    takeover::{self, Chosen, Decision, Phase, Prepared, Purpose, TakeOver},
 };
 use serde_json::Value;
 use sqlx::{Row, postgres::PgRow};
@@ -22,15 +22,17 @@ use super::{
     Applied, Caller, Change, ClaimState, LastCommit, PipelineRow, PipelineSelector, Store, StoreError, apply,
     audit::{self, Entry, event},
     changes::Reach,
+    fail_back::is_no_standby,
     identity,
     learnt::{self, Learnt},
+    look_and_apply,
     pipelines::{Lock, find},
     ready,
     rows::{number, unsigned},
     session::Session,
     settle_twice,
     sqlstate::{Fail, Settling},
-    text::{bigint, from_json, json, optional_json, text},
+    text::{as_read, bigint, from_json, json, optional_json, text},
 };
 use crate::chance;
 
@@ -41,6 +43,8 @@ pub struct AdmitTakeOver {
     pub pipeline: PipelineSelector,
     /// What for: [`Purpose::TakeOver`], or [`Purpose::Activate`] of a standby, or [`Purpose::Resync`].
     pub purpose: Purpose,
+    /// An activation's: what to go on from instead of exactly the base.
+    pub chosen: Option<Chosen>,
     /// Idempotency key. None: each call is a new request.
     pub request_id: Option<RequestId>,
     /// Frozen in the row.
@@ -95,6 +99,16 @@ impl Store {
         Ok(admitted)
     }
 
+    /// What admission would refuse now.
+    pub async fn check_take_over(&self, pipeline: &PipelineRow, purpose: Purpose) -> Result<(), StoreError> {
+        let active = match self.database.newest_take_over(pipeline.id.into(), None).await {
+            Ok(newest) => Some(newest).filter(|newest| !newest.phase.is_terminal()),
+            Err(error) if error.problem().reason == Reason::RoundNotFound => None,
+            Err(error) => return Err(error),
+        };
+        check_admits(pipeline, purpose, active.map(|active| active.id)).map_err(StoreError::Problem)
+    }
+
     /// Takes over take-overs that nobody drives; each gets a new term.
     pub async fn claim_take_overs(&self, replica: &str, lease: Duration) -> Result<Vec<TakeOver>, StoreError> {
         self.database.claim_take_overs(replica.to_owned(), lease).await
@@ -117,15 +131,9 @@ impl Store {
             Arc::new(Move { before: before.clone(), decision: decision.clone(), adoption, caller: caller.clone() });
         let applied = match self.database.apply_take_over(Arc::clone(&change)).await {
             Err(StoreError::UnknownOutcome(problem)) => {
-                let found = self.database.get_take_over(before.id).await;
-                let found = found.map_err(|_| StoreError::UnknownOutcome(problem))?;
-                if found == stored(&change) {
-                    TakeOverApplied::Stored(found)
-                } else if found.version == before.version && found.term == before.term {
-                    self.database.apply_take_over(change).await?
-                } else {
-                    TakeOverApplied::Moved
-                }
+                let look = || self.look_at_take_over(&change);
+                let again = || self.database.apply_take_over(Arc::clone(&change));
+                look_and_apply(problem, look, again, |applied| *applied == TakeOverApplied::Moved).await?
             }
             applied => applied?,
         };
@@ -139,6 +147,18 @@ impl Store {
         Ok(applied)
     }
 
+    /// What became of a write whose answer was lost; none: it was not made.
+    async fn look_at_take_over(&self, change: &Move) -> Result<Option<TakeOverApplied>, StoreError> {
+        let (before, found) = (&change.before, self.database.get_take_over(change.before.id).await?);
+        Ok(if found == stored(change) {
+            Some(TakeOverApplied::Stored(found))
+        } else if found.version == before.version && found.term == before.term {
+            None
+        } else {
+            Some(TakeOverApplied::Moved)
+        })
+    }
+
     /// One take-over, in whatever phase.
     pub async fn get_take_over(&self, id: Uuid) -> Result<TakeOver, StoreError> {
         self.database.get_take_over(id).await
@@ -150,6 +170,8 @@ pub(super) fn stored(change: &Move) -> TakeOver {
     let mut next = change.decision.next.clone();
     next.version = change.before.version.saturating_add(1);
     next.retry_at = next.retry_at.map(|at| at.trunc_subsecs(6));
+    next.problem = next.problem.map(as_read);
+    next.cancel = next.cancel.map(as_read);
     next
 }
 
@@ -168,16 +190,7 @@ pub(super) fn check_admits(pipeline: &PipelineRow, purpose: Purpose, active: Opt
         .with("take_over", active));
     }
     if purpose == Purpose::Activate && pipeline.claim != ClaimState::Standby {
-        return Err(Problem::new(
-            Reason::LocationOwned,
-            format!(
-                "pipeline {name} is no standby: it owns {} itself, in generation {}",
-                pipeline.spec.location, pipeline.generation
-            ),
-        )
-        .with("pipeline", name)
-        .with("location", &pipeline.spec.location)
-        .with("generation", pipeline.generation));
+        return Err(is_no_standby(pipeline));
     }
     if pipeline.claim == ClaimState::Claiming {
         return Err(Problem::new(
@@ -204,6 +217,7 @@ pub(super) fn new_take_over(pipeline: &PipelineRow, request: &Request, writer: W
         version: 1,
         term: Term::NONE,
         phase: request.ask.purpose.first_phase(),
+        chosen: request.ask.chosen,
         warm: None,
         fence: None,
         base: None,
@@ -221,7 +235,29 @@ pub(super) fn admitted_because(take_over: &TakeOver) -> String {
         Purpose::Resync => "resync as take-over",
         Purpose::Claim | Purpose::TakeOver | Purpose::Release => "take-over",
     };
-    format!("{what} {} of {}, from generation {}", take_over.id, take_over.location, take_over.holds)
+    let chosen =
+        take_over.chosen.map_or_else(String::new, |chosen| format!(", to go on from {} as asked", chosen.selector()));
+    format!("{what} {} of {}, from generation {}{chosen}", take_over.id, take_over.location, take_over.holds)
+}
+
+/// S14: the same request id means the same take-over.
+pub(super) fn check_same(ask: &AdmitTakeOver, known: &TakeOver) -> Result<(), Problem> {
+    if ask.purpose == known.purpose && ask.chosen == known.chosen {
+        return Ok(());
+    }
+    let chosen = |chosen: Option<Chosen>| chosen.map_or_else(String::new, |chosen| format!(" {}", chosen.selector()));
+    let (asked, admitted) = (chosen(ask.chosen), chosen(known.chosen));
+    let (purpose, known_purpose) = (ask.purpose.as_str(), known.purpose.as_str());
+    Err(Problem::new(
+        Reason::RequestIdReused,
+        format!(
+            "this request id asked for {known_purpose}{admitted} as take-over {}, now for {purpose}{asked}: use a new request id",
+            known.id
+        ),
+    )
+    .with("take_over", known.id)
+    .with("known", format!("{known_purpose}{admitted}"))
+    .with("requested", format!("{purpose}{asked}")))
 }
 
 pub(super) fn not_found(id: Uuid) -> Problem {
@@ -237,6 +273,19 @@ pub(super) fn writer_of(identity: &super::DatabaseIdentity) -> Writer {
     }
 }
 
+/// The database whose row the pipeline's is once it is adopted: the one that the fence names. A take-over that a backup holds half done may have been finished, and built on, by
+/// the database that was lost, so that another one has to follow (R13).
+pub(super) fn written_by(take_over: &TakeOver) -> Option<super::DatabaseIdentity> {
+    match &take_over.writer {
+        Writer::Database { database, system_identifier, timeline } => Some(super::DatabaseIdentity {
+            database: *database,
+            system_identifier: system_identifier.clone(),
+            timeline: *timeline,
+        }),
+        Writer::Direct => None,
+    }
+}
+
 pub(super) async fn admit(connection: &mut Session, request: &Request) -> Result<TakeOver, Fail> {
     let mut transaction = connection.begin().await?;
     let pipeline = find(&mut transaction, &request.ask.pipeline, Lock::ForUpdate).await?;
@@ -247,7 +296,9 @@ pub(super) async fn admit(connection: &mut Session, request: &Request) -> Result
         .fetch_optional(&mut *transaction)
         .await?;
     if let Some(known) = known {
-        return take_over(&known);
+        let known = take_over(&known)?;
+        check_same(&request.ask, &known)?;
+        return Ok(known);
     }
     let active: Option<Uuid> =
         sqlx::query_scalar("SELECT id FROM take_overs WHERE pipeline_id = $1 AND ended_at IS NULL")
@@ -257,8 +308,9 @@ pub(super) async fn admit(connection: &mut Session, request: &Request) -> Result
     check_admits(&pipeline, request.ask.purpose, active)?;
     let new = new_take_over(&pipeline, request, writer_of(&identity::read(&mut transaction).await?));
     let row = sqlx::query(
-        "INSERT INTO take_overs (id, pipeline_id, pipeline_name, purpose, holds, location, writer, phase, retry, request_id, actor, trace_id)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING *",
+        "INSERT INTO take_overs (id, pipeline_id, pipeline_name, purpose, holds, location, writer, phase, retry, request_id, actor, trace_id,
+                                 chosen)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) RETURNING *",
     )
     .bind(new.id)
     .bind(new.pipeline.uuid())
@@ -272,6 +324,7 @@ pub(super) async fn admit(connection: &mut Session, request: &Request) -> Result
     .bind(request.ask.request_id.map(|id| id.uuid()))
     .bind(text(&request.caller.actor))
     .bind(&request.caller.trace_id)
+    .bind(optional_json(new.chosen.as_ref())?)
     .fetch_one(&mut *transaction)
     .await?;
     let cause = admitted_because(&new);
@@ -377,7 +430,7 @@ pub(super) async fn apply(connection: &mut Session, change: &Move) -> Result<Tak
     if change.decision.fence_pipeline {
         sqlx::query(
             "UPDATE pipelines SET fenced_at = clock_timestamp(), fenced_problem = $3, version = version + 1, updated_at = clock_timestamp()
-             WHERE id = $1 AND generation = $2 AND fenced_at IS NULL",
+             WHERE id = $1 AND generation = $2 AND fence_bytes IS NOT NULL AND fenced_at IS NULL",
         )
         .bind(next.pipeline.uuid())
         .bind(next.holds.as_i64())
@@ -398,14 +451,16 @@ pub(super) async fn apply(connection: &mut Session, change: &Move) -> Result<Tak
     }
     if change.adoption.is_some() {
         reached(Point::AdoptedBeforeCommit);
+    } else if hands_over(change) {
+        reached(Point::HandedOverBeforeCommit);
     }
     transaction.commit().await.settling()?;
     Ok(TakeOverApplied::Stored(stored(change)))
 }
 
-/// The last pull of an activation is done: the pipeline is no standby any more.
+/// The pipeline is no standby any more.
 pub(super) fn hands_over(change: &Move) -> bool {
-    change.before.phase == Phase::Pulling && change.decision.next.phase == Phase::Done
+    takeover::hands_over(change.before.phase, change.decision.next.phase)
 }
 
 /// What the pipeline's row says once the generation is its own. Fenced for a standby whose hosts don't have the base yet it stays one: nothing is pushed before.
@@ -427,8 +482,12 @@ async fn adopt(connection: &mut Session, change: &Move, adoption: &Adoption) -> 
         return Ok(false);
     }
     if let Some((before, decision)) = &adoption.round {
-        let settled =
-            apply::Change { before: before.clone(), decision: decision.clone(), caller: change.caller.clone() };
+        let settled = apply::Change {
+            before: before.clone(),
+            decision: decision.clone(),
+            caller: change.caller.clone(),
+            settles: true,
+        };
         if !matches!(apply::apply(connection, &settled).await?, Applied::Stored(_)) {
             return Ok(false);
         }
@@ -439,7 +498,10 @@ async fn adopt(connection: &mut Session, change: &Move, adoption: &Adoption) -> 
             learnt::insert(connection, &pipeline, &round, trace_id, &change.caller).await?;
         }
     }
-    let identity = identity::read(connection).await?;
+    let identity = match written_by(next) {
+        Some(identity) => identity,
+        None => identity::read(connection).await?,
+    };
     let last = adoption.last.as_ref();
     let local: Option<Vec<Uuid>> = last.map(|last| last.local_checkpoints.iter().map(|id| id.uuid()).collect());
     sqlx::query(
@@ -484,7 +546,7 @@ fn required<T: serde::de::DeserializeOwned>(row: &PgRow, column: &str) -> Result
     from_json(column, row.try_get(column)?)
 }
 
-fn take_over(row: &PgRow) -> Result<TakeOver, Fail> {
+pub(super) fn take_over(row: &PgRow) -> Result<TakeOver, Fail> {
     let id: Uuid = row.try_get("id")?;
     let unreadable = |what: &str| Fail::Unreadable(format!("{what} of take-over {id} is not readable by this version"));
     let phase: String = row.try_get("phase")?;
@@ -515,6 +577,7 @@ fn take_over(row: &PgRow) -> Result<TakeOver, Fail> {
         version: unsigned("version", row.try_get("version")?)?,
         term: number(row.try_get("term")?)?,
         phase: Phase::parse(&phase).ok_or_else(|| unreadable("phase"))?,
+        chosen: optional::<Chosen>(row, "chosen")?,
         warm: optional::<CommitRef>(row, "warm")?,
         fence,
         base,

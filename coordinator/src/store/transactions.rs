@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use lockstep_protocol::{
     commit::CommitRef,
     garbage::Retiring,
-    id::{PipelineId, RoundId, Term},
+    id::{PipelineId, RequestId, RoundId, Term},
     problem::Problem,
     ready::Telling,
     round::CancelRequest,
@@ -28,8 +28,9 @@ use super::{
     apply,
     ask::Request,
     claims::{FenceOut, Settle},
-    differences::Note,
+    differences::{Found, Note},
     drive::{Cancel, Claim, Progress},
+    losses::{Accept, AcceptedLoss},
     ownership::{Delete, Update},
     ready::SaveTelling,
     schedules::SaveSchedule,
@@ -86,6 +87,9 @@ pub(super) trait Transactions: fmt::Debug + Send + Sync + 'static {
     async fn fence_out(&self, fence: FenceOut) -> Result<bool, StoreError>;
 
     async fn note_difference(&self, note: Note) -> Result<bool, StoreError>;
+    async fn found_again(&self, found: Found) -> Result<bool, StoreError>;
+    async fn accept_loss(&self, accept: Accept) -> Result<AcceptedLoss, StoreError>;
+    async fn accepted_losses(&self, pipeline: PipelineId) -> Result<Vec<AcceptedLoss>, StoreError>;
 
     async fn due_pushes(&self, lease: Duration, at_most: u32) -> Result<DuePushes, StoreError>;
     async fn save_push_schedule(&self, save: SaveSchedule) -> Result<bool, StoreError>;
@@ -105,12 +109,14 @@ pub(super) trait Transactions: fmt::Debug + Send + Sync + 'static {
     async fn renew_take_over(&self, id: Uuid, term: Term, lease: Duration) -> Result<bool, StoreError>;
     async fn apply_take_over(&self, change: Arc<take_overs::Move>) -> Result<TakeOverApplied, StoreError>;
     async fn get_take_over(&self, id: Uuid) -> Result<TakeOver, StoreError>;
+    async fn newest_take_over(&self, pipeline: PipelineSelector, only: Option<Uuid>) -> Result<TakeOver, StoreError>;
 
     async fn keep_verification(&self, keep: Keep) -> Result<Verification, StoreError>;
     async fn owed_marks(&self, lease: Duration) -> Result<Vec<Verification>, StoreError>;
     async fn settle_mark(&self, settle: SettleMark) -> Result<bool, StoreError>;
     async fn get_verification(&self, id: Uuid) -> Result<Verification, StoreError>;
     async fn claim_verify_budget(&self, replica: String, lease: Duration) -> Result<Option<VerifyBudget>, StoreError>;
+    async fn renew_verify_budget(&self, replica: String, lease: Duration) -> Result<bool, StoreError>;
     async fn save_verify_budget(&self, save: SaveBudget) -> Result<bool, StoreError>;
     async fn verify_turn(&self) -> Result<Option<PipelineId>, StoreError>;
     async fn verifications(&self, of: VerificationsOf) -> Result<Vec<Verification>, StoreError>;
@@ -120,6 +126,7 @@ pub(super) trait Transactions: fmt::Debug + Send + Sync + 'static {
     async fn renew_upkeep(&self, id: Uuid, term: Term, lease: Duration, tally: Tally) -> Result<bool, StoreError>;
     async fn apply_upkeep(&self, change: Arc<upkeep::Move>) -> Result<UpkeepApplied, StoreError>;
     async fn get_upkeep(&self, id: Uuid) -> Result<Upkeep, StoreError>;
+    async fn asked_upkeep(&self, pipeline: PipelineId, request_id: RequestId) -> Result<Option<Upkeep>, StoreError>;
     async fn last_collection(&self, pipeline: PipelineId) -> Result<Option<Upkeep>, StoreError>;
     async fn due_collections(&self, every: Duration, at_most: u32) -> Result<Vec<PipelineId>, StoreError>;
 

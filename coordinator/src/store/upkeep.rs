@@ -19,6 +19,8 @@ use super::{
     audit::{self, Entry, event},
     changes::Reach,
     differences::refuse_behind,
+    identity::{belongs_here, written_here},
+    look_and_apply,
     pipelines::{Lock, find},
     retirements,
     rows::{number, readable, unsigned},
@@ -108,16 +110,9 @@ impl Store {
         let change = Arc::new(Move { before: before.clone(), next: next.clone(), caller: caller.clone() });
         let applied = match self.database.apply_upkeep(Arc::clone(&change)).await {
             Err(StoreError::UnknownOutcome(problem)) => {
-                let found = self.database.get_upkeep(before.id).await;
-                let found = found.map_err(|_| StoreError::UnknownOutcome(problem))?;
-                if found.version == before.version && found.term == before.term {
-                    self.database.apply_upkeep(change).await?
-                } else if found.term == before.term && found.version == before.version.saturating_add(1) {
-                    // Nobody else writes under this term.
-                    UpkeepApplied::Stored(found)
-                } else {
-                    UpkeepApplied::Moved
-                }
+                let look = || self.look_at_upkeep(&change);
+                let again = || self.database.apply_upkeep(Arc::clone(&change));
+                look_and_apply(problem, look, again, |applied| *applied == UpkeepApplied::Moved).await?
             }
             applied => applied?,
         };
@@ -127,9 +122,31 @@ impl Store {
         Ok(applied)
     }
 
+    /// What became of a write whose answer was lost; none: it was not made.
+    async fn look_at_upkeep(&self, change: &Move) -> Result<Option<UpkeepApplied>, StoreError> {
+        let (before, found) = (&change.before, self.database.get_upkeep(change.before.id).await?);
+        Ok(if found.term != before.term {
+            Some(UpkeepApplied::Moved)
+        } else if found.version == before.version {
+            None
+        } else {
+            // Nobody else writes under this term.
+            Some(UpkeepApplied::Stored(found))
+        })
+    }
+
     /// One piece of upkeep, in whatever phase.
     pub async fn get_upkeep(&self, id: Uuid) -> Result<Upkeep, StoreError> {
         self.database.get_upkeep(id).await
+    }
+
+    /// What was admitted under this request id, in whatever phase; none: nothing was, or it ended long ago.
+    pub async fn asked_upkeep(
+        &self,
+        pipeline: PipelineId,
+        request_id: RequestId,
+    ) -> Result<Option<Upkeep>, StoreError> {
+        self.database.asked_upkeep(pipeline, request_id).await
     }
 
     /// The newest collection of a pipeline, in whatever phase; none within the last 30 days.
@@ -144,7 +161,7 @@ impl Store {
 }
 
 /// Only the owner of a location may write into it, and only while its database knows all of it.
-pub(super) fn check_admits(pipeline: &PipelineRow) -> Result<(), Problem> {
+pub(super) fn check_owns(pipeline: &PipelineRow) -> Result<(), Problem> {
     refuse_behind(pipeline)?;
     let name = &pipeline.spec.name;
     if let Some(fenced) = &pipeline.fenced {
@@ -189,7 +206,7 @@ pub(super) fn admitted_because(upkeep: &Upkeep) -> String {
     let of = |commit: &CommitRef| format!("checkpoint {} ({}-{})", commit.round, commit.generation, commit.seq);
     match &upkeep.work {
         Work::Pin { commit, key, .. } => format!("{of}, by {key}", of = of(commit)),
-        Work::Unpin { keys } => keys.join(", "),
+        Work::Unpin { keys, .. } => keys.join(", "),
         Work::Retire { commit } => of(commit),
         Work::Collect => format!("garbage of {}", upkeep.location),
     }
@@ -229,7 +246,7 @@ pub(super) async fn admit(connection: &mut Session, request: &Request) -> Result
     if let Some(known) = known {
         return upkeep(&known);
     }
-    check_admits(&pipeline)?;
+    check_owns(&pipeline)?;
     let commit = ask.work.commit();
     if let Some(commit) = &commit
         && retirements::is_marked(&mut transaction, pipeline.id, commit).await?
@@ -285,11 +302,16 @@ pub(super) async fn claim(
     (replica, lease, at_most): &(String, Duration, u32),
 ) -> Result<Vec<Upkeep>, Fail> {
     let rows = sqlx::query(
-        "UPDATE upkeep SET term = term + 1, version = version + 1, lease_owner = $1,
-                           lease_until = clock_timestamp() + make_interval(secs => $2), updated_at = clock_timestamp()
-         WHERE id IN (SELECT id FROM upkeep WHERE ended_at IS NULL AND (lease_until IS NULL OR lease_until < clock_timestamp())
-                      ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED)
-         RETURNING *",
+        concat!(
+            "UPDATE upkeep SET term = term + 1, version = version + 1, lease_owner = $1,
+                               lease_until = clock_timestamp() + make_interval(secs => $2), updated_at = clock_timestamp()
+             WHERE id IN (SELECT due.id FROM upkeep due
+                          WHERE due.ended_at IS NULL AND (due.lease_until IS NULL OR due.lease_until < clock_timestamp()) AND ",
+            belongs_here!("due"),
+            "
+                          ORDER BY due.created_at LIMIT $3 FOR UPDATE OF due SKIP LOCKED)
+             RETURNING *"
+        ),
     )
     .bind(text(replica))
     .bind(lease.as_secs_f64())
@@ -304,10 +326,11 @@ pub(super) async fn renew(
     connection: &mut Session,
     (id, term, lease, tally): &(Uuid, Term, Duration, Tally),
 ) -> Result<bool, Fail> {
-    let done = sqlx::query(
+    let done = sqlx::query(concat!(
         "UPDATE upkeep SET lease_until = clock_timestamp() + make_interval(secs => $3), tally = $4
-         WHERE id = $1 AND term = $2 AND ended_at IS NULL",
-    )
+             WHERE id = $1 AND term = $2 AND ended_at IS NULL AND ",
+        belongs_here!("upkeep")
+    ))
     .bind(id)
     .bind(term.as_i64())
     .bind(lease.as_secs_f64())
@@ -323,6 +346,18 @@ pub(super) async fn get(connection: &mut Session, id: Uuid) -> Result<Upkeep, Fa
     row.as_ref().map_or_else(|| Err(not_found(id).into()), upkeep)
 }
 
+pub(super) async fn asked(
+    connection: &mut Session,
+    (pipeline, request_id): &(PipelineId, RequestId),
+) -> Result<Option<Upkeep>, Fail> {
+    let row = sqlx::query("SELECT * FROM upkeep WHERE pipeline_id = $1 AND request_id = $2")
+        .bind(pipeline.uuid())
+        .bind(request_id.uuid())
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(upkeep).transpose()
+}
+
 pub(super) async fn last_collection(connection: &mut Session, pipeline: PipelineId) -> Result<Option<Upkeep>, Fail> {
     let row = sqlx::query(
         "SELECT * FROM upkeep WHERE pipeline_id = $1 AND kind = 'collect' ORDER BY created_at DESC, id LIMIT 1",
@@ -335,13 +370,13 @@ pub(super) async fn last_collection(connection: &mut Session, pipeline: Pipeline
 
 pub(super) async fn due(connection: &mut Session, (every, at_most): &(Duration, u32)) -> Result<Vec<PipelineId>, Fail> {
     let ids: Vec<Uuid> = sqlx::query_scalar(
-        "SELECT p.id FROM pipelines p
+        concat!("SELECT p.id FROM pipelines p
          LEFT JOIN LATERAL (SELECT u.ended_at, u.created_at FROM upkeep u WHERE u.pipeline_id = p.id AND u.kind = 'collect'
                             ORDER BY u.created_at DESC LIMIT 1) AS last ON true
          WHERE p.deleted_at IS NULL AND p.claim = 'owned' AND p.fenced_at IS NULL AND p.behind_at IS NULL
            AND (last.created_at IS NULL OR last.ended_at IS NOT NULL)
-           AND coalesce(last.created_at, p.created_at) < clock_timestamp() - make_interval(secs => $1)
-         ORDER BY coalesce(last.created_at, p.created_at) LIMIT $2",
+           AND coalesce(last.created_at, p.created_at) < clock_timestamp() - make_interval(secs => $1) AND ", written_here!("p"), "
+         ORDER BY coalesce(last.created_at, p.created_at) LIMIT $2"),
     )
     .bind(every.as_secs_f64())
     .bind(i64::from(*at_most))
@@ -354,13 +389,13 @@ pub(super) async fn apply(connection: &mut Session, change: &Move) -> Result<Upk
     let next = &change.next;
     let mut transaction = connection.begin().await?;
     let moved = sqlx::query(
-        "UPDATE upkeep SET
+        concat!("UPDATE upkeep SET
              version = version + 1, phase = $4, tally = $5, problem = $6, tries = $7, retry_at = $8, updated_at = clock_timestamp(),
              ended_at = CASE WHEN $9 THEN clock_timestamp() END,
              lease_owner = CASE WHEN $9 THEN NULL ELSE lease_owner END,
              lease_until = CASE WHEN $9 THEN NULL ELSE lease_until END
-         WHERE id = $1 AND version = $2 AND term = $3 AND ended_at IS NULL
-         RETURNING *",
+         WHERE id = $1 AND version = $2 AND term = $3 AND ended_at IS NULL AND ", belongs_here!("upkeep"), "
+         RETURNING *"),
     )
     .bind(next.id)
     .bind(bigint(change.before.version))

@@ -18,7 +18,8 @@ use super::{
     Caller, Change, ClaimState, PipelineRow, Store, StoreError,
     audit::{self, Entry, event},
     changes::Reach,
-    pipelines::{Lock, find},
+    identity::belongs_here,
+    pipelines::{Lock, find, forget_last},
     rows::{number, parsed, readable, unsigned},
     session::Session,
     settle_twice,
@@ -232,16 +233,7 @@ pub(super) async fn keep(connection: &mut Session, keep: &Keep) -> Result<Verifi
     .fetch_one(&mut *transaction)
     .await?;
     if !finding.problems.is_empty() {
-        sqlx::query(
-            "UPDATE pipelines SET last_generation = NULL, last_seq = NULL, last_round_id = NULL, last_digest = NULL, last_step = NULL,
-                    last_fingerprint = NULL, last_local = NULL, last_committed_at = NULL, version = version + 1, updated_at = clock_timestamp()
-             WHERE id = $1 AND last_generation = $2 AND last_seq = $3",
-        )
-        .bind(finding.pipeline.uuid())
-        .bind(finding.commit.generation.as_i64())
-        .bind(finding.commit.seq.as_i64())
-        .execute(&mut *transaction)
-        .await?;
+        forget_last(&mut transaction, finding.pipeline, &finding.commit).await?;
     }
     if let Some(cause) = found_because(finding) {
         let entry = Entry {
@@ -261,11 +253,15 @@ pub(super) async fn keep(connection: &mut Session, keep: &Keep) -> Result<Verifi
 
 pub(super) async fn owed(connection: &mut Session, lease: &Duration) -> Result<Vec<Verification>, Fail> {
     let rows = sqlx::query(
-        "UPDATE verifications SET mark_lease = clock_timestamp() + make_interval(secs => $1)
-         WHERE id IN (SELECT id FROM verifications WHERE mark_bytes IS NOT NULL AND marked_at IS NULL
-                        AND (mark_lease IS NULL OR mark_lease < clock_timestamp())
-                      ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED)
-         RETURNING *",
+        concat!(
+            "UPDATE verifications SET mark_lease = clock_timestamp() + make_interval(secs => $1)
+             WHERE id IN (SELECT owed.id FROM verifications owed WHERE owed.mark_bytes IS NOT NULL AND owed.marked_at IS NULL
+                            AND (owed.mark_lease IS NULL OR owed.mark_lease < clock_timestamp()) AND ",
+            belongs_here!("owed"),
+            "
+                          ORDER BY owed.ended_at LIMIT $2 FOR UPDATE OF owed SKIP LOCKED)
+             RETURNING *"
+        ),
     )
     .bind(lease.as_secs_f64())
     .bind(MARKS)

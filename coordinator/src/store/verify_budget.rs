@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::{
     Store, StoreError,
+    identity::written_here,
     rows::unsigned,
     session::Session,
     sqlstate::{Fail, Settling},
@@ -66,6 +67,11 @@ impl Store {
         self.database.claim_verify_budget(replica.to_owned(), lease).await
     }
 
+    /// Prolongs the lease while a step reads; with no time at all lets go of it. False: another replica has the budget.
+    pub async fn renew_verify_budget(&self, replica: &str, lease: Duration) -> Result<bool, StoreError> {
+        self.database.renew_verify_budget(replica.to_owned(), lease).await
+    }
+
     /// What a step has changed; the lease begins anew. None: somebody else has the budget now.
     pub async fn save_verify_budget(
         &self,
@@ -101,6 +107,19 @@ pub(super) async fn claim(
     row.as_ref().map(budget).transpose()
 }
 
+/// By the holder's name and not by the version: a step that is saved meanwhile takes nothing away from it.
+pub(super) async fn renew(connection: &mut Session, (replica, lease): &(String, Duration)) -> Result<bool, Fail> {
+    let done = sqlx::query(
+        "UPDATE verify_budget SET lease_until = clock_timestamp() + make_interval(secs => $2) WHERE lease_owner = $1",
+    )
+    .bind(text(replica))
+    .bind(lease.as_secs_f64())
+    .execute(connection)
+    .await
+    .settling()?;
+    Ok(done.rows_affected() == 1)
+}
+
 pub(super) async fn save(connection: &mut Session, save: &SaveBudget) -> Result<bool, Fail> {
     let done = sqlx::query(
         "UPDATE verify_budget SET version = version + 1, allowance = $2, under_way = $3,
@@ -118,15 +137,17 @@ pub(super) async fn save(connection: &mut Session, save: &SaveBudget) -> Result<
 }
 
 pub(super) async fn turn(connection: &mut Session) -> Result<Option<PipelineId>, Fail> {
-    let id: Option<Uuid> = sqlx::query_scalar(
+    let id: Option<Uuid> = sqlx::query_scalar(concat!(
         "WITH next AS (
              SELECT p.id FROM pipelines p LEFT JOIN verify_turns t ON t.pipeline_id = p.id
-             WHERE p.deleted_at IS NULL AND p.claim = 'owned' AND p.fenced_at IS NULL AND p.behind_at IS NULL
+             WHERE p.deleted_at IS NULL AND p.claim = 'owned' AND p.fenced_at IS NULL AND p.behind_at IS NULL AND ",
+        written_here!("p"),
+        "
              ORDER BY t.looked_at NULLS FIRST, p.id LIMIT 1
          )
          INSERT INTO verify_turns (pipeline_id, looked_at) SELECT id, clock_timestamp() FROM next
-         ON CONFLICT (pipeline_id) DO UPDATE SET looked_at = excluded.looked_at RETURNING pipeline_id",
-    )
+         ON CONFLICT (pipeline_id) DO UPDATE SET looked_at = excluded.looked_at RETURNING pipeline_id"
+    ))
     .fetch_optional(connection)
     .await
     .settling()?;

@@ -95,10 +95,12 @@ async fn a_checkpoint_of_another_layout_is_refused_before_any_download() {
 async fn a_commit_that_breaks_its_rules_is_an_error_and_no_absence() {
     let (mut coordinator, _agents) = described(&[&[], &[]]).await;
     put_raw(&coordinator, &Key::Commit(Generation::FIRST, lockstep_protocol::id::Seq::FIRST), b"{\"format\":1}");
-    let problem = refused(coordinator.client.list_checkpoints(list(0, "")).await, "MANIFEST_INVALID");
+    let listed = coordinator.client.list_checkpoints(list(0, "")).await.unwrap().into_inner().checkpoints;
+    let why = listed[0].unreadable.as_ref().unwrap();
+    assert_eq!((why.reason.as_str(), listed.len()), ("MANIFEST_INVALID", 1), "{why:?}");
+    let problem = refused(coordinator.client.start_pull(dry_pull()).await, "MANIFEST_INVALID");
     assert_eq!(problem.code, Code::DataLoss);
     assert!(problem.metadata["key"].contains("commits/"), "{problem:?}");
-    refused(coordinator.client.start_pull(dry_pull()).await, "MANIFEST_INVALID");
 }
 
 #[tokio::test(flavor = "multi_thread")]

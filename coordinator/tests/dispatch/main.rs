@@ -2,10 +2,12 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't be set up has failed")]
 
+mod activation;
 mod agent;
 mod bad_rows;
 mod budget;
 mod claims;
+mod pins;
 mod pull;
 mod push;
 mod ready;

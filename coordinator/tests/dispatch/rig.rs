@@ -118,20 +118,28 @@ impl Rig {
         let database = TestDatabase::create().await.unwrap();
         let store = Store::connect(database.url(), StoreOptions::default()).await.unwrap();
         store.migrate().await.unwrap();
-        let credentials =
-            StaticCredentials { access_key_id: "lockstep".to_owned(), secret_access_key: "lockstep-secret".to_owned() };
+        let mut agents = Vec::new();
+        for host_idx in 0..hosts {
+            agents.push(Agent::with_files(host_idx, hosts, &[4], files, Behind::Server(server.admin())).await);
+        }
+        let mut rig = Self { store, served: None, buckets: MemoryBuckets::new(["acme"]), agents, database };
+        rig.connect_as(server, "lockstep").await;
+        rig
+    }
+
+    /// Replicas that are started from here on ask this server, with this access key.
+    pub(crate) async fn connect_as(&mut self, server: &S3Server, access_key: &str) {
+        let credentials = StaticCredentials {
+            access_key_id: access_key.to_owned(),
+            secret_access_key: format!("{access_key}-secret"),
+        };
         let options = AwsOptions {
             credentials: Some(credentials),
             endpoint: Some(server.endpoint()),
             region: Some("us-east-1".to_owned()),
             ..AwsOptions::default()
         };
-        let connector: Arc<dyn Connector> = Arc::new(AwsConnector::with(options).await);
-        let mut agents = Vec::new();
-        for host_idx in 0..hosts {
-            agents.push(Agent::with_files(host_idx, hosts, &[4], files, Behind::Server(server.admin())).await);
-        }
-        Self { store, served: Some(connector), buckets: MemoryBuckets::new(["acme"]), agents, database }
+        self.served = Some(Arc::new(AwsConnector::with(options).await));
     }
 
     pub(crate) fn location() -> Location {
@@ -183,7 +191,13 @@ impl Rig {
             created_at: Utc::now(),
             released: false,
         };
-        NewPipeline { id, spec, fence_bytes: Some(String::from_utf8(fence.encode()).unwrap()), request_id: None }
+        NewPipeline {
+            id,
+            spec,
+            fence_bytes: Some(String::from_utf8(fence.encode()).unwrap()),
+            follows: true,
+            request_id: None,
+        }
     }
 
     /// Creates a pipeline and waits for what its claim comes to.

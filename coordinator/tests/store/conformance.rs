@@ -14,13 +14,13 @@ use lockstep_coordinator::{
 };
 use lockstep_protocol::{
     garbage::Candidates,
-    id::PipelineId,
     round::{Decision, Event, Round, decide},
     upkeep::{self, Upkeep},
 };
 use rand::{SeedableRng as _, rngs::StdRng};
 
 use crate::{
+    location_operations::{self, Told},
     operations::{Operation, World},
     rig::{Rig, alice, replica},
 };
@@ -40,6 +40,7 @@ struct Said {
     text: String,
     rounds: Vec<Round>,
     upkeep: Vec<Upkeep>,
+    told: Vec<Told>,
 }
 
 /// Times are each database's own.
@@ -64,8 +65,17 @@ fn without_times(text: &str) -> String {
     plain
 }
 
+/// Text as it is.
+struct Plain(String);
+
+impl std::fmt::Debug for Plain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 fn said<T: std::fmt::Debug, E: std::fmt::Debug>(outcome: Result<T, E>, rounds: Vec<Round>) -> Said {
-    Said { text: without_times(&format!("{outcome:#?}")), rounds, upkeep: Vec::new() }
+    Said { text: without_times(&format!("{outcome:#?}")), rounds, upkeep: Vec::new(), told: Vec::new() }
 }
 
 fn sorted(mut records: Vec<RoundRecord>) -> Vec<RoundRecord> {
@@ -227,6 +237,7 @@ async fn run(
         Operation::StartStandby(selector, pinned) => {
             said(store.start_standby(selector, *pinned, &alice()).await, Vec::new())
         }
+        Operation::Location(_) => unreachable!("it has a run of its own"),
         Operation::StopStandby(selector) => said(store.stop_standby(selector, &alice()).await, Vec::new()),
         Operation::Get(id) => {
             let got = store.get_round(*id).await;
@@ -289,7 +300,15 @@ impl Pair {
         for (side, store) in [&self.postgres, &self.twin].into_iter().enumerate() {
             let known = operation.snapshot().map(|snapshot| world.snapshot(snapshot, side));
             chance::seed(Some(seed ^ number << 20));
-            says.push(run(store, operation, known.as_ref(), world.claimed(operation, side), now).await);
+            says.push(match operation {
+                Operation::Location(operation) => {
+                    let open = world.open(side);
+                    let (text, told) =
+                        location_operations::run(store, operation, (&world.locations, side), &open, now).await;
+                    Said { told, ..said::<_, ()>(Ok(Plain(text)), Vec::new()) }
+                }
+                _ => run(store, operation, known.as_ref(), world.claimed(operation, side), now).await,
+            });
             lines.push(new_lines(store, &mut self.heard[side]).await);
         }
         let [postgres, twin] = says.as_slice() else { unreachable!() };
@@ -299,13 +318,26 @@ impl Pair {
         for (postgres, twin) in postgres.rounds.iter().zip(&twin.rounds) {
             world.learn([postgres.clone(), twin.clone()]);
         }
+        for (postgres, twin) in postgres.told.iter().zip(&twin.told) {
+            world.locations.learn([postgres.clone(), twin.clone()]);
+        }
         for (postgres, twin) in postgres.upkeep.iter().zip(&twin.upkeep) {
             world.learn_upkeep([postgres.clone(), twin.clone()]);
         }
         world.learn_pipelines(&self.twin).await;
     }
 
-    async fn compare_all(&self, seed: u64, number: u64, pipelines: &[PipelineId]) {
+    async fn compare_all(&self, seed: u64, number: u64, world: &World) {
+        for id in world.locations.take_overs() {
+            let plain = |text: String| without_times(&text);
+            let (postgres, twin) = (self.postgres.get_take_over(id).await, self.twin.get_take_over(id).await);
+            assert_eq!(
+                plain(format!("{postgres:?}")),
+                plain(format!("{twin:?}")),
+                "take-over after {number} of {seed}"
+            );
+        }
+        let pipelines = &world.pipelines();
         let mut filters = vec![RoundFilter::default(), RoundFilter { active_only: true, ..RoundFilter::default() }];
         filters.extend(pipelines.iter().map(|id| RoundFilter {
             pipeline: Some(*id),
@@ -361,7 +393,7 @@ async fn the_twin_answers_and_holds_what_postgres_does() {
         let operation = world.draw(&mut rng);
         pair.compare(seed, number, &operation, &mut world).await;
         if number % 50 == 49 || number + 1 == operations {
-            pair.compare_all(seed, number, &world.pipelines()).await;
+            pair.compare_all(seed, number, &world).await;
         }
     }
     chance::seed(None);

@@ -10,7 +10,8 @@ use lockstep_coordinator::store::{
 };
 use lockstep_protocol::{
     id::{Attempt, Generation},
-    round::{CancelRequest, Round, decide},
+    problem::{Problem, Reason},
+    round::{CancelRequest, Event, Round, decide},
 };
 use sqlx::{Row as _, postgres::PgRow};
 
@@ -61,7 +62,7 @@ const fn done(is: bool) -> Said {
 }
 
 /// `$1` is the pipeline, `$2` the round, `$3` the claiming pipeline.
-pub(crate) const WRITES: [Write; 14] = [
+pub(crate) const WRITES: [Write; 16] = [
     (
         "create_pipeline",
         |given| {
@@ -187,6 +188,31 @@ pub(crate) const WRITES: [Write; 14] = [
         "SELECT count(*) FROM audit_events WHERE event = 'round_phase' AND to_phase = 'transferring' AND round_id = $2",
     ),
     (
+        "apply, a refusal with a NUL character",
+        |given| {
+            Box::pin(async move {
+                let refused = Event::Refused(Problem::new(Reason::StoreDenied, "no\0 access").with("k\0ey", "a\0b"));
+                let decision = decide(&given.round, &refused, Utc::now());
+                let applied = given.store.apply(&given.round, &decision, &replica()).await;
+                said(applied, |applied| done(matches!(applied, Applied::Stored(_))))
+            })
+        },
+        "SELECT count(*) FROM audit_events WHERE event = 'round_phase' AND to_phase = 'failed' AND round_id = $2",
+    ),
+    (
+        "apply, a host's problem with a NUL character",
+        |given| {
+            Box::pin(async move {
+                let round = given.rig.step(given.round.clone(), planned(&given.round, 10)).await;
+                let problem = Problem::new(Reason::LocalIo, "the file a\0b can't be read");
+                let failed = Event::HostFailed { host_idx: 1, attempt: Attempt::FIRST, problem, jitter: 0 };
+                let applied = given.store.apply(&round, &decide(&round, &failed, Utc::now()), &replica()).await;
+                said(applied, |applied| done(matches!(applied, Applied::Stored(_))))
+            })
+        },
+        "SELECT count(*) FROM participants WHERE problem IS NOT NULL AND round_id = $2",
+    ),
+    (
         "request_cancel",
         |given| {
             Box::pin(async move {
@@ -258,6 +284,7 @@ async fn try_all(cut: Cut) -> Vec<(&'static str, Said, i64)> {
         wire.arm(cut);
         let told = write(&given).await;
         wire.disarm();
+        wire.land().await;
         assert_eq!(wire.cuts(), cuts + 1, "{name} was not cut");
         if told == Said::Unknown {
             // Whatever is still under way is over once the row can be locked.
@@ -284,7 +311,7 @@ const LEFT_OPEN: [&str; 7] =
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_whose_answer_is_lost_is_found_or_said_to_be_unknown() {
-    for (name, told, happened) in try_all(Cut::Answer).await {
+    for (name, told, happened) in Box::pin(try_all(Cut::Answer)).await {
         assert_eq!(happened, 1, "{name}");
         let expected = if LEFT_OPEN.contains(&name) { Said::Unknown } else { Said::Done };
         assert_eq!(told, expected, "{name}");
@@ -293,7 +320,7 @@ async fn a_commit_whose_answer_is_lost_is_found_or_said_to_be_unknown() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_never_arrives_is_made_again_or_said_to_be_unknown() {
-    for (name, told, happened) in try_all(Cut::Request).await {
+    for (name, told, happened) in Box::pin(try_all(Cut::Request)).await {
         let open = LEFT_OPEN.contains(&name) || name == "settle_claim";
         assert_eq!((told, happened), if open { (Said::Unknown, 0) } else { (Said::Done, 1) }, "{name}");
     }
@@ -301,5 +328,13 @@ async fn a_commit_that_never_arrives_is_made_again_or_said_to_be_unknown() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_arrives_while_its_caller_is_cut_off_is_never_told_wrongly() {
-    try_all(Cut::Both).await;
+    Box::pin(try_all(Cut::Both)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_lands_when_its_caller_has_looked_already_is_never_told_wrongly() {
+    for (name, told, happened) in Box::pin(try_all(Cut::Late)).await {
+        let open = LEFT_OPEN.contains(&name) || name == "settle_claim";
+        assert_eq!((told, happened), (if open { Said::Unknown } else { Said::Done }, 1), "{name}");
+    }
 }

@@ -25,6 +25,7 @@ use lockstep_protocol::{
 use rand::{Rng as _, rngs::StdRng};
 use uuid::Uuid;
 
+use crate::location_operations::{LocationOperation, Locations};
 use crate::rig::{FINGERPRINT, found, local, part, planned, pull, push, resolved_locally};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -71,6 +72,7 @@ pub(crate) enum Operation {
     SaveFollowState(Box<(DueStandby, FollowState)>),
     StartStandby(PipelineSelector, Option<RoundId>),
     StopStandby(PipelineSelector),
+    Location(LocationOperation),
 }
 
 impl Operation {
@@ -113,6 +115,7 @@ impl Operation {
             Self::SaveFollowState(..) => "save a standby's state",
             Self::StartStandby(..) => "start standby",
             Self::StopStandby(_) => "stop standby",
+            Self::Location(operation) => operation.name(),
         }
     }
 }
@@ -140,6 +143,7 @@ pub(crate) struct World {
     rounds: BTreeMap<RoundId, Vec<[Round; 2]>>,
     /// The same, as it was claimed.
     upkeep: Vec<[Upkeep; 2]>,
+    pub(crate) locations: Locations,
     counts: BTreeMap<String, u64>,
 }
 
@@ -192,6 +196,12 @@ impl World {
     pub(crate) fn claimed(&self, operation: &Operation, side: usize) -> Option<&Upkeep> {
         let Operation::DriveUpkeep { nth, .. } = operation else { return None };
         Some(&self.upkeep.get(nth % self.upkeep.len().max(1))?[side])
+    }
+
+    /// What this side said that is open, by pipeline.
+    pub(crate) fn open(&self, side: usize) -> BTreeMap<PipelineId, Round> {
+        let last = self.rounds.values().filter_map(|told| told.last().map(|pair| pair[side].clone()));
+        last.filter(|round| !round.phase.is_terminal()).map(|round| (round.pipeline, round)).collect()
     }
 
     /// Commits that pushes have made or pulls were given.
@@ -313,8 +323,18 @@ impl World {
             58 if rng.random_bool(0.7) => Operation::StartStandby(self.standby(rng)?, self.round(rng)),
             58 => Operation::StopStandby(self.standby(rng)?),
             53 => Operation::Get(if rng.random_bool(0.2) { RoundId::new(uuid(rng)) } else { self.round(rng)? }),
+            69..=83 => self.location(rng)?,
             _ => self.apply(rng)?,
         })
+    }
+
+    fn location(&self, rng: &mut StdRng) -> Option<Operation> {
+        let row = pick(rng, &self.pipelines)?;
+        let commits: Vec<CommitRef> =
+            self.commits().filter(|(of, _)| *of == row.id).map(|(_, commit)| commit).collect();
+        let commit = pick(rng, &commits).copied();
+        let with = (self.selector(rng), request_id(rng), lease(rng));
+        self.locations.draw(rng, row, commit, with).map(Operation::Location)
     }
 
     fn new_pipeline(&self, rng: &mut StdRng) -> NewPipeline {
@@ -325,6 +345,7 @@ impl World {
             id: PipelineId::new(uuid(rng)),
             spec,
             fence_bytes: (standby == odd).then(|| "{\"kind\":\"fence\"}\n".to_owned()),
+            follows: rng.random_bool(0.8),
             request_id: request_id(rng),
         }
     }
@@ -374,7 +395,7 @@ impl World {
                         Work::Pin { commit, key: "pins/x.json".to_owned(), bytes: "a\0 pin".to_owned() }
                     }
                     (1, Some(commit)) => Work::Retire { commit },
-                    (2, _) => Work::Unpin { keys: vec!["pins/x.json".to_owned()] },
+                    (2, _) => Work::Unpin { keys: vec!["pins/x.json".to_owned()], documents: Vec::new() },
                     _ => Work::Collect,
                 };
                 Operation::AdmitUpkeep(AdmitUpkeep {
@@ -423,9 +444,10 @@ impl World {
         Some(Operation::SaveSchedule(due, schedule))
     }
 
-    /// Mostly one that is a standby.
+    /// Mostly one that is a standby, or was fenced and may become one.
     fn standby(&self, rng: &mut StdRng) -> Option<PipelineSelector> {
-        let standbys: Vec<_> = self.pipelines.iter().filter(|row| row.claim.as_str() == "standby").collect();
+        let may_follow = |row: &&PipelineRow| row.claim.as_str() == "standby" || row.fenced.is_some();
+        let standbys: Vec<_> = self.pipelines.iter().filter(may_follow).collect();
         let row = pick(rng, &standbys)?;
         Some(if rng.random_bool(0.9) { row.id.into() } else { self.selector(rng) })
     }
@@ -544,17 +566,25 @@ impl Events {
         let host_idx = self.host % round.layout.len();
         let attempt = round.participants[host_idx as usize].attempt;
         let jitter = 500;
-        match self.sort {
-            0..=2 => vec![Event::CancelRequested(CancelRequest { by: "bob".to_owned(), cause: "\0".to_owned() })],
-            3..=4 => vec![Event::Refused(Problem::new(Reason::Fenced, "a newer\0 owner"))],
-            5..=12 => {
+        let source = match &round.kind {
+            Kind::Pull(pull) => pull.resolved.as_ref().and_then(|from| from.commit),
+            Kind::Push(_) => None,
+        };
+        match (self.sort, source) {
+            (10..=12, Some(commit)) => {
+                let problem = Problem::new(Reason::CheckpointNotFound, "its\0 owner has retired it");
+                vec![Event::SourceRetired { host_idx, attempt, commit, problem }]
+            }
+            (0..=2, _) => vec![Event::CancelRequested(CancelRequest { by: "bob".to_owned(), cause: "\0".to_owned() })],
+            (3..=4, _) => vec![Event::Refused(Problem::new(Reason::Fenced, "a newer\0 owner"))],
+            (5..=12, _) => {
                 let reason = if self.step == 1 { Reason::NoSpace } else { Reason::AgentRestarted };
                 let problem = Problem::new(reason, "what an agent\0 said").with("k\0", "v\0");
                 vec![Event::HostFailed { host_idx, attempt, problem, jitter }]
             }
-            13 => vec![Event::Tick],
+            (13, _) => vec![Event::Tick],
             // Two at once, as a driver stores them.
-            14..=20 => self.next(round).into_iter().take(2).collect(),
+            (14..=20, _) => self.next(round).into_iter().take(2).collect(),
             _ => self.next(round),
         }
     }
@@ -620,13 +650,16 @@ impl Events {
     fn resolved(self, round: &Round) -> Event {
         let local = resolved_locally(round, self.step);
         let Event::Resolved { mut resolved, hosts, discard } = local else { return local };
+        let Kind::Pull(pull) = &round.kind else { return Event::Tick };
+        // Another one than those that were retired.
+        let seq = 1 + pull.retired.len() as u64;
         match self.host {
             0 => {
                 resolved.source = Source::Location;
                 resolved.location = Some(round.location.clone());
                 resolved.commit = Some(CommitRef {
                     generation: Generation::FIRST,
-                    seq: Seq::FIRST,
+                    seq: Seq::new(seq).unwrap(),
                     round: RoundId::new(Uuid::from_u128(5)),
                     digest: Digest::of(b"commit"),
                 });

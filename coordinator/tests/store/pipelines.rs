@@ -2,14 +2,18 @@
 
 use std::time::Duration;
 
-use lockstep_coordinator::store::{ClaimOutcome, ClaimSettled, ClaimState, Created, Page, PipelineSelector};
+use lockstep_coordinator::store::{
+    AdmitTakeOver, ClaimOutcome, ClaimSettled, ClaimState, Created, NewPipeline, Page, PipelineSelector,
+};
 use lockstep_protocol::{
     id::{Generation, PipelineName},
     problem::{Problem, Reason},
+    round::RetryPolicy,
     spec::{Initial, PipelineSpec},
+    takeover::{self, Event, Purpose},
 };
 
-use crate::rig::{LEASE, Rig, admitted, alice, new_pipeline, push, refused, replica, request_id, spec};
+use crate::rig::{LEASE, Rig, admitted, alice, both, new_pipeline, push, refused, replica, request_id, spec};
 
 #[tokio::test]
 async fn a_created_pipeline_reads_back_whole_and_waits_for_its_claim() {
@@ -205,4 +209,48 @@ async fn pages_of_pipelines_follow_each_other_without_gap_or_double() {
         }
     }
     assert_eq!(names, ["a", "b", "c"]);
+}
+
+#[tokio::test]
+async fn a_pipeline_is_deleted_only_once_its_take_over_has_ended() {
+    let rig = Rig::new().await;
+    let row = rig.pipeline("orders").await;
+    let ask = AdmitTakeOver {
+        pipeline: row.id.into(),
+        purpose: Purpose::TakeOver,
+        chosen: None,
+        request_id: None,
+        retry: RetryPolicy::default(),
+    };
+    let admitted = rig.store.admit_take_over(ask, &alice()).await.unwrap();
+    let error = rig.store.delete_pipeline(&row.id.into(), None, &alice()).await.unwrap_err();
+    let problem = refused(error, Reason::TakeOverInProgress);
+    assert_eq!(problem.metadata["take_over"], admitted.id.to_string());
+    let claimed = rig.store.claim_take_overs("one", LEASE).await.unwrap().pop().unwrap();
+    let given_up = Event::Refused(Problem::new(Reason::LocationUnsuitable, "it can't be"));
+    let decision = takeover::decide(&claimed, &given_up, chrono::Utc::now());
+    rig.store.apply_take_over(&claimed, &decision, None, &replica()).await.unwrap();
+    rig.store.delete_pipeline(&row.id.into(), None, &alice()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_row_that_is_made_anew_follows_nothing_until_it_is_started() {
+    both(async |rig| {
+        for initial in [Initial::Running, Initial::Standby] {
+            let name = format!("{initial:?}").to_lowercase();
+            let spec = PipelineSpec { initial, ..spec(&name, &name) };
+            let anew = NewPipeline { fence_bytes: None, follows: false, ..new_pipeline(spec) };
+            let row = rig.store.create_pipeline(anew, &alice()).await.unwrap().into_row();
+            assert_eq!(row.claim, ClaimState::Standby);
+            // Twice, since rows of those that follow are made by the first look.
+            for _ in 0..2 {
+                assert_eq!(rig.store.due_standbys(LEASE, 10).await.unwrap().due, []);
+            }
+            assert!(rig.store.standbys(Some(row.id)).await.unwrap()[0].standing.stopped);
+            rig.store.start_standby(&row.id.into(), None, &alice()).await.unwrap();
+            let due = rig.store.due_standbys(LEASE, 10).await.unwrap().due;
+            assert_eq!(due.iter().map(|due| due.following.pipeline()).collect::<Vec<_>>(), [row.id]);
+        }
+    })
+    .await;
 }

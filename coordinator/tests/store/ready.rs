@@ -3,15 +3,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use chrono::Utc;
-use lockstep_coordinator::store::{
-    AdmitPull, AdmitTakeOver, NewPipeline, PipelineRow, TakeOverApplied, memory::MemoryDatabase,
-};
-use lockstep_devkit::TestDatabase;
+use lockstep_coordinator::store::{AdmitPull, AdmitTakeOver, NewPipeline, PipelineRow, TakeOverApplied};
 use lockstep_protocol::{
     commit::CommitRef,
     digest::Digest,
     fence::FenceBase,
-    id::{Attempt, Generation, RoundId, Seq},
+    id::{Attempt, Generation, RequestId, RoundId, Seq, Step},
     problem::{Problem, Reason},
     ready::{Role, Telling},
     round::{Event, HostReport, Phase, Resolved, RetryPolicy, Round, Source},
@@ -19,15 +16,8 @@ use lockstep_protocol::{
 };
 
 use crate::rig::{
-    LEASE, Rig, admitted, alice, found, incarnation, new_pipeline, pull, replica, resolved_locally, spec,
+    LEASE, Rig, admitted, alice, both, found, incarnation, new_pipeline, pull, replica, resolved_locally, spec,
 };
-
-async fn both(run: impl AsyncFn(Rig)) {
-    let rig = Rig::new().await;
-    let twin = MemoryDatabase::new(Utc::now).store();
-    run(Rig { database: TestDatabase::create().await.unwrap(), store: twin }).await;
-    run(rig).await;
-}
 
 /// A pull that is installing.
 async fn installing(rig: &Rig, pipeline: &PipelineRow) -> Round {
@@ -49,7 +39,7 @@ async fn finish(rig: &Rig, mut round: Round) -> Round {
     round
 }
 
-async fn installed(rig: &Rig, pipeline: &PipelineRow) -> Round {
+pub(crate) async fn installed(rig: &Rig, pipeline: &PipelineRow) -> Round {
     let round = installing(rig, pipeline).await;
     finish(rig, round).await
 }
@@ -188,6 +178,7 @@ async fn activated(rig: &Rig, row: &PipelineRow, newest: Option<CommitRef>) {
     let ask = AdmitTakeOver {
         pipeline: row.id.into(),
         purpose: Purpose::Activate,
+        chosen: None,
         request_id: None,
         retry: RetryPolicy::default(),
     };
@@ -223,6 +214,29 @@ async fn a_standbys_hosts_are_told_so_and_once_more_when_the_activation_is_done(
         assert_eq!((active.role, active.told_at, active.owed().count()), (Role::Active, None, 3));
         let again = claim(&rig, LEASE).await.pop().unwrap();
         assert!(again.role == Role::Active && again.term > claimed.term, "{again:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_an_activation_goes_on_from_is_kept_and_the_same_request_means_the_same_choice() {
+    both(async |rig| {
+        let row = standby(&rig, "heir").await;
+        let chosen = |step| Some(takeover::Chosen::Step(Step::new(step).unwrap()));
+        let ask = |chosen| AdmitTakeOver {
+            pipeline: row.id.into(),
+            purpose: Purpose::Activate,
+            chosen,
+            request_id: Some(RequestId::new(uuid::Uuid::from_u128(7))),
+            retry: RetryPolicy::default(),
+        };
+        let admitted = rig.store.admit_take_over(ask(chosen(3)), &alice()).await.unwrap();
+        assert_eq!(rig.store.get_take_over(admitted.id).await.unwrap().chosen, chosen(3));
+        assert_eq!(rig.store.admit_take_over(ask(chosen(3)), &alice()).await.unwrap(), admitted);
+        for other in [chosen(4), None] {
+            let refused = rig.store.admit_take_over(ask(other), &alice()).await.unwrap_err();
+            assert_eq!(refused.problem().reason, Reason::RequestIdReused, "{refused}");
+        }
     })
     .await;
 }

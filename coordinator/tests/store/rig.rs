@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::Utc;
 use lockstep_coordinator::store::{
     Admission, AdmitPull, AdmitPush, Applied, Caller, ClaimOutcome, ClaimSettled, NewPipeline, PipelineRow,
-    RoundRecord, Store, StoreError, Trigger,
+    RoundRecord, Store, StoreError, Trigger, memory::MemoryDatabase,
 };
 use lockstep_devkit::TestDatabase;
 use lockstep_protocol::{
@@ -59,6 +59,7 @@ pub(crate) fn new_pipeline(spec: PipelineSpec) -> NewPipeline {
         id: PipelineId::new(Uuid::now_v7()),
         spec,
         fence_bytes: Some("{\"kind\":\"fence\"}\n".to_owned()),
+        follows: true,
         request_id: None,
     }
 }
@@ -132,7 +133,12 @@ impl Rig {
 
     /// A pipeline of three hosts that owns generation 1 of its location.
     pub(crate) async fn pipeline(&self, name: &str) -> PipelineRow {
-        let created = self.store.create_pipeline(new_pipeline(spec(name, name)), &alice()).await.unwrap().into_row();
+        self.pipeline_of(new_pipeline(spec(name, name))).await
+    }
+
+    /// The same from whatever it is to be.
+    pub(crate) async fn pipeline_of(&self, new: NewPipeline) -> PipelineRow {
+        let created = self.store.create_pipeline(new, &alice()).await.unwrap().into_row();
         let mut claimed = self.store.claim_claiming("one", LEASE).await.unwrap();
         claimed.retain(|row| row.id == created.id);
         let row = claimed.pop().expect("the new pipeline is due");
@@ -245,4 +251,12 @@ pub(crate) fn resolved_locally(round: &Round, step: u64) -> Event {
         hosts: found(round, step),
         discard: false,
     }
+}
+
+/// On the twin, then on Postgres: they do the same.
+pub(crate) async fn both(run: impl AsyncFn(Rig)) {
+    let rig = Rig::new().await;
+    let twin = MemoryDatabase::new(Utc::now).store();
+    run(Rig { database: TestDatabase::create().await.unwrap(), store: twin }).await;
+    run(rig).await;
 }

@@ -3,10 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use chrono::Utc;
-use lockstep_coordinator::store::{
-    Finding, PipelineRow, Store, UnderWay, Verification, VerificationsOf, VerifyBudget, memory::MemoryDatabase,
-};
-use lockstep_devkit::TestDatabase;
+use lockstep_coordinator::store::{Finding, PipelineRow, Store, UnderWay, Verification, VerificationsOf, VerifyBudget};
 use lockstep_protocol::{
     commit::CommitRef,
     damage::DamageMark,
@@ -14,7 +11,7 @@ use lockstep_protocol::{
     verification::{Position, Scope},
 };
 
-use crate::rig::{LEASE, Rig, alice, replica};
+use crate::rig::{LEASE, Rig, alice, both, replica};
 
 fn finding(pipeline: &PipelineRow, commit: CommitRef, problems: Vec<Problem>) -> Finding {
     let started_at = Utc::now();
@@ -37,13 +34,6 @@ async fn committed(rig: &Rig) -> (PipelineRow, CommitRef) {
 async fn of(store: &Store, row: &PipelineRow, commit: CommitRef, scope: Option<Scope>) -> Vec<Verification> {
     let of = VerificationsOf { pipeline: row.id, checkpoints: vec![commit.round], scope };
     store.verifications(of).await.unwrap()
-}
-
-async fn both(run: impl AsyncFn(Rig)) {
-    let rig = Rig::new().await;
-    let twin = MemoryDatabase::new(Utc::now).store();
-    run(Rig { database: TestDatabase::create().await.unwrap(), store: twin }).await;
-    run(rig).await;
 }
 
 #[tokio::test]
@@ -110,11 +100,16 @@ async fn the_budget_is_one_replicas_at_a_time_and_goes_on_where_the_last_one_sto
         let step = VerifyBudget { under_way: Some(under_way.clone()), ..mine.clone() };
         let saved = store.save_verify_budget(&step, Duration::ZERO).await.unwrap().expect("it is mine");
         assert_eq!(store.save_verify_budget(&step, LEASE).await.unwrap(), None, "another one's step would be lost");
+        assert!(store.renew_verify_budget("one", LEASE).await.unwrap(), "a step takes longer");
+        assert_eq!(store.claim_verify_budget("two", LEASE).await.unwrap(), None);
+        assert!(!store.renew_verify_budget("two", LEASE).await.unwrap());
+        assert!(store.renew_verify_budget("one", Duration::ZERO).await.unwrap());
 
         // The lease is over.
         let theirs = store.claim_verify_budget("two", LEASE).await.unwrap().expect("its time is over");
         assert_eq!(theirs.under_way, Some(under_way));
         assert_eq!(store.save_verify_budget(&saved, LEASE).await.unwrap(), None, "it is another one's now");
+        assert!(!store.renew_verify_budget("one", LEASE).await.unwrap());
     })
     .await;
 }

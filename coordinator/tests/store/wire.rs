@@ -30,6 +30,24 @@ pub(crate) enum Cut {
     Answer,
     /// The client is cut off at once, the server reads the unit at about the same time.
     Both,
+    /// The client is cut off at once, the server reads the unit right before another connection locks or writes, or when it is told to.
+    Late,
+}
+
+/// What was cut to land late, with the connection it lands by.
+struct Held {
+    unit: Vec<u8>,
+    from: OwnedReadHalf,
+    to: OwnedWriteHalf,
+}
+
+impl Held {
+    /// Over when the server has answered.
+    async fn land(mut self) -> io::Result<()> {
+        self.to.write_all(&self.unit).await?;
+        while message(&mut self.from, true).await?[0] != b'Z' {}
+        Ok(())
+    }
 }
 
 /// What went over the wire.
@@ -45,9 +63,20 @@ pub(crate) struct Count {
 struct State {
     upstream: AtomicU16,
     armed: Mutex<Option<Cut>>,
+    held: Mutex<Option<Held>>,
     cuts: AtomicU64,
     transactions: AtomicU64,
     round_trips: AtomicU64,
+}
+
+impl State {
+    async fn land(&self) {
+        let held = self.held.lock().unwrap().take();
+        if let Some(held) = held {
+            // A server that has closed the connection meanwhile has rolled back.
+            let _ = held.land().await;
+        }
+    }
 }
 
 /// Listens on a loopback port until it is dropped.
@@ -94,6 +123,11 @@ impl Wire {
         *self.state.armed.lock().unwrap() = None;
     }
 
+    /// What was cut to land late lands now, unless it has.
+    pub(crate) async fn land(&self) {
+        self.state.land().await;
+    }
+
     pub(crate) fn cuts(&self) -> u64 {
         self.state.cuts.load(Ordering::SeqCst)
     }
@@ -126,17 +160,24 @@ async fn connection(client: TcpStream, state: Arc<State>) {
     // Whoever can't be connected is cut off, which is what the client would see without a proxy.
     let Ok(server) = TcpStream::connect(("127.0.0.1", postgres_port)).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
-    let (client_read, client_write) = client.into_split();
-    let (server_read, server_write) = server.into_split();
+    let (mut client_read, client_write) = client.into_split();
+    let (server_read, mut server_write) = server.into_split();
     let shared = Arc::new(Shared::default());
     let answers = tokio::spawn(answers(server_read, client_write, Arc::clone(&shared)));
-    let cut = requests(client_read, server_write, &shared, &state).await.unwrap_or(None);
-    if cut == Some(Cut::Answer) {
+    match requests(&mut client_read, &mut server_write, &shared, &state).await.unwrap_or(None) {
         // The server has the unit and will answer it; both ends close only after that.
-        let _ = answers.await;
-    } else {
-        shared.over.notify_one();
-        let _ = answers.await;
+        Some((Cut::Answer, _)) => drop(answers.await),
+        Some((Cut::Late, unit)) => {
+            shared.over.notify_one();
+            // Held before the client sees that it is cut off, and comes again by another connection.
+            if let Ok((from, _client_write)) = answers.await {
+                *state.held.lock().unwrap() = Some(Held { unit, from, to: server_write });
+            }
+        }
+        _ => {
+            shared.over.notify_one();
+            drop(answers.await);
+        }
     }
 }
 
@@ -156,18 +197,18 @@ fn text(bytes: &[u8]) -> (&str, &[u8]) {
 }
 
 async fn requests(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
+    from: &mut OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
     shared: &Shared,
     state: &State,
-) -> io::Result<Option<Cut>> {
-    to.write_all(&message(&mut from, false).await?).await?;
+) -> io::Result<Option<(Cut, Vec<u8>)>> {
+    to.write_all(&message(from, false).await?).await?;
     let mut prepared: HashMap<String, String> = HashMap::new();
     let (mut unit, mut sql, mut executes) = (Vec::new(), String::new(), false);
     // A transaction that only tells other replicas: it comes at any time, several changes in one.
     let mut hints = false;
     loop {
-        let bytes = message(&mut from, true).await?;
+        let bytes = message(from, true).await?;
         let kind = bytes[0];
         match kind {
             b'P' => {
@@ -200,7 +241,7 @@ async fn requests(
         let cut = if commits { state.armed.lock().unwrap().take() } else { None };
         if let Some(cut) = cut {
             state.cuts.fetch_add(1, Ordering::SeqCst);
-            if cut != Cut::Request {
+            if matches!(cut, Cut::Answer | Cut::Both) {
                 shared.swallow.store(true, Ordering::SeqCst);
                 to.write_all(&unit).await?;
             }
@@ -208,7 +249,10 @@ async fn requests(
                 // Kept open until the answer is there: Postgres gives up what it does for a client that it sees leave.
                 shared.over.notified().await;
             }
-            return Ok(Some(cut));
+            return Ok(Some((cut, unit)));
+        }
+        if writes || sql.contains("FOR UPDATE") || sql.contains("pg_advisory") {
+            state.land().await;
         }
         to.write_all(&unit).await?;
         unit.clear();
@@ -217,7 +261,11 @@ async fn requests(
     }
 }
 
-async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: Arc<Shared>) {
+async fn answers(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    shared: Arc<Shared>,
+) -> (OwnedReadHalf, OwnedWriteHalf) {
     let pump = async {
         loop {
             let Ok(bytes) = message(&mut from, true).await else { return };
@@ -238,4 +286,5 @@ async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: Arc<Sh
         () = shared.over.notified() => {}
     }
     shared.over.notify_one();
+    (from, to)
 }

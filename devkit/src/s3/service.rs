@@ -232,6 +232,13 @@ impl S3 for Operations {
 
     async fn delete_objects(&self, req: S3Request<DeleteObjectsInput>) -> S3Result<S3Response<DeleteObjectsOutput>> {
         self.store.check_bucket(&req.input.bucket)?;
+        if req.input.delete.objects.len() > 1000 {
+            return Err(s3_error!(MalformedXML, "more than 1,000 keys"));
+        }
+        let digest = |name: &str| name == "content-md5" || name.starts_with("x-amz-checksum-");
+        if !req.headers.keys().any(|name| digest(name.as_str())) {
+            return Err(s3_error!(InvalidRequest, "Missing required header for this request: Content-MD5"));
+        }
         let quiet = req.input.delete.quiet.unwrap_or(false);
         let access_key = req.credentials.as_ref().map(|credentials| credentials.access_key.clone()).unwrap_or_default();
         let (bucket, denials) = (req.input.bucket, self.denials.clone());

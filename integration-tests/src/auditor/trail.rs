@@ -13,7 +13,8 @@ use super::{
 fn next_phases(phase: &str) -> &'static [&'static str] {
     match phase {
         "planning" => &["transferring", "failed", "cancelled"],
-        "transferring" => &["committing", "installing", "failed", "cancelled"],
+        // Resolving: what a pull was served from was retired by its owner (G5).
+        "transferring" => &["committing", "installing", "resolving", "failed", "cancelled"],
         "committing" => &["committed", "failed", "cancelled"],
         "resolving" => &["transferring", "fresh", "failed", "cancelled"],
         "installing" => &["installed", "failed"],
@@ -25,11 +26,11 @@ fn next_phases(phase: &str) -> &'static [&'static str] {
 fn next_host_phases(phase: &str) -> &'static [&'static str] {
     match phase {
         "waiting" => &["ordered", "staged"],
-        "ordered" => &["done", "staged", "installed", "backing_off", "failed"],
+        "ordered" => &["done", "staged", "installed", "backing_off", "failed", "waiting"],
         // Staged: while installing, a host that restarted is asked whether it still has it.
-        "backing_off" => &["ordered", "staged", "backing_off", "failed"],
+        "backing_off" => &["ordered", "staged", "backing_off", "failed", "waiting"],
         "done" => &["backing_off", "failed"],
-        "staged" => &["installed", "backing_off", "failed"],
+        "staged" => &["installed", "backing_off", "failed", "waiting"],
         "installed" => &["backing_off"],
         _ => &[],
     }
@@ -140,10 +141,11 @@ fn follow(round: &mut Followed, id: Uuid, event: &Event, adopted: bool, audit: &
             if from != round.phase || !next_phases(from).contains(&to) {
                 audit.found("S6", format!("{name} goes from {from} to {to}, the round was {}", round.phase));
             }
+            // Not found: what a host has lost is nowhere any more (ADR 14).
+            let may_fail = |word: &&str| event.cause.contains(word);
             if from == "installing"
                 && to == "failed"
-                && !event.cause.contains("SUPERSEDED")
-                && !event.cause.contains("superseded")
+                && !["SUPERSEDED", "superseded", "CHECKPOINT_NOT_FOUND"].iter().any(may_fail)
             {
                 audit.found(
                     "S6",

@@ -34,6 +34,7 @@ fn good(
         base: round.commit.clone(),
         base_parts: vec![part.clone()],
         deadline,
+        time_left: None,
         transfer,
         ..orders::push(header().unwrap_or_default(), local, 10)
     };
@@ -46,6 +47,7 @@ fn good(
         step: 10,
         fingerprint: String::new(),
         deadline,
+        time_left: None,
         transfer,
     };
     BTreeMap::from([

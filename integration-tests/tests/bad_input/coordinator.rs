@@ -62,8 +62,32 @@ fn good(cluster: &Cluster, round: &v1::Round) -> BTreeMap<&'static str, Vec<u8>>
         ),
         (
             "Activate",
-            v1::ActivateRequest { pipeline: pipeline(), request_id: request_id.clone(), validate_only: true }
-                .encode_to_vec(),
+            v1::ActivateRequest {
+                pipeline: pipeline(),
+                request_id: request_id.clone(),
+                validate_only: true,
+                selector: Some(v1::activate_request::Selector::Checkpoint(round.id.clone())),
+            }
+            .encode_to_vec(),
+        ),
+        (
+            "AcceptLoss",
+            v1::AcceptLossRequest {
+                pipeline: pipeline(),
+                checkpoint: round.id.clone(),
+                cause: "tried".to_owned(),
+                request_id: "5f0c1a52-0000-4000-8000-00000000000a".to_owned(),
+            }
+            .encode_to_vec(),
+        ),
+        (
+            "CancelTakeOver",
+            v1::CancelTakeOverRequest {
+                pipeline: pipeline(),
+                take_over: "5f0c1a52-0000-4000-8000-000000000005".to_owned(),
+                cause: "tried".to_owned(),
+            }
+            .encode_to_vec(),
         ),
         (
             "StartStandby",

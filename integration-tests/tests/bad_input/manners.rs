@@ -7,6 +7,7 @@ use futures::future::join_all;
 use lockstep_client::{Retryable, RpcProblem, v1};
 use lockstep_integration_tests::cluster::{Cluster, Options, PIPELINE};
 use prost::Message as _;
+use tonic::Code;
 
 use crate::{
     answer::check,
@@ -51,8 +52,11 @@ async fn thousands_of_calls_at_a_time_are_answered_or_put_off() {
             let refused: Vec<_> = join_all(calls).await.into_iter().filter_map(Result::err).collect();
             println!("{method}: {} of 3,000 put off", refused.len());
             for status in refused {
-                // Whoever can't be served now is told so, and may come again.
-                check(method, &Err(status.clone()));
+                // Whoever can't be served now is told so, and may come again: by a row of the error table, or by HTTP/2 itself, which closes a connection of so many calls that
+                // come to nothing (RFC 9113, ENHANCE_YOUR_CALM).
+                if RpcProblem::is_typed(&status) || status.code() != Code::ResourceExhausted {
+                    check(method, &Err(status.clone()));
+                }
                 assert_eq!(RpcProblem::from_status(&status).retryable, Retryable::Yes, "{method}: {status:?}");
             }
         }

@@ -9,7 +9,7 @@ use futures::{
     future::{BoxFuture, join_all},
 };
 use lockstep_bucket::{
-    Access, Checkpoint, Claim, DecisionFound, DecisionOutcome, FenceOutcome, Lookup, ObjectStore, Selector,
+    Access, Checkpoint, Claim, DecisionFound, DecisionOutcome, Entry, FenceOutcome, Lookup, ObjectStore, Selector,
     WriteOutcome, acknowledge, claim_first, find, finish_base, latest, list_checkpoints, owner, probe, put_decision,
     put_fence, read_decision, verify_checkpoint,
 };
@@ -131,6 +131,10 @@ async fn write_part_at(store: &dyn ObjectStore, path: AttemptPath, number: u64) 
     }
 }
 
+fn entry(checkpoint: &Checkpoint) -> Entry {
+    Entry::Whole(Box::new(checkpoint.clone()))
+}
+
 fn checkpoint(document: &CommitDocument) -> Checkpoint {
     let (generation, seq, round) = (document.generation, document.seq, document.round);
     let commit = CommitRef { generation, seq, round, digest: Digest::of(&document.encode()) };
@@ -191,7 +195,7 @@ pub(crate) async fn a_location_lives_from_its_claim_to_the_next_generation(groun
     let (old, new) = (checkpoint(&one), checkpoint(&three));
     for access in [Access::Own, Access::ReadOnly] {
         assert_eq!(latest(store, access).await, Lookup::Found(new.clone()));
-        assert_eq!(list_checkpoints(store, access, 10).await, Ok(vec![new.clone(), old.clone()]));
+        assert_eq!(list_checkpoints(store, access, 10).await, Ok(vec![entry(&new), entry(&old)]));
         for (selector, expected) in
             [(Selector::Round(one.round), &old), (Selector::Step(three.step), &new), (Selector::Time(time(2)), &old)]
         {
@@ -215,7 +219,7 @@ pub(crate) async fn a_location_lives_from_its_claim_to_the_next_generation(groun
     assert_eq!(outcome, DecisionOutcome::Stands);
     assert_eq!(acknowledge(store, FIRST, seq(4)).await, Ok(Counts::No));
     assert_eq!(acknowledge(store, FIRST, seq(3)).await, Ok(Counts::Yes));
-    assert_eq!(list_checkpoints(store, Access::ReadOnly, 10).await, Ok(vec![new, old]));
+    assert_eq!(list_checkpoints(store, Access::ReadOnly, 10).await, Ok(vec![entry(&new), entry(&old)]));
     assert_eq!(owner(store).await, Lookup::Found(fence(second, 2)));
 
     // Damage is found.

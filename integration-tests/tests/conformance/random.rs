@@ -63,6 +63,7 @@ enum Operation {
     Head(&'static str),
     List(&'static str, Option<&'static str>, u16),
     Delete(&'static str),
+    DeleteMany(Vec<String>),
     Begin(&'static str),
     /// The upload, by its index.
     Part(usize, Body),
@@ -78,7 +79,7 @@ impl Operation {
             Self::Create(key, _) | Self::Put(key, _) | Self::Get(key, _) | Self::Range(key, ..) => Some(key),
             Self::Head(key) | Self::Delete(key) | Self::Begin(key) => Some(key),
             Self::Part(index, _) | Self::Complete(index) | Self::Abort(index) => Some(uploads[*index].key),
-            Self::List(..) | Self::Uploads(_) => None,
+            Self::List(..) | Self::Uploads(_) | Self::DeleteMany(_) => None,
         }
     }
 
@@ -91,6 +92,7 @@ impl Operation {
             Self::Head(_) => "head",
             Self::List(..) => "list",
             Self::Delete(_) => "delete",
+            Self::DeleteMany(_) => "delete_many",
             Self::Begin(_) => "begin",
             Self::Part(..) => "part",
             Self::Complete(_) => "complete",
@@ -125,7 +127,11 @@ fn draw(random: &mut StdRng, uploads: &[Pair]) -> Operation {
             let after = random.random_bool(0.5).then(|| *KEYS.choose(random).unwrap());
             Operation::List(prefix, after, random.random_range(1..15))
         }
-        68..80 => Operation::Delete(key),
+        68..76 => Operation::Delete(key),
+        76..80 => {
+            let count = random.random_range(2..5);
+            Operation::DeleteMany(KEYS.choose_multiple(random, count).map(|key| (*key).to_owned()).collect())
+        }
         80..83 => Operation::Begin(key),
         _ if uploads.is_empty() => Operation::Begin(key),
         83..88 => Operation::Part(upload(random), body(random)),
@@ -220,6 +226,12 @@ async fn ask(
             Answer::Page(page.objects.into_iter().map(|listed| (listed.key, listed.size)).collect(), page.next)
         }),
         Operation::Delete(key) => written(store.delete(key).await),
+        Operation::DeleteMany(keys) => {
+            let outcomes = store.delete_many(keys).await;
+            assert_eq!(outcomes.len(), keys.len());
+            let failed = outcomes.into_iter().find(|outcome| *outcome != WriteOutcome::Done);
+            written(failed.unwrap_or(WriteOutcome::Done))
+        }
         Operation::Begin(key) => match store.create_multipart(key).await {
             Ok(id) => return (Answer::Done, Some(id)),
             Err(error) => Answer::Unknown(error.kind),
@@ -288,7 +300,9 @@ pub(crate) async fn two_thousand_random_operations_answer_as_the_twin_does(groun
         seen.insert((operation.name(), found_text.split(' ').next().unwrap_or_default().to_owned()));
     }
     // A run that never meets an existing key or an open upload would prove little.
-    for (operation, answer) in [("create", "done"), ("create", "exists"), ("get", "absent"), ("complete", "done")] {
+    for (operation, answer) in
+        [("create", "done"), ("delete_many", "done"), ("create", "exists"), ("get", "absent"), ("complete", "done")]
+    {
         assert!(seen.contains(&(operation, answer.to_owned())), "no {operation} was answered {answer}: {seen:?}");
     }
     for known in deviations::answers(ground.kind) {

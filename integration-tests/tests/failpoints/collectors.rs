@@ -1,4 +1,4 @@
-//! A coordinator dies at a failpoint of a pin or a collection, a second replica goes on with it.
+//! A coordinator dies at a failpoint of a pin, a deletion, a verification or a collection, a second replica goes on with it.
 //!
 //! The second replica is stopped (SIGSTOP) while the first one works, so that it is the first one that comes to the place.
 
@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::StreamExt as _;
 use lockstep_client::{ClientError, LockstepClient, v1};
 use lockstep_failpoint::{Point, Point::*};
 use lockstep_integration_tests::{
@@ -25,6 +26,12 @@ pub(crate) enum During {
     Collect,
     /// A checkpoint is pinned.
     Pin,
+    /// Two pins of one name are taken away.
+    Unpin,
+    /// One checkpoint is deleted.
+    Delete,
+    /// A checkpoint is read, of which a byte has changed.
+    Verify,
 }
 
 #[derive(Clone, Debug)]
@@ -58,6 +65,21 @@ const TABLE: &[(During, &[Point])] = &[
         ],
     ),
     (During::Pin, &[UpkeepStored, UpkeepClaimed, PinBeforePut, PinAfterPut, UpkeepBeforeEnd, UpkeepEnded]),
+    (During::Unpin, &[UpkeepStored, UpkeepClaimed, UnpinDeleted, UpkeepBeforeEnd, UpkeepEnded]),
+    (
+        During::Delete,
+        &[
+            UpkeepStored,
+            UpkeepClaimed,
+            RetireBeforeMark,
+            RetireMarked,
+            TombstoneAfterPut,
+            TombstoneStored,
+            UpkeepBeforeEnd,
+            UpkeepEnded,
+        ],
+    ),
+    (During::Verify, &[VerifyRead, VerifyKept, DamageTaken, DamageAfterPut, DamageStored]),
 ];
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -99,8 +121,9 @@ impl Lane for Collectors {
         lane
     }
 
-    fn fits(&self, _: &Case) -> bool {
-        true
+    fn fits(&self, case: &Case) -> bool {
+        // What is damaged stays where it is.
+        case.during != During::Verify
     }
 
     async fn run(&mut self, case: &Case) -> Outcome {
@@ -128,6 +151,24 @@ impl Lane for Collectors {
                 self.cluster.client.unpin_checkpoint(unpin).await.unwrap();
                 outcome
             }
+            During::Unpin => {
+                for _ in 0..2 {
+                    Ask::Pin(new_id(), old.clone()).at(&self.cluster.client).await.unwrap();
+                }
+                let outcome = self.strike(case, &Ask::Unpin(new_id())).await;
+                assert_eq!(self.cluster.s3.admin().keys(BUCKET, &format!("{PIPELINE}/pins/")).unwrap(), [""; 0]);
+                outcome
+            }
+            During::Delete => {
+                let new = self.push().await;
+                let outcome = self.strike(case, &Ask::Delete(new_id(), old.clone())).await;
+                let listed = self.cluster.client.list_checkpoints(PIPELINE, 10).await.unwrap();
+                assert!(listed.iter().all(|checkpoint| checkpoint.id != old), "{listed:?}");
+                self.collected().await;
+                self.only_what_lives_is_left(&[new]).await;
+                outcome
+            }
+            During::Verify => return self.verify(case, &old).await,
         };
         self.collected().await;
         outcome
@@ -142,6 +183,11 @@ fn new_id() -> String {
 enum Ask {
     Collect(String),
     Pin(String, String),
+    /// Every pin that bears the name; an answer names both, whoever has taken them away.
+    Unpin(String),
+    Delete(String, String),
+    /// It is to be found damaged.
+    Verify(String),
 }
 
 impl Ask {
@@ -167,6 +213,39 @@ impl Ask {
                 };
                 client.pin_checkpoint(request).await.map(drop).map_err(said)
             }
+            Self::Unpin(id) => {
+                let request = v1::UnpinCheckpointRequest {
+                    pipeline: PIPELINE.to_owned(),
+                    pin: "pin".to_owned(),
+                    request_id: id.clone(),
+                };
+                let pins = client.unpin_checkpoint(request).await.map_err(said)?.pins;
+                assert_eq!(pins.len(), 2, "{pins:?}");
+                Ok(())
+            }
+            Self::Delete(id, checkpoint) => {
+                let request = v1::DeleteCheckpointRequest {
+                    pipeline: PIPELINE.to_owned(),
+                    checkpoint: checkpoint.clone(),
+                    request_id: id.clone(),
+                    validate_only: false,
+                };
+                let deleted = client.delete_checkpoint(request).await.map_err(said)?.checkpoint;
+                assert_eq!(&deleted.unwrap().id, checkpoint);
+                Ok(())
+            }
+            Self::Verify(checkpoint) => {
+                let mut messages = client.verify_checkpoint(PIPELINE, checkpoint).await.map_err(said)?;
+                while let Some(message) = messages.next().await {
+                    let message = message.map_err(said)?;
+                    if message.done {
+                        assert!(!message.problems.is_empty(), "{message:?}");
+                        let mark = message.checkpoint.and_then(|checkpoint| checkpoint.last_verification?.mark_time);
+                        return mark.map(drop).ok_or_else(|| "the mark does not stand yet".to_owned());
+                    }
+                }
+                Err("it ended early".to_owned())
+            }
         }
     }
 }
@@ -181,6 +260,21 @@ impl Collectors {
             host.checkpoint(self.step, &[("same", &same), ("own", &own)]);
         }
         self.cluster.pushed().await.id
+    }
+
+    /// The mark stands, everybody passes the checkpoint over, and the next push needs nothing of it.
+    async fn verify(&mut self, case: &Case, damaged: &str) -> Outcome {
+        let object = self.keys().into_iter().find(|key| key.contains(damaged) && key.ends_with("/data-0"));
+        self.cluster.s3.admin().flip_byte(BUCKET, &object.expect("an object of it"), 7).unwrap();
+        let outcome = self.strike(case, &Ask::Verify(damaged.to_owned())).await;
+        let marks = self.cluster.s3.admin().keys(BUCKET, &format!("{PIPELINE}/damaged/")).unwrap();
+        assert_eq!(marks.len(), 1, "{marks:?}");
+        let latest = self.cluster.client.get_checkpoint(PIPELINE, "latest").await.unwrap();
+        assert_ne!(latest.id, damaged);
+        let healed = self.push().await;
+        let verified = lockstep(&self.cluster, &["checkpoint", "verify", PIPELINE, &healed]);
+        assert_eq!(verified.code, 0, "{verified:?}");
+        outcome
     }
 
     fn keys(&self) -> BTreeSet<String> {

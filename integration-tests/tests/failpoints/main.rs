@@ -5,7 +5,7 @@
 //! `LOCKSTEP_SEED=7`. docs/reliability/failpoints.md says of each failpoint how a round ends that lost somebody there.
 //!
 //! - `lane`: runs cases over clusters, several at a time
-//! - `coordinators`, `collectors`, `agents`: the cases and what happens in them
+//! - `coordinators`, `collectors`, `standbys`, `agents`: the cases and what happens in them
 //! - `pairs`: two deaths in one round; `panics`: nobody dies, something panics
 //! - `soundness`: the outside auditor; `engine`: what an engine would find on a disk
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "tests: a failed expectation is a failed test")]
@@ -18,6 +18,7 @@ mod lane;
 mod pairs;
 mod panics;
 mod soundness;
+mod standbys;
 mod take_overs;
 
 use std::collections::BTreeSet;
@@ -29,6 +30,7 @@ use lockstep_failpoint::Point;
 fn each_failpoint_there_is_has_a_case() {
     let cases = coordinators::cases().into_iter().map(|case| case.point);
     let cases = cases.chain(collectors::cases().into_iter().map(|case| case.point));
+    let cases = cases.chain(standbys::cases().into_iter().map(|case| case.point));
     let gone_through: BTreeSet<Point> =
         cases.chain(agents::cases().into_iter().flat_map(|case| case.points())).collect();
     let missing: Vec<&Point> = Point::ALL.iter().filter(|point| !gone_through.contains(point)).collect();

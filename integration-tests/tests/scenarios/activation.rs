@@ -13,12 +13,12 @@ use crate::{
     standby::{holds, rounds},
 };
 
-fn request() -> v1::ActivateRequest {
+pub(crate) fn request() -> v1::ActivateRequest {
     v1::ActivateRequest { pipeline: HEIR.to_owned(), ..Default::default() }
 }
 
 /// Pushes this step; its files on every host.
-async fn pushed(owner: &Cluster, step: u64) -> (v1::Round, Vec<State>) {
+pub(crate) async fn pushed(owner: &Cluster, step: u64) -> (v1::Round, Vec<State>) {
     let make = |host: &lockstep_integration_tests::host::Host| {
         host.state_of(host.checkpoint(step, &[("state.bin", format!("host {} at {step}", host.idx).as_bytes())]))
     };
@@ -26,7 +26,7 @@ async fn pushed(owner: &Cluster, step: u64) -> (v1::Round, Vec<State>) {
     (owner.pushed().await, states)
 }
 
-fn states(cluster: &Cluster) -> Vec<State> {
+pub(crate) fn states(cluster: &Cluster) -> Vec<State> {
     cluster.hosts.iter().map(|host| host.state()).collect()
 }
 
@@ -55,7 +55,7 @@ async fn restart_dead(owner: &Cluster, heir: &mut Cluster) {
 }
 
 /// What an engine that starts asks for; a periodic push may be under way.
-async fn start_engine(heir: &Cluster) -> v1::Round {
+pub(crate) async fn start_engine(heir: &Cluster) -> v1::Round {
     let request = v1::StartPullRequest { pipeline: HEIR.to_owned(), standby: Some(false), ..Default::default() };
     let round = wait::until("no other round is active", || async {
         heir.client.start_pull(request.clone()).await.map_err(|error| error.to_string())

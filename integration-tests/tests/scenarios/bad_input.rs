@@ -98,6 +98,7 @@ async fn pull_hostile(cluster: &Cluster, bytes: &[u8], round_no: u64, local_chec
         step: 10,
         fingerprint: String::new(),
         deadline: None,
+        time_left: None,
         transfer: None,
     };
     let mut agent = orders::agent(&cluster.agents[0].address).await;

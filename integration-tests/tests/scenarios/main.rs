@@ -3,15 +3,24 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests: a failed expectation is a failed test")]
 
 mod activation;
+mod activation_cancel;
+mod activation_damage;
+mod asked_again;
 mod bad_input;
+mod bursts;
+mod clocks;
 mod coordinator;
 mod database_faults;
+mod fail_back;
+mod fail_over;
 mod feldera;
 mod files;
 mod garbage;
+mod garbage_left;
 mod identity;
 mod increments;
 mod limits;
+mod lost_checkpoints;
 mod no_space;
 mod ownership;
 mod pair;
@@ -20,6 +29,7 @@ mod push_and_restore;
 mod ready;
 mod replicas;
 mod resync;
+mod retired_sources;
 mod schedule;
 mod solo;
 mod sources;
@@ -30,4 +40,5 @@ mod store_faults;
 mod take_over;
 mod telemetry;
 mod transfers;
+mod unreadable;
 mod verification;

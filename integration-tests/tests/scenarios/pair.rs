@@ -17,17 +17,18 @@ pub(crate) fn checkpoint_all(cluster: &Cluster, step: u64) {
 
 /// `orders` with steps 10 and 20 acknowledged; and `heir`, whose spec is finished by `spec`, with further flags for its coordinator.
 pub(crate) async fn owner_and(flags: &[&'static str], spec: impl FnOnce(&mut v1::PipelineSpec)) -> (Cluster, Cluster) {
+    let options = Options { coordinator_flags: flags.to_vec(), ..Options::default() };
+    owner_and_with(options, spec).await
+}
+
+/// The same, with these options of the heir's cluster.
+pub(crate) async fn owner_and_with(options: Options, spec: impl FnOnce(&mut v1::PipelineSpec)) -> (Cluster, Cluster) {
     let owner = Cluster::start().await;
     for step in [10, 20] {
         checkpoint_all(&owner, step);
         owner.pushed().await;
     }
-    let options = Options { create: false, coordinator_flags: flags.to_vec(), ..Options::default() };
-    let mut heir = Cluster::with(options).await;
-    for idx in 0..3 {
-        heir.kill_agent(idx);
-        start_agent(&owner, &mut heir, idx).await;
-    }
+    let heir = beside(&owner, options).await;
     let mut spec_of_heir = v1::PipelineSpec {
         initial: v1::Initial::Standby.into(),
         location: Some(owner.location(PIPELINE)),
@@ -38,6 +39,16 @@ pub(crate) async fn owner_and(flags: &[&'static str], spec: impl FnOnce(&mut v1:
     let created = heir.client.create_pipeline(spec_of_heir).await.unwrap();
     assert_eq!(created.generation, 0, "a standby owns nothing");
     (owner, heir)
+}
+
+/// The hosts and the database of the heir, whose pipeline is not created yet.
+pub(crate) async fn beside(owner: &Cluster, options: Options) -> Cluster {
+    let mut heir = Cluster::with(Options { create: false, ..options }).await;
+    for idx in 0..3 {
+        heir.kill_agent(idx);
+        start_agent(owner, &mut heir, idx).await;
+    }
+    heir
 }
 
 /// Starts (again) an agent of the heir, which may read and write the owner's location and its own beside it.

@@ -11,14 +11,14 @@ use lockstep_integration_tests::{
 };
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
-fn checkpoint_all(cluster: &Cluster, step: u64) {
+pub(crate) fn checkpoint_all(cluster: &Cluster, step: u64) {
     for host in &cluster.hosts {
         host.checkpoint(step, &[("state.bin", format!("host {} at step {step}", host.idx).as_bytes())]);
     }
 }
 
 /// Pushes these steps; the ids of their checkpoints, newest first.
-async fn pushed(cluster: &Cluster, steps: &[u64]) -> Vec<String> {
+pub(crate) async fn pushed(cluster: &Cluster, steps: &[u64]) -> Vec<String> {
     let mut ids = Vec::new();
     for &step in steps {
         checkpoint_all(cluster, step);
@@ -175,23 +175,57 @@ async fn s34_a_database_restored_from_an_old_dump_is_noticed_at_start_and_resync
     assert_eq!((count("pipeline_behind"), count("round_learnt"), count("take_over_admitted")), (1, 2, 1));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn s34_a_push_that_a_dump_holds_as_open_is_committed_if_the_bucket_says_so() {
-    let mut cluster = Cluster::start().await;
-    pushed(&cluster, &[10]).await;
-    checkpoint_all(&cluster, 20);
+/// A push, and a dump of the database from when it was committing; it is committed since.
+async fn committing_in_a_dump(cluster: &mut Cluster) -> (v1::Round, TestDatabase) {
+    pushed(cluster, &[10]).await;
+    checkpoint_all(cluster, 20);
     // Its commit is answered late: the dump is made while the row is open, and then it lands.
     let key = "orders/commits/00000000000000000001-00000000000000000002.json";
     let held = cluster.s3.faults().add(FaultRule::new(FaultAction::ResetBeforeWrite).method("PUT").key_prefix(key));
     let open = cluster.start_push().await;
     cluster.round_when(&open.id, "it commits", |round| round.phase() == RoundPhase::Committing).await;
     cluster.kill_coordinator();
-    let dump = copy_of(&cluster).await;
+    let dump = copy_of(cluster).await;
     cluster.s3.faults().remove(held);
     cluster.start_coordinator().await;
     cluster.round_when(&open.id, "it is committed", |round| round.phase() == RoundPhase::Committed).await;
+    (open, dump)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s34_a_push_that_is_open_in_a_backup_is_nobodys_until_the_resync_has_settled_it() {
+    let mut cluster = Cluster::start().await;
+    let (open, dump) = committing_in_a_dump(&mut cluster).await;
+    // As if its server were another one than that which wrote the rows.
+    let mut sql = PgConnection::connect(dump.url()).await.unwrap();
+    sql.execute("UPDATE pipelines SET system_identifier = '4711'").await.unwrap();
+    sql.close().await.unwrap();
     let newer = pushed(&cluster, &[30]).await;
-    // Restored, the row is open, and a coordinator drives it to what stands; what came after it is unknown until the resync.
+    replaced_by(&mut cluster, dump).await;
+    let behind = cluster.client.get_pipeline(PIPELINE).await.unwrap().behind.expect("known at once");
+    assert!(behind.reason == "DATABASE_BEHIND" && behind.message.contains("server 4711"), "{behind:?}");
+    let cancelled = lockstep(&cluster, &["round", "cancel", &open.id]);
+    assert_eq!(reason(&cancelled), Some("DATABASE_BEHIND"), "its commit counts: {cancelled:?}");
+    assert!(cancelled.stderr.contains("lockstep resync orders"), "{}", cancelled.stderr);
+    assert_eq!(cluster.client.get_round(&open.id).await.unwrap().phase(), RoundPhase::Committing);
+
+    let done = resync(&cluster, &[]);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_eq!(cluster.client.get_round(&open.id).await.unwrap().phase(), RoundPhase::Committed);
+    assert_eq!(listed(&cluster).await[..2], [newer[0].clone(), open.id.clone()]);
+    let filter = v1::ListAuditEventsRequest { pipeline: PIPELINE.to_owned(), ..Default::default() };
+    let trail = cluster.client.list_audit_events(filter, 1000).await.unwrap();
+    let claims = trail.iter().filter(|event| event.action == "round_claimed" && event.round == open.id);
+    assert_eq!(claims.count(), 1, "by the database that was lost alone");
+    pushed(&cluster, &[40]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s34_a_push_that_a_dump_on_the_same_server_holds_as_open_is_committed_if_the_bucket_says_so() {
+    let mut cluster = Cluster::start().await;
+    let (open, dump) = committing_in_a_dump(&mut cluster).await;
+    let newer = pushed(&cluster, &[30]).await;
+    // Nothing tells this database from the one that is lost, so a coordinator drives the open row to what stands; what came after it is unknown until the resync.
     replaced_by(&mut cluster, dump).await;
     let client = cluster.client.clone();
     wait::until("the database is found to be behind", async || {
@@ -249,4 +283,28 @@ async fn s10_an_outage_during_a_resync_is_an_error_and_changes_nothing() {
     }
     assert_eq!(resync(&cluster, &["-f", &spec]).code, 0);
     goes_on(&mut cluster, &known, 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s34_a_resync_that_dies_before_its_take_over_leaves_a_row_that_does_not_follow_and_ends_when_asked_again() {
+    let mut cluster = Cluster::start().await;
+    let known = pushed(&cluster, &[10]).await;
+    // Never pushed: a standby that follows would replace it by the location's newest.
+    checkpoint_all(&cluster, 20);
+    cluster.arm("create.stored=kill");
+    replaced_by(&mut cluster, TestDatabase::create().await.unwrap()).await;
+    let spec = spec_file(&cluster);
+    let cut = resync(&cluster, &["-f", &spec]);
+    assert_ne!(cut.code, 0, "{cut:?}");
+    cluster.coordinator_killed().await;
+    cluster.arm("");
+    cluster.start_coordinator().await;
+
+    let status = lockstep(&cluster, &["standby", "status", PIPELINE]);
+    assert_eq!(status.document["standby"]["state"].as_str(), Some("stopped"), "{status:?}");
+    let done = resync(&cluster, &["-f", &spec]);
+    assert_eq!((done.code, done.document["created"].as_bool()), (0, Some(false)), "{done:?}");
+    let next = cluster.pushed().await;
+    assert_eq!(next.step, Some(20), "what was never pushed is there still");
+    assert_eq!(listed(&cluster).await, [vec![next.id], known].concat());
 }

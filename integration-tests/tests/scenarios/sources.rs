@@ -1,8 +1,18 @@
 //! Scenarios 13 to 16: where a pull is served from, and what each source may be asked.
 
+use chrono::DateTime;
 use lockstep_client::v1::{self, PullSource, RoundPhase, start_pull_request::Selector};
 use lockstep_devkit::{FaultAction, FaultRule};
-use lockstep_integration_tests::cluster::{COORDINATOR_KEY, Cluster, Options, PIPELINE, agent_key};
+use lockstep_integration_tests::{
+    cluster::{BUCKET, COORDINATOR_KEY, Cluster, Options, PIPELINE, agent_key},
+    orders, wait,
+};
+use lockstep_protocol::{
+    commit::CommitRef,
+    digest::Digest,
+    id::{Generation, Seq},
+    tombstone::Tombstone,
+};
 
 /// Another pipeline, whose location is the read location here.
 const SEED: &str = "seed";
@@ -110,6 +120,74 @@ async fn s14_the_read_location_seeds_an_empty_pipeline_and_is_never_written() {
     for method in ["PUT", "POST", "DELETE"] {
         assert_eq!(seed_keys(method), 0, "{method} in the read location");
     }
+}
+
+async fn running(agent: &str) -> Option<v1::RunningTransfer> {
+    orders::agent(agent).await.describe(v1::DescribeRequest {}).await.unwrap().into_inner().running
+}
+
+/// Pulls while the seed's data can't be read yet; by the time it can be, `meanwhile` has happened.
+async fn pull_while(cluster: &Cluster, fail_if_none: bool, meanwhile: impl FnOnce()) -> v1::Round {
+    let held = FaultRule::new(FaultAction::Hang).operation("GetObject").key_contains("/data-");
+    let held = cluster.s3.faults().add(held);
+    let request = v1::StartPullRequest { fail_if_none: Some(fail_if_none), ..Cluster::pull_request() };
+    let round = cluster.client.start_pull(request).await.unwrap();
+    for agent in &cluster.agents {
+        wait::until("the host pulls", || async {
+            let running = running(&agent.address).await;
+            if running.as_ref().is_some_and(|running| running.round == round.id) {
+                return Ok(());
+            }
+            Err(format!("{running:?}"))
+        })
+        .await;
+    }
+    meanwhile();
+    cluster.s3.faults().remove(held);
+    cluster.client.wait_round(&round.id).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s14_what_is_missing_in_a_read_location_was_retired_by_its_owner_if_its_tombstone_says_so_and_else_is_damaged()
+{
+    let (cluster, seed) = seeded().await;
+    let admin = cluster.s3.admin();
+    let failed = pull_while(&cluster, true, || {
+        for key in admin.keys(BUCKET, "seed/host").unwrap().into_iter().filter(|key| key.contains("/data-")) {
+            admin.remove(BUCKET, &key).unwrap();
+        }
+    })
+    .await;
+    let problem = failed.problem.unwrap();
+    assert_eq!(problem.reason, "CHECKPOINT_DAMAGED", "{problem:?}");
+
+    let commit = CommitRef {
+        generation: Generation::FIRST,
+        seq: Seq::FIRST,
+        round: seed.id.parse().unwrap(),
+        digest: Digest::of(&admin.read(BUCKET, "seed/commits/00000000000000000001-00000000000000000001.json").unwrap()),
+    };
+    let owner = cluster.client.get_pipeline(SEED).await.unwrap().id.parse().unwrap();
+    let tombstone =
+        Tombstone { pipeline: owner, commit, retired_in: Generation::FIRST, retired_at: DateTime::UNIX_EPOCH };
+    let key = format!("seed/{}", tombstone.key());
+    let retired = || admin.put_raw(BUCKET, &key, tombstone.encode()).unwrap();
+    // There is no other one to choose instead.
+    let failed = pull_while(&cluster, true, retired).await;
+    let problem = failed.problem.unwrap();
+    assert_eq!((failed.phase, problem.reason.as_str()), (RoundPhase::Failed.into(), "CHECKPOINT_NOT_FOUND"));
+    assert!(problem.message.contains("was retired by its owner while it was pulled"), "{problem:?}");
+    assert_eq!(problem.metadata["retired"], seed.id, "{problem:?}");
+    // Where a missing checkpoint is no error, the engines start from nothing; no transfer of what was retired goes on.
+    admin.remove(BUCKET, &key).unwrap();
+    let stands = FaultRule::new(FaultAction::Hang).access_key(agent_key(0)).operation("GetObject");
+    cluster.s3.faults().add(stands.key_contains("/data-"));
+    let fresh = pull_while(&cluster, false, retired).await;
+    assert_eq!((fresh.phase(), &fresh.problem), (RoundPhase::Fresh, &None));
+    wait::until("host 0 was told to stop", || async {
+        running(&cluster.agents[0].address).await.map_or(Ok(()), |running| Err(format!("{running:?}")))
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

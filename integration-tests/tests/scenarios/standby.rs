@@ -1,20 +1,30 @@
 //! Scenarios 25 and 30: a standby follows its location, and says how far behind it is.
 
 use lockstep_client::v1::{self, RoundPhase, RoundTrigger, StandbyState};
+use lockstep_devkit::{FaultAction, FaultRule};
 use lockstep_integration_tests::{
-    cluster::{BUCKET, COORDINATOR_KEY, Cluster, client_of},
+    cli::lockstep,
+    cluster::{BUCKET, COORDINATOR_KEY, Cluster, PIPELINE, client_of},
     http, wait,
 };
 
 use crate::pair::{HEIR, assert_same_state, checkpoint_all, is_installed, owner_and, start_agent, start_agent_with};
 
 pub(crate) async fn standby(heir: &Cluster) -> v1::Standby {
-    heir.client.get_pipeline(HEIR).await.unwrap().standby.expect("it is a standby")
+    standby_of(heir, HEIR).await
+}
+
+async fn standby_of(cluster: &Cluster, pipeline: &str) -> v1::Standby {
+    cluster.client.get_pipeline(pipeline).await.unwrap().standby.expect("it is a standby")
 }
 
 pub(crate) async fn holds(heir: &Cluster, step: u64) -> v1::Standby {
+    holds_as(heir, HEIR, step).await
+}
+
+pub(crate) async fn holds_as(cluster: &Cluster, pipeline: &str, step: u64) -> v1::Standby {
     wait::until(&format!("the standby holds step {step}"), || async {
-        let standby = standby(heir).await;
+        let standby = standby_of(cluster, pipeline).await;
         let held = standby.held.as_ref().map(|held| held.step);
         if held == Some(step) { Ok(standby) } else { Err(format!("{standby:?}")) }
     })
@@ -92,6 +102,73 @@ async fn s24_a_standby_follows_every_push_by_itself_and_fetches_only_what_is_new
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn s24_a_pin_that_an_ended_pull_has_left_goes_with_the_next_one_and_nobody_elses_does() {
+    let (owner, heir) = owner_and(&[], |_| {}).await;
+    holds(&heir, 20).await;
+    let pins = || owner.s3.admin().keys(BUCKET, "orders/pins/").unwrap();
+    wait::until("the first pull has said good-bye", || async {
+        if pins().is_empty() { Ok(()) } else { Err("pinned") }
+    })
+    .await;
+    let by_hand = lockstep(&owner, &["checkpoint", "pin", PIPELINE, "20", "--name", "standby"]);
+    assert_eq!(by_hand.code, 0, "{by_hand:?}");
+    let by_hand = pins();
+    // The farewell's own delete, and its look for what was left: as if the replica had died before them.
+    let stays = FaultRule::new(FaultAction::AccessDenied).method("DELETE").key_contains("/pins/").times(2);
+    owner.s3.faults().add(stays);
+    owner.s3.clear_requests();
+    checkpoint_all(&owner, 30);
+    owner.pushed().await;
+    holds(&heir, 30).await;
+    let refused = |status: Option<u16>| status == Some(403);
+    owner.s3.log().wait_for(2, |request| request.method == "DELETE" && refused(request.status)).await;
+    assert_eq!(pins().len(), 2, "its pin stays: {:?}", pins());
+    checkpoint_all(&owner, 40);
+    owner.pushed().await;
+    holds(&heir, 40).await;
+    wait::until("only the pin of a person is left", || async {
+        let left = pins();
+        if left == by_hand { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s24_a_standby_keeps_what_its_location_has_damaged_since_until_a_newer_push() {
+    let (owner, heir) = owner_and(&[], |_| {}).await;
+    let held = holds(&heir, 20).await.held.unwrap().commit.unwrap();
+    let newest = owner.client.list_checkpoints(PIPELINE, 1).await.unwrap().remove(0);
+    assert_eq!(newest.id, held.round);
+    let objects = owner.s3.admin().keys(BUCKET, "orders/host1/").unwrap();
+    let pack = objects.iter().find(|key| key.contains(&newest.id) && !key.ends_with(".json")).unwrap();
+    owner.s3.admin().flip_byte(BUCKET, pack, 0).unwrap();
+    assert_ne!(owner.verify(&newest.id).await.problems, []);
+
+    // `latest` is step 10 now. What the hosts hold was whole when it came.
+    let problem = wait::until("the standby says why it keeps what it has", || async {
+        let standby = standby(&heir).await;
+        standby.problem.clone().ok_or(format!("{standby:?}"))
+    })
+    .await;
+    assert_eq!(problem.reason, "CHECKPOINT_DAMAGED", "{problem:?}");
+    assert_eq!(problem.metadata["checkpoint"], newest.id);
+    assert!(problem.message.contains("lockstep standby start heir --checkpoint"), "{problem:?}");
+    looked_again(&heir).await;
+    let now = standby(&heir).await;
+    assert_eq!((now.held.map(|held| held.step), now.newest.map(|newest| newest.step)), (Some(20), Some(10)));
+    assert_eq!(
+        rounds(&heir).await.iter().map(|pull| pull.step).collect::<Vec<_>>(),
+        [Some(20)],
+        "nothing older was pulled"
+    );
+
+    checkpoint_all(&owner, 30);
+    owner.pushed().await;
+    assert_eq!(holds(&heir, 30).await.problem, None);
+    assert_same_state(&heir, &owner);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn s25_a_standby_that_is_pinned_stays_on_its_checkpoint_until_it_is_told_otherwise() {
     let (owner, heir) = owner_and(&[], |_| {}).await;
     holds(&heir, 20).await;
@@ -128,7 +205,7 @@ async fn s25_a_standby_that_is_pinned_stays_on_its_checkpoint_until_it_is_told_o
     heir.client.start_standby(HEIR, "").await.unwrap();
     holds(&heir, 30).await;
 
-    let refused = owner.client.start_standby(lockstep_integration_tests::cluster::PIPELINE, "").await.unwrap_err();
+    let refused = owner.client.start_standby(PIPELINE, "").await.unwrap_err();
     assert_eq!(refused.reason(), "LOCATION_OWNED");
     let trail = v1::ListAuditEventsRequest { pipeline: HEIR.to_owned(), ..Default::default() };
     let trail = heir.client.list_audit_events(trail, 1000).await.unwrap();

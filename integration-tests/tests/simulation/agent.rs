@@ -115,7 +115,11 @@ impl Agent {
     }
 
     pub(crate) fn host_name(&self) -> String {
-        format!("host-{}", self.0.slot.idx())
+        format!("{}-{}", self.0.pipeline, self.0.slot.idx())
+    }
+
+    pub(crate) fn slot(&self) -> Slot {
+        self.0.slot
     }
 
     /// None: solo.

@@ -85,6 +85,10 @@ impl ObjectStore for FarStore {
         self.there(self.near.delete(key)).await
     }
 
+    async fn delete_many(&self, keys: &[String]) -> Vec<WriteOutcome> {
+        self.there(self.near.delete_many(keys)).await
+    }
+
     async fn create_multipart(&self, key: &str) -> Result<UploadId, StoreError> {
         self.there(self.near.create_multipart(key)).await
     }

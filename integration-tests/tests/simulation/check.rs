@@ -15,6 +15,17 @@ use lockstep_protocol::{
 
 use crate::world::{BUCKET, World, location};
 
+mod damage;
+mod fences;
+mod garbage;
+mod restore;
+mod schedule;
+
+pub(crate) use damage::{damaged_and_unmarked, document, state_of};
+pub(crate) use fences::{Fenced, Fences, Place};
+use garbage::Retired;
+pub(crate) use garbage::no_orphans;
+
 fn object(buckets: &MemoryBuckets, key: &str) -> Option<bytes::Bytes> {
     buckets.read(BUCKET, &location().full_key(key))
 }
@@ -27,16 +38,27 @@ pub(crate) fn now(world: &World) -> Result<(), String> {
         .buckets
         .overwritten()
         .into_iter()
-        .filter(|key| !key.ends_with("/head.json") && !key.contains("probe"))
+        .filter(|key| !key.ends_with("/head.json") && !key.contains("probe") && !damage::is_rotten(world, key))
         .collect();
     if !overwritten.is_empty() {
         return Err(format!("S7: these keys have held two contents: {overwritten:?}"));
     }
+    let fences = Fences::of(&world.buckets);
+    fences::never_goes_back(world, &fences)?;
+    fences::stays_fenced(world, &rounds)?;
+    fences::failed_for_good(world, &fences)?;
+    fences::activated_with_the_base(world, &rounds)?;
     for record in &rounds {
-        decided_as_told(world, record)?;
+        decided_as_told(world, &fences, record)?;
         let newest = rounds.last().is_some_and(|last| last.round.id == record.round.id);
         installed_everywhere(world, record, newest)?;
     }
+    // First of all what bears a mark, since retention counts it no more.
+    damage::is_passed_over(world, &rounds)?;
+    garbage::nothing_is_missing(world, &fences, &rounds)?;
+    garbage::pinned_is_kept(world)?;
+    restore::nothing_is_forgotten(world, &fences)?;
+    schedule::in_time(world, &rounds)?;
     told_when_all_have_it(world, &rounds)?;
     who_wrote(&world.database.audit())
 }
@@ -44,6 +66,9 @@ pub(crate) fn now(world: &World) -> Result<(), String> {
 /// S12: an engine that may start does so from what every host had installed, and every host has installed nothing newer since.
 fn told_when_all_have_it(world: &World, rounds: &[RoundRecord]) -> Result<(), String> {
     for (host, told) in world.agents.iter().enumerate().filter_map(|(host, agent)| Some((host, agent.told()?))) {
+        if restore::is_of_before(world, told) {
+            continue;
+        }
         let Some(of) = rounds.iter().map(|record| &record.round).find(|round| round.id == told) else {
             return Err(format!("S12: host {host} was told of round {told}, which is in no row"));
         };
@@ -65,13 +90,21 @@ fn one_active(rounds: &[RoundRecord]) -> Result<(), String> {
     if active.len() > 1 { Err(format!("S13: rounds {active:?} are active at once")) } else { Ok(()) }
 }
 
-fn decided_as_told(world: &World, record: &RoundRecord) -> Result<(), String> {
+fn decided_as_told(world: &World, fences: &Fences, record: &RoundRecord) -> Result<(), String> {
     let round = &record.round;
     let Kind::Push(push) = &round.kind else { return Ok(()) };
     let key = Key::Commit(round.generation, push.seq).to_string();
     let stands = object(&world.buckets, &key);
     let decision = stands.as_ref().map(|bytes| DecisionObject::parse(&key, bytes).unwrap());
+    let counts = fences.counts((round.generation, push.seq));
     match (round.phase, decision) {
+        (Phase::Committed, _) if !counts => {
+            Err(format!("S15: round {} was told committed, and a take-over has lost its commit", round.id))
+        }
+        // S3: once swept it stands as its tombstone. One that is retired may be half gone.
+        (Phase::Committed, _) if Retired::of(&world.buckets, fences, (round.generation, push.seq)) != Retired::No => {
+            Ok(())
+        }
         (Phase::Committed, Some(DecisionObject::Commit(document))) => {
             let digest = Digest::of(&stands.unwrap_or_default());
             if Some(digest) != push.committed.map(|commit| commit.digest) || document.round != round.id {
@@ -80,11 +113,15 @@ fn decided_as_told(world: &World, record: &RoundRecord) -> Result<(), String> {
             whole(world, record, &document)
         }
         (Phase::Committed, _) => Err(format!("S4: round {} is committed, and no commit stands", round.id)),
-        // S5: told so for good, so it must not count. Without a take-over what stands counts.
-        (Phase::Failed | Phase::Cancelled, Some(DecisionObject::Commit(document))) if document.round == round.id => {
-            Err(format!("S5: round {} is {} and its commit stands", round.id, round.phase))
+        // S5: told so for good, so it must not count.
+        (Phase::Failed | Phase::Cancelled, Some(DecisionObject::Commit(document)))
+            if counts && document.round == round.id =>
+        {
+            Err(format!("S5: round {} is {} and its commit counts", round.id, round.phase))
         }
         // Stored before it is PUT: the row knows every byte that stands.
+        // The database has lost what it knew of this place.
+        (_, Some(decision)) if restore::is_of_before(world, decision.round()) => Ok(()),
         (_, Some(_)) => {
             let known = [&push.commit_bytes, &push.abort_bytes].into_iter().flatten();
             let stands = stands.unwrap_or_default();
@@ -112,7 +149,10 @@ fn whole(world: &World, record: &RoundRecord, document: &CommitDocument) -> Resu
         let PartDocument::Full(manifest) = PartDocument::parse(&part.manifest, &bytes).unwrap() else {
             return Err(format!("S1: part {} is a delta, which nobody writes here", part.manifest));
         };
-        if Some(manifest.incarnation) != participant.incarnation || manifest.attempt != participant.attempt {
+        // A round that is known again from its commit document names no try.
+        let learnt = participant.incarnation.is_none() && restore::is_of_before(world, round.id);
+        let same = (Some(manifest.incarnation), manifest.attempt) == (participant.incarnation, participant.attempt);
+        if !same && !learnt {
             return Err(format!(
                 "S8: part {} is of another try than the row of round {} names",
                 part.manifest, round.id
@@ -133,7 +173,7 @@ fn objects(world: &World, part: &PartManifest) -> Result<(), String> {
     for file in &part.files {
         let key = &part.objects[file.object.unwrap() as usize].key;
         let sound = object(&world.buckets, key).is_some_and(|bytes| Digest::of(&bytes) == file.blake3);
-        if !sound {
+        if !sound && !world.rotten.borrow().contains_key(key) {
             return Err(format!("S1: object {key} of round {} is missing or another", part.round));
         }
     }
@@ -170,7 +210,7 @@ fn who_wrote(audit: &[AuditRow]) -> Result<(), String> {
     let mut versions: BTreeMap<RoundId, (u64, u64)> = BTreeMap::new();
     let mut active: Option<RoundId> = None;
     let mut phases: BTreeMap<(RoundId, Option<u32>), &str> = BTreeMap::new();
-    for row in audit {
+    for (at, row) in audit.iter().enumerate() {
         let (Some(round), Some(term), Some(version)) = (row.round, row.term, row.version) else { continue };
         match row.event.as_str() {
             "round_admitted" => {
@@ -200,9 +240,10 @@ fn who_wrote(audit: &[AuditRow]) -> Result<(), String> {
         if (term, version) < last {
             return Err(format!("S6: round {round} went from term and version {last:?} to {:?}", (term, version)));
         }
-        let superseded = row.cause.contains("superseded");
-        let by_replica = row.actor.starts_with("replica ");
-        if by_replica && !superseded && terms.get(&(round, term)) != Some(&row.actor.as_str()) {
+        let allowed = row.cause.contains("superseded") || is_settled_by_adoption(&audit[at..]);
+        // An activation asks for its pulls itself.
+        let by_replica = row.actor.starts_with("replica ") && row.event != "round_admitted";
+        if by_replica && !allowed && terms.get(&(round, term)) != Some(&row.actor.as_str()) {
             return Err(format!("S6: {} wrote round {round} in term {term}, which it never claimed", row.actor));
         }
         let ended = row.host_idx.is_none()
@@ -213,4 +254,11 @@ fn who_wrote(audit: &[AuditRow]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Whether the first of these lines stands in the transaction in which a take-over adopts its generation: that ends the open round, whoever drives it.
+fn is_settled_by_adoption(rows: &[AuditRow]) -> bool {
+    let Some(row) = rows.first() else { return false };
+    let next = rows.iter().find(|next| next.event == "take_over_phase");
+    next.is_some_and(|next| next.actor == row.actor && next.from.as_deref() == Some("adopting"))
 }

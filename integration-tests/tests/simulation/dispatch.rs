@@ -8,7 +8,7 @@ use crate::{
 /// Seeds of one run of the suite.
 const SEEDS: u64 = 200;
 
-const FAULTS: [&str; 26] = [
+const FAULTS: [&str; 41] = [
     "agent down",
     "agent restarted",
     "bucket: Conflict",
@@ -27,14 +27,29 @@ const FAULTS: [&str; 26] = [
     "database: request late",
     "database: request lost",
     "database: unavailable",
+    "database restored",
+    "replica of the database promoted",
+    "round open in the backup",
+    "object altered",
+    "object lost",
+    "verified by hand",
     "deadline of seconds",
+    "deleted while pulled",
     "disk lost",
+    "location taken back",
+    "location taken over",
+    "pinned by hand",
+    "pushed by the schedule to the end",
     "replica killed",
+    "replica killed during a collection",
     "replica shut down",
     "replica stopped",
     "replica stopped beyond its lease",
     "request repeated",
     "slow",
+    "standby activated",
+    "taker killed",
+    "unpinned by hand",
 ];
 
 /// Shows where two logs part.
@@ -65,5 +80,10 @@ fn dispatch_holds_the_invariants_whatever_fails() {
     let figures = Figures::of(number_of("LOCKSTEP_SEEDS").unwrap_or(SEEDS), story::play);
     figures.print();
     figures.assert_met(&FAULTS);
-    figures.assert_outcomes(&["push committed", "push CANCELLED", "pull installed", "pull SUPERSEDED"]);
+    figures.assert_outcomes(&["push committed", "push CANCELLED", "push FENCED", "pull installed", "pull SUPERSEDED"]);
+    figures.assert_outcomes(&["collect done", "retired", "swept", "deleted objects", "heir: collect done"]);
+    figures.assert_outcomes(&["pin done", "unpin done"]);
+    figures.assert_outcomes(&["heir: activate done", "retire done", "retire failed"]);
+    figures.assert_outcomes(&["heir: push committed", "heir: push FENCED", "heir: pull installed"]);
+    figures.assert_outcomes(&["take_over done", "heir: take_over done"]);
 }

@@ -8,12 +8,17 @@
 mod agent;
 mod bucket;
 mod check;
+mod damage;
 mod dispatch;
 mod figures;
 mod gate;
 mod log;
 mod network;
+mod pins;
 mod planted;
+mod restore;
+mod rival;
+mod schedule;
 mod story;
 mod told;
 mod weather;

@@ -1,6 +1,6 @@
 //! One run: users ask for rounds, everything fails, then it stops failing, and all must end well.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
 use lockstep_bucket::{
     Operation,
@@ -11,9 +11,12 @@ use lockstep_coordinator::{
     store::{Admission, AdmitPull, AdmitPush, PipelineRow, RoundRecord, StoreError, Trigger},
 };
 use lockstep_protocol::{
+    commit::CommitRef,
     id::{RequestId, RoundId},
-    round::{CancelRequest, Phase, PullRequest, RetryPolicy, WantedCut},
+    problem::Reason,
+    round::{CancelRequest, Kind, Phase, PullRequest, RetryPolicy, WantedCut},
     spec::PullSelector,
+    takeover::Purpose,
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tokio::time::Instant;
@@ -21,10 +24,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
-    check, log,
+    check::{self, Fences, no_orphans},
+    damage::{self, Decay},
+    log,
+    pins::Keeper,
+    restore::{self, Disaster},
+    rival::Rival,
+    schedule,
     told::Told,
     weather::LATEST,
-    world::{Chances, World, alice},
+    world::{Chances, Garbage, World, alice},
 };
 
 /// L1: every round is terminal this long after the last fault.
@@ -36,7 +45,8 @@ pub(crate) fn play(seed: u64) -> Result<Told, String> {
     chance::seed(Some(seed));
     let told = runtime.block_on(async {
         log::begin(log::Clock::Since(Instant::now()));
-        Box::pin(Story::begin(seed)).await.run().await
+        let story = Box::pin(Story::begin(seed)).await;
+        Box::pin(story.run()).await
     });
     chance::seed(None);
     told
@@ -55,16 +65,49 @@ fn trouble_the_decision(world: &World, rng: &mut StdRng) {
     }
 }
 
+/// In a share of the seeds another pipeline wants the location. Drawn apart, so that all other histories are as they were.
+pub(crate) fn is_rivalled(seed: u64) -> bool {
+    StdRng::seed_from_u64(seed.wrapping_mul(11).wrapping_add(5)).random_bool(0.35)
+}
+
+impl Garbage {
+    /// In a share of the seeds, drawn apart as well.
+    pub(crate) fn of(seed: u64) -> Option<Self> {
+        let mut rng = StdRng::seed_from_u64(seed.wrapping_mul(13).wrapping_add(7));
+        let mut seconds = |range: std::ops::Range<u64>| Duration::from_secs(rng.random_range(range));
+        let (min_age, grace, every) = (seconds(1..6), seconds(1..6), seconds(3..12));
+        let min_count = rng.random_range(0..3);
+        rng.random_bool(0.4).then_some(Self { min_count, min_age, grace, every })
+    }
+}
+
+/// Where garbage is collected its tombstones fail most in some of the seeds.
+fn trouble_the_tombstones(world: &World, seed: u64) {
+    const FAULTS: [Fault; 4] = [Fault::LandLate, Fault::LoseAnswer, Fault::Duplicate, Fault::FailBefore];
+    let mut rng = StdRng::seed_from_u64(seed.wrapping_mul(17).wrapping_add(11));
+    if world.garbage.is_none() {
+        return;
+    }
+    for _ in 0..rng.random_range(0..3) {
+        let rule =
+            FaultRule::new(FAULTS[rng.random_range(0..FAULTS.len())]).operation(Operation::Create).key("/retired/");
+        world.buckets.inject(rule.skip(rng.random_range(0..3)).times(rng.random_range(1..4)));
+    }
+}
+
 fn still_active(record: &RoundRecord) -> String {
     let round = &record.round;
     format!("L1: round {} is still {} a minute after the last fault\n{round:#?}", round.id, round.phase)
 }
 
 struct Story {
-    world: World,
+    world: Rc<World>,
+    rival: Option<Rc<Rival>>,
+    keeper: Option<Keeper>,
+    decay: Option<Decay>,
+    disaster: Option<Disaster>,
     rng: StdRng,
     pipeline: PipelineRow,
-    step: u64,
     /// What each request id was answered with (S14).
     requests: BTreeMap<RequestId, RoundId>,
 }
@@ -77,48 +120,118 @@ impl Story {
             Chances { database: chance(&mut rng, 0.12), bucket: chance(&mut rng, 0.2), wire: chance(&mut rng, 0.2) };
         let hosts = *[0, 2, 3].get(rng.random_range(0..3_usize)).unwrap();
         info!(seed, hosts, ?chances, "begins");
-        let world = World::new(seed, hosts, chances);
+        let world = Rc::new(
+            World::new(seed, hosts, chances)
+                .collecting(Garbage::of(seed))
+                .scheduled(schedule::interval_of(seed))
+                .verified(damage::budget_of(seed)),
+        );
         world.start_replica();
         world.start_replica();
         let pipeline = world.create_pipeline().await;
         world.database.random_faults(seed.wrapping_mul(3).wrapping_add(2), chances.database);
         world.buckets.random_faults(seed.wrapping_mul(5).wrapping_add(3), chances.bucket);
         trouble_the_decision(&world, &mut rng);
-        let mut story = Self { world, rng, pipeline, step: 0, requests: BTreeMap::new() };
-        story.checkpoint();
-        story
+        trouble_the_tombstones(&world, seed);
+        let rival =
+            if is_rivalled(seed) { Some(Rc::new(Rival::begin(Rc::clone(&world), seed, chances).await)) } else { None };
+        let (keeper, decay) = (Keeper::of(&world, seed), Decay::of(&world, seed));
+        let disaster = Disaster::of(&world, seed);
+        world.checkpoint();
+        Self { world, rival, keeper, decay, disaster, rng, pipeline, requests: BTreeMap::new() }
     }
 
     async fn run(mut self) -> Result<Told, String> {
         let begun = Instant::now();
-        let over = CancellationToken::new();
-        let late = World::land_late_writes(self.world.buckets.clone(), self.world.weather.clone(), over.clone());
+        let (over, calm) = (CancellationToken::new(), CancellationToken::new());
+        let late = World::land_late_writes(self.world.buckets.clone(), self.world.weather.clone(), calm.clone());
         let late = tokio::spawn(late);
+        let (rival, keeper) = (self.rival.clone(), self.keeper.take());
+        let (decay, disaster) = (self.decay.take(), self.disaster.take());
+        let life = async {
+            if let Some(rival) = &rival {
+                rival.live(&over).await;
+            }
+        };
+        let keeping = async {
+            if let Some(keeper) = &keeper {
+                keeper.live(&over).await;
+            }
+        };
+        let decaying = async {
+            if let Some(decay) = &decay {
+                decay.live(&over).await;
+            }
+        };
+        let striking = async {
+            if let Some(disaster) = &disaster {
+                disaster.strike(&over).await;
+            }
+        };
+        let trouble = async {
+            let outcome = self.trouble().await;
+            over.cancel();
+            outcome
+        };
+        tokio::join!(trouble, life, keeping, decaying, striking).0?;
+        self.calm_down();
+        calm.cancel();
+        late.await.unwrap();
+        // What is late is a fault until it has arrived.
+        let last_fault = Instant::now();
+        restore::asks(&self.world).await;
+        self.until_idle(last_fault + Duration::from_millis(LATEST) + L1, 250).await?;
+        let recovery = last_fault.elapsed();
+        info!(?recovery, "every round is terminal");
+        tokio::time::sleep(Duration::from_millis(LATEST)).await;
+        restore::is_resynced(&self.world).await?;
+        self.owns_its_location().await?;
+        damage::finds_what_is_damaged(&self.world).await?;
+        schedule::pushes_by_itself(&self.world).await?;
+        self.until_idle(Instant::now() + L1, 50).await?;
+        self.ends_well().await?;
+        self.leaves_no_orphans().await?;
+        self.check()?;
+        let mut told = Told::of(&self.world, recovery, begun.elapsed());
+        if let Some(rival) = &self.rival {
+            told.add_rival(&rival.world);
+        }
+        Ok(told)
+    }
+
+    async fn trouble(&mut self) -> Result<(), String> {
         for _ in 0..self.rng.random_range(12..40) {
             let idle = if self.rng.random_bool(0.3) { 8_000 } else { 1_500 };
             tokio::time::sleep(Duration::from_millis(self.rng.random_range(0..idle))).await;
             self.act().await?;
-            check::now(&self.world)?;
+            self.check()?;
         }
-        self.calm_down();
-        over.cancel();
-        late.await.unwrap();
-        // What is late is a fault until it has arrived.
-        let last_fault = Instant::now();
-        let deadline = last_fault + Duration::from_millis(LATEST) + L1;
-        while let Some(active) = self.world.active() {
-            if Instant::now() >= deadline {
-                return Err(still_active(&active));
+        Ok(())
+    }
+
+    fn worlds(&self) -> impl Iterator<Item = &World> {
+        std::iter::once(self.world.as_ref()).chain(self.rival.as_ref().map(|rival| &rival.world))
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.worlds().try_for_each(check::now)
+    }
+
+    /// Until no round and no take-over is active, looked for every so many milliseconds.
+    async fn until_idle(&self, deadline: Instant, every: u64) -> Result<(), String> {
+        loop {
+            let active = self.worlds().find_map(World::active);
+            let taking_over = self.worlds().find(|world| world.is_taking_over());
+            if active.is_none() && taking_over.is_none() {
+                return Ok(());
             }
-            tokio::time::sleep(Duration::from_millis(250)).await;
-            check::now(&self.world)?;
+            if Instant::now() >= deadline {
+                let taking_over = || format!("L1: {:#?}", taking_over.map(|world| world.database.take_overs()));
+                return Err(active.as_ref().map_or_else(taking_over, still_active));
+            }
+            tokio::time::sleep(Duration::from_millis(every)).await;
+            self.check()?;
         }
-        let recovery = last_fault.elapsed();
-        info!(?recovery, "every round is terminal");
-        tokio::time::sleep(Duration::from_millis(LATEST)).await;
-        self.ends_well().await?;
-        check::now(&self.world)?;
-        Ok(Told::of(&self.world, recovery, begun.elapsed()))
     }
 
     async fn act(&mut self) -> Result<(), String> {
@@ -126,7 +239,7 @@ impl Story {
         let replica = self.rng.random_range(0..2_usize);
         let host = self.rng.random_range(0..world.agents.len());
         match self.rng.random_range(0..100) {
-            0..15 => self.checkpoint(),
+            0..15 => drop(world.checkpoint()),
             15..48 => self.push().await?,
             48..60 => self.pull().await?,
             60..66 => self.cancel().await,
@@ -174,12 +287,6 @@ impl Story {
         Ok(())
     }
 
-    fn checkpoint(&mut self) {
-        self.step += 1;
-        info!(step = self.step, "checkpoint");
-        self.world.agents.iter().for_each(|agent| agent.checkpoint(self.step));
-    }
-
     fn request_id(&mut self) -> RequestId {
         let known: Vec<_> = self.requests.keys().copied().collect();
         if !known.is_empty() && self.rng.random_bool(0.1) {
@@ -218,9 +325,22 @@ impl Story {
         Ok(())
     }
 
+    /// Where garbage is collected, something that may go soon is pulled now and then.
+    fn older(&mut self) -> Option<CommitRef> {
+        self.world.garbage.as_ref()?;
+        let committed = |record: RoundRecord| match record.round.kind {
+            Kind::Push(push) => push.committed,
+            Kind::Pull(_) => None,
+        };
+        let known: Vec<_> = self.world.database.rounds().into_iter().filter_map(committed).collect();
+        known.into_iter().rev().nth(self.rng.random_range(0..6))
+    }
+
     async fn pull(&mut self) -> Result<(), String> {
+        let older = self.older();
+        let selector = older.map_or(PullSelector::Latest, |commit| PullSelector::Checkpoint(commit.round));
         let request = PullRequest {
-            selector: PullSelector::Latest,
+            selector,
             standby: self.rng.random_bool(0.5),
             fail_if_none: self.rng.random_bool(0.5),
             allow_fingerprint: false,
@@ -240,6 +360,12 @@ impl Story {
                 break;
             }
         }
+        // Somebody else doesn't want it any more.
+        if let Some(commit) = older.filter(|_| self.rng.random_bool(0.7)) {
+            self.world.weather.count("deleted while pulled");
+            tokio::time::sleep(Duration::from_millis(self.rng.random_range(0..400))).await;
+            self.world.delete(commit).await;
+        }
         Ok(())
     }
 
@@ -250,7 +376,9 @@ impl Story {
                 let round = admission.record().round.id;
                 info!(%round, new = matches!(admission, Admission::New(_)), "asked for a round");
                 let before = id.and_then(|id| self.requests.insert(id, round));
-                if let Some(before) = before.filter(|before| *before != round) {
+                let lost =
+                    |before: &RoundId| self.world.lost_rounds.borrow().iter().any(|lost| lost.round.id == *before);
+                if let Some(before) = before.filter(|before| *before != round && !lost(before)) {
                     return Err(format!("S14: request {id:?} was answered with round {before}, now with {round}"));
                 }
                 Ok(true)
@@ -282,11 +410,50 @@ impl Story {
             self.world.start_replica();
         }
         self.world.agents.iter().for_each(crate::agent::Agent::start);
+        self.rival.iter().for_each(|rival| rival.calm_down());
+    }
+
+    /// F4: whoever was taken over is told so, by the row or by what its next push finds. The first take-over in calm weather succeeds.
+    async fn owns_its_location(&self) -> Result<(), String> {
+        let owner = || Fences::of(&self.world.buckets).owner();
+        if owner() == Some(self.pipeline.id) {
+            return Ok(());
+        }
+        self.is_fenced().await?;
+        info!("takes its location back");
+        self.world.take_over(Purpose::TakeOver).await;
+        self.until_idle(Instant::now() + L1, 50).await?;
+        if owner() != Some(self.pipeline.id) {
+            return Err(format!("L2: a take-over after the last fault: {:#?}", self.world.database.take_overs()));
+        }
+        Ok(())
+    }
+
+    async fn is_fenced(&self) -> Result<(), String> {
+        let fenced = || self.world.row().is_some_and(|row| row.fenced.is_some());
+        if !fenced() {
+            self.world.checkpoint();
+            match self.admit_push().await {
+                // The schedule was faster.
+                Err(StoreError::Problem(problem)) if self.world.push_interval.is_some() => {
+                    info!(reason = %problem.reason, "not pushed by hand");
+                }
+                pushed => drop(pushed.map_err(|error| format!("L2: a push after the last fault: {error}"))?),
+            }
+            let pushed = self.ended().await?.round;
+            if pushed.problem.as_ref().map(|problem| problem.reason) != Some(Reason::Fenced) {
+                return Err(format!("F4: a push of an owner that was taken over: {pushed:#?}"));
+            }
+        }
+        match self.admit_push().await {
+            Err(StoreError::Problem(problem)) if fenced() && problem.reason == Reason::Fenced => Ok(()),
+            other => Err(format!("F4: a push of an owner that was taken over was admitted: {other:?}")),
+        }
     }
 
     /// L2: a new push succeeds first try; and what it pushed comes back to every host.
     async fn ends_well(&mut self) -> Result<(), String> {
-        self.checkpoint();
+        let step = self.world.checkpoint();
         self.push_until_known().await?;
         let pushed = self.ended().await?;
         let first_try = pushed.round.participants.iter().all(|participant| participant.attempt.get() == 1);
@@ -305,6 +472,10 @@ impl Story {
             allow_fingerprint: false,
             discard_local: false,
         };
+        if let Some(rival) = &self.rival {
+            let newest = pushed.round.participants.iter().filter_map(|part| part.local_checkpoint).collect::<Vec<_>>();
+            rival.follows(&newest).await?;
+        }
         self.start_pull(request).await?;
         let pulled = self.ended().await?;
         if pulled.round.phase != Phase::Installed {
@@ -312,8 +483,8 @@ impl Story {
         }
         for (agent, part) in self.world.agents.iter().zip(&pushed.round.participants) {
             let disk: Vec<_> = agent.disk().into_iter().map(|local| (Some(local.id), local.step.get())).collect();
-            if disk != [(part.local_checkpoint, self.step)] {
-                return Err(format!("S12: a host that pulled step {} has {disk:?}", self.step));
+            if disk != [(part.local_checkpoint, step)] {
+                return Err(format!("S12: a host that pulled step {step} has {disk:?}"));
             }
         }
         Ok(())
@@ -332,7 +503,17 @@ impl Story {
         admitted.map(|_| ()).map_err(|error| format!("L2: a pull after the last fault was not admitted: {error}"))
     }
 
-    async fn push_until_known(&mut self) -> Result<(), String> {
+    /// L3: what nothing needs is gone after two collections.
+    async fn leaves_no_orphans(&self) -> Result<(), String> {
+        let Some(garbage) = &self.world.garbage else { return Ok(()) };
+        tokio::time::sleep(garbage.min_age + Duration::from_secs(1)).await;
+        self.world.collect().await?;
+        tokio::time::sleep(garbage.grace + Duration::from_secs(1)).await;
+        self.world.collect().await?;
+        no_orphans(&self.world)
+    }
+
+    async fn admit_push(&self) -> Result<Admission, StoreError> {
         let push = AdmitPush {
             pipeline: self.pipeline.id.into(),
             wanted: WantedCut::Newest,
@@ -343,21 +524,18 @@ impl Story {
             deadline: Duration::from_secs(3_600),
             retry: RetryPolicy::default(),
         };
-        match self.world.store().admit_push(push, &alice()).await {
+        self.world.store().admit_push(push, &alice()).await
+    }
+
+    async fn push_until_known(&self) -> Result<(), String> {
+        match self.admit_push().await {
             Ok(Admission::New(_)) => Ok(()),
             other => Err(format!("L2: a push after the last fault was not admitted: {other:?}")),
         }
     }
 
     async fn ended(&self) -> Result<RoundRecord, String> {
-        let deadline = Instant::now() + L1;
-        while let Some(active) = self.world.active() {
-            if Instant::now() >= deadline {
-                return Err(still_active(&active));
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            check::now(&self.world)?;
-        }
+        self.until_idle(Instant::now() + L1, 50).await?;
         self.world.database.rounds().pop().ok_or_else(|| "no round".to_owned())
     }
 }

@@ -27,19 +27,41 @@ impl Told {
         for (fault, count) in world.weather.counts() {
             told.faults.insert(fault.to_owned(), count);
         }
-        for (fault, count) in world.database.fault_counts() {
-            told.faults.insert(format!("database: {}", name_of(fault)), count);
-        }
         for (fault, count) in world.buckets.fault_counts() {
             told.faults.insert(format!("bucket: {fault:?}"), count);
+        }
+        told.add(world, "");
+        told
+    }
+
+    /// What became of the pipeline that wanted the location too.
+    pub(crate) fn add_rival(&mut self, world: &World) {
+        self.add(world, "heir: ");
+    }
+
+    fn add(&mut self, world: &World, whose: &str) {
+        for (fault, count) in world.database.fault_counts() {
+            *self.faults.entry(format!("database: {}", name_of(fault))).or_default() += count;
         }
         for record in world.database.rounds() {
             let kind = if matches!(record.round.kind, Kind::Push(_)) { "push" } else { "pull" };
             let reason = |problem: &Problem| problem.reason.to_string();
             let why = record.round.problem.as_ref().map_or_else(|| record.round.phase.to_string(), reason);
-            *told.rounds.entry(format!("{kind} {why}")).or_default() += 1;
+            *self.rounds.entry(format!("{whose}{kind} {why}")).or_default() += 1;
         }
-        told
+        for upkeep in world.database.upkeep() {
+            let (what, phase, tally) = (upkeep.work.as_str(), upkeep.phase.as_str(), upkeep.tally);
+            *self.rounds.entry(format!("{whose}{what} {phase}")).or_default() += 1;
+            for (what, count) in
+                [("retired", tally.retired), ("swept", tally.swept), ("deleted objects", tally.objects)]
+            {
+                *self.rounds.entry(format!("{whose}{what}")).or_default() += count;
+            }
+        }
+        for take_over in world.database.take_overs() {
+            let (what, phase) = (take_over.purpose.as_str(), take_over.phase);
+            *self.rounds.entry(format!("{whose}{what} {phase}")).or_default() += 1;
+        }
     }
 }
 

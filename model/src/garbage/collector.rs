@@ -145,6 +145,7 @@ impl Garbage {
                 commit: self.facts().commit(slot),
                 created_at: facts::now(),
                 damaged: self.damaged && slot == 2,
+                unreadable: false,
                 occupied: collector.occupied.has(slot),
             })
             .collect();
@@ -231,15 +232,13 @@ impl Garbage {
         self.pinned.then(pin).into_iter().collect()
     }
 
-    /// What the commits that count reach, as it can be read now. Reading a live one that lacks its manifest fails, and nothing is deleted.
+    /// What the commits that count reach, as it can be read now. Of a live one that lacks its manifest nobody knows what else it reaches.
     fn read_reach(&self, slots: &[Slot], retired: Commits) -> Option<Vec<CommitReach>> {
         let read = |slot: &Slot| {
             let needed = self.needs(*slot).both(facts::MANIFESTS);
             let readable = self.present.has(needed);
-            if !readable && !retired.has(*slot) {
-                return None;
-            }
-            self.facts().reach(*slot, self.needs(*slot), self.full_form(*slot), readable)
+            let live = !retired.has(*slot);
+            self.facts().reach(*slot, self.needs(*slot), self.full_form(*slot), readable, live)
         };
         slots.iter().map(read).collect()
     }
@@ -310,8 +309,8 @@ impl Garbage {
             let state = match (slot, push) {
                 (1 | 2, _) => RoundState::Terminal,
                 _ if push.is_active() => RoundState::Undecided,
-                _ if push.base() > 0 && !matches!(push, super::Push::Chosen(_)) => RoundState::Terminal,
-                _ if matches!(push, super::Push::Committed(_) | super::Push::Failed(_)) => RoundState::Terminal,
+                (_, super::Push::Failed(_)) => RoundState::Void,
+                (_, super::Push::Committed(_)) => RoundState::Terminal,
                 _ => continue,
             };
             if mine {

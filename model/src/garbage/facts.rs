@@ -138,16 +138,20 @@ impl Facts {
         PartManifest { round: round_id(slot), objects, delta, ..self.full.clone() }
     }
 
-    /// What production says that a commit reaches; `readable`: its manifest is there, and what that inherits.
+    /// What production says that a commit reaches; `readable`: its manifest is there, and what that inherits; `live`: it must stay.
     pub(super) fn reach(
         &self,
         slot: PushSlot,
         reached: Objects,
         full: PushSlot,
         readable: bool,
+        live: bool,
     ) -> Option<CommitReach> {
         let (commit, document) = (self.commit(slot), &self.documents[usize::from(slot) - 1]);
         let part = readable.then(|| self.part(slot, reached, full));
+        if live {
+            return CommitReach::of_broken(commit, document, &[part]).ok();
+        }
         CommitReach::of_retired(commit, document, &[part]).ok()
     }
 }
@@ -305,5 +309,5 @@ pub(super) fn pull(from: CommitRef) -> Round {
         processed_records: None,
         parts: Vec::new(),
     };
-    round(Phase::Transferring, Kind::Pull(PullState { request, resolved: Some(resolved) }))
+    round(Phase::Transferring, Kind::Pull(PullState { resolved: Some(resolved), ..PullState::asked(request) }))
 }

@@ -132,6 +132,9 @@ impl Garbage {
         if self.bounds.damage && !self.damaged {
             actions.push(Action::Damage);
         }
+        if self.bounds.loss && !self.lost && self.commits.has(2) {
+            actions.push(Action::Lose);
+        }
     }
 
     pub(super) fn choose_base(&mut self, slot: Slot) {

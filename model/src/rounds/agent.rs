@@ -54,6 +54,8 @@ pub(super) enum State {
     Failed,
     /// An install that found nothing to install.
     NotFound,
+    /// A pull that found something of its source missing.
+    Gone,
 }
 
 impl State {

@@ -156,7 +156,7 @@ impl Cast {
             allow_fingerprint: false,
             discard_local: false,
         };
-        self.round(round, Phase::Resolving, Kind::Pull(PullState { request, resolved: None }))
+        self.round(round, Phase::Resolving, Kind::Pull(PullState::asked(request)))
     }
 
     /// A part as its attempt reports it. Its digest names who wrote it, so that two attempts never wrote the same bytes.

@@ -19,7 +19,7 @@ use lockstep_protocol::{
 };
 
 use super::{
-    agent::{Answered, Host, Order, State, What},
+    agent::{Answered, Host, Order, State, Transfer, What},
     book::{Book, Entry, Page},
     cast::{Cast, MOST_HOSTS, MOST_INCARNATIONS},
     row::{Copy, Driver, MOST_ROWS, Rows, WriteFault},
@@ -64,6 +64,8 @@ pub struct Bounds {
     pub writes: u8,
     /// Orders that arrive late, once more.
     pub late_orders: u8,
+    /// Times that the owner of the location retires what is pulled: a newer one is there, and of the retired one something may be gone.
+    pub retired: u8,
     /// Somebody asks for a cancel.
     pub cancel: bool,
     /// The deadline may pass.
@@ -83,6 +85,7 @@ impl Bounds {
         unreachable: 0,
         writes: 0,
         late_orders: 0,
+        retired: 0,
         cancel: false,
         deadline: false,
     };
@@ -108,6 +111,8 @@ pub enum Reached {
     NotConfirmed = 64,
     /// Attempts met the model's own bound: the world is not what it says.
     Capped = 128,
+    /// A round is installed that had to choose another checkpoint, since the first one was retired.
+    ChosenAnew = 256,
 }
 
 #[derive(Debug)]
@@ -147,6 +152,7 @@ struct Left {
     lost_disks: u8,
     unreachable: u8,
     late_orders: u8,
+    retired: u8,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -160,6 +166,8 @@ struct Now {
     touched: u8,
     /// A round became `Installed` though a host was seen without its checkpoint.
     torn: bool,
+    /// An agent was asked for the end of an attempt that was for another checkpoint.
+    mixed: bool,
 }
 
 /// See the module's documentation.
@@ -190,9 +198,11 @@ impl Pull {
                 lost_disks: bounds.lost_disks,
                 unreachable: bounds.unreachable,
                 late_orders: bounds.late_orders,
+                retired: bounds.retired,
             },
             touched: 0,
             torn: false,
+            mixed: false,
         };
         Self { set: Arc::new(Setting { book, bounds, reached: AtomicU32::new(0) }), now }
     }
@@ -224,6 +234,20 @@ impl Pull {
         let Kind::Pull(pull) = &entry.round.kind else { return 0 };
         let step = pull.resolved.as_ref().and_then(|resolved| resolved.step);
         step.map_or(0, |step| u8::try_from(step.get()).unwrap_or(0))
+    }
+
+    /// The newest commit of the location that a round may choose.
+    fn newest(&self, round: u8) -> u8 {
+        LOCAL_STEP + 1 + round + self.retirements()
+    }
+
+    fn retirements(&self) -> u8 {
+        self.set.bounds.retired - self.now.left.retired
+    }
+
+    /// Whether the commit of this step has a tombstone.
+    fn is_retired(&self, round: u8, step: u8) -> bool {
+        self.retirements() > 0 && (LOCAL_STEP..self.newest(round)).contains(&step)
     }
 
     fn order(driver: &Driver<Task>, entry: &Entry, host: u8, install: bool) -> Order {

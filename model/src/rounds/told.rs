@@ -50,6 +50,7 @@ pub(super) enum Told {
     Installed { host: u8, attempt: u8, process: u8 },
     HostFailed { host: u8, attempt: u8, why: Trouble },
     HostReady { host: u8, attempt: u8, process: u8 },
+    SourceRetired { host: u8, attempt: u8, step: u8 },
     PartsChecked,
     Settled { known: Known, next: Option<Next> },
     Resolved { source: From, step: u8, processes: Processes },
@@ -136,6 +137,12 @@ impl Told {
                 attempt: cast::attempt_no(attempt),
                 problem: why.problem(),
                 jitter: 0,
+            },
+            Self::SourceRetired { host, attempt, step } => Event::SourceRetired {
+                host_idx: host.into(),
+                attempt: cast::attempt_no(attempt),
+                commit: cast::commit_ref(step),
+                problem: Problem::new(Reason::CheckpointNotFound, ""),
             },
             Self::HostReady { host, attempt, process } => Event::HostReady {
                 host_idx: host.into(),

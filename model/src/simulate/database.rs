@@ -205,7 +205,7 @@ impl Database {
                     settle: SettleState::default(),
                 }),
             ),
-            Ask::Pull(request) => (Phase::Resolving, Kind::Pull(PullState { request, resolved: None })),
+            Ask::Pull(request) => (Phase::Resolving, Kind::Pull(PullState::asked(request))),
         };
         let deadline = TimeDelta::microseconds(i64::try_from(request.deadline).unwrap_or(i64::MAX));
         Ok(Round {

@@ -232,6 +232,7 @@ fn take_over(sim: &Sim, number: u32) -> Result<TakeOver, Problem> {
         version: 1,
         term: Term::NONE.next(),
         phase: Phase::Preparing,
+        chosen: None,
         warm: None,
         fence: None,
         base: None,

@@ -48,6 +48,10 @@ impl Bucket {
         Some(facts::base(generation, self.base(generation)?))
     }
 
+    pub(super) const fn commits(&self) -> Places {
+        self.commits
+    }
+
     pub(super) fn has_commit(&self, place: Place) -> bool {
         self.commits.has(place)
     }

@@ -18,6 +18,8 @@ pub(super) struct Writer {
     /// That the row holds; 0: none.
     generation: u8,
     fenced: bool,
+    /// The last pull of an activation is not done, so nothing is pushed (ADR 19).
+    standby: bool,
     next_seq: u8,
     left: u8,
     /// The push in `Committing`.
@@ -41,7 +43,17 @@ enum Driver {
 impl Writer {
     pub(super) const fn new(database: u8, pushes: u8) -> Self {
         let generation = if database == 0 { 1 } else { 0 };
-        Self { database, generation, fenced: false, next_seq: 1, left: pushes, open: None, driver: Driver::Start }
+        let standby = generation == 0;
+        Self {
+            database,
+            generation,
+            fenced: false,
+            standby,
+            next_seq: 1,
+            left: pushes,
+            open: None,
+            driver: Driver::Start,
+        }
     }
 
     pub(super) const fn database(&self) -> u8 {
@@ -49,7 +61,21 @@ impl Writer {
     }
 
     pub(super) const fn may_push(&self) -> bool {
-        self.generation > 0 && !self.fenced && self.open.is_none() && self.left > 0 && self.next_seq <= SEQS
+        !self.standby && !self.fenced && self.open.is_none() && self.left > 0 && self.next_seq <= SEQS
+    }
+
+    /// That its row holds; 0: none.
+    pub(super) const fn generation(&self) -> u8 {
+        self.generation
+    }
+
+    pub(super) const fn is_standby(&self) -> bool {
+        self.standby
+    }
+
+    /// Anything in the generation that its row holds.
+    pub(super) const fn has_pushed(&self) -> bool {
+        self.next_seq > 1
     }
 
     pub(super) const fn has_open(&self) -> bool {
@@ -72,12 +98,18 @@ impl Writer {
         self.fenced = true;
     }
 
-    /// The adopting transaction; the open push was settled in it.
+    /// The adopting transaction, before it is said whether there is something to pull; the open push was settled in it.
     pub(super) fn adopt(&mut self, generation: u8) {
         self.generation = generation;
         self.fenced = false;
+        self.standby = true;
         self.next_seq = 1;
         self.close();
+    }
+
+    /// Nothing is left to pull.
+    pub(super) fn own(&mut self) {
+        self.standby = false;
     }
 
     fn close(&mut self) {
@@ -87,7 +119,8 @@ impl Writer {
 
     pub(super) fn describe(&self) -> String {
         let fenced = if self.fenced { ", fenced" } else { "" };
-        format!("database {} generation {}{fenced}, pushes {:?}", self.database, self.generation, self.open)
+        let standby = if self.standby { ", standby" } else { "" };
+        format!("database {} generation {}{fenced}{standby}, pushes {:?}", self.database, self.generation, self.open)
     }
 }
 

@@ -19,6 +19,7 @@ const PUSHES: Bounds = Bounds { pushes: 2, ..RETIRE };
 const OWN_PULL: Bounds = Bounds { own_pull: true, ..RETIRE };
 const FOREIGN_PULL: Bounds = Bounds { foreign_pull: true, ..RETIRE };
 const ORPHANS: Bounds = Bounds { pushes: 1, orphans: true, ..Bounds::NOTHING };
+const LOSS: Bounds = Bounds { pushes: 1, loss: true, ..RETIRE };
 /// Only the taker pushes.
 const TAKER: Bounds = Bounds { taker: true, taken: true, ..RETIRE };
 
@@ -50,6 +51,16 @@ fn an_old_owner_retires_and_sweeps_during_a_take_over() {
 #[test]
 fn an_old_owner_pushes_and_collects_orphans_during_a_take_over() {
     closes("orphans and take-over", Bounds { pushes: 1, orphans: true, retire: false, taken: false, ..TAKER });
+}
+
+#[test]
+fn a_live_commit_loses_its_part_manifest() {
+    closes("a lost manifest", Bounds { orphans: true, ..LOSS });
+}
+
+#[test]
+fn a_live_commit_loses_its_part_manifest_during_a_take_over() {
+    closes("a lost manifest and take-over", Bounds { loss: true, ..TAKER });
 }
 
 /// Some million states more: `LOCKSTEP_MODEL=large`.
@@ -117,6 +128,11 @@ fn orphans_by_the_database_before_the_listing_are_caught() {
 #[test]
 fn inherited_manifests_that_are_not_followed_are_caught() {
     is_caught_by(Bug::InheritedManifestsNotFollowed, RETIRE, "S1");
+}
+
+#[test]
+fn a_lost_manifest_that_reaches_nothing_is_caught() {
+    is_caught_by(Bug::LostManifestReachesNothing, LOSS, "S1");
 }
 
 #[test]

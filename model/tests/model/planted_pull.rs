@@ -61,3 +61,8 @@ fn waiting_for_the_only_copy_of_a_lost_host_is_caught() {
 fn a_write_without_version_and_term_is_caught() {
     caught(Bug::NoGuardInWhere, SOLO, "S6");
 }
+
+#[test]
+fn another_checkpoint_in_the_same_attempt_is_caught() {
+    caught(Bug::ResolvedAnewInTheSameAttempt, Bounds { retired: 1, ..SOLO }, "S8");
+}

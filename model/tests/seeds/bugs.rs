@@ -11,12 +11,23 @@ const WITHIN: u64 = 3_000;
 const ELSEWHERE: &[(Bug, &str)] = &[
     (Bug::AttemptNotComparedInReports, "nobody reports here without having been asked for that attempt: the model"),
     (Bug::ConfirmSkipped, "the model"),
+    (Bug::ResolvedAnewInTheSameAttempt, "nobody else owns a location here: the model"),
     (Bug::AcceptedTakenAsInstalled, "an install takes no time here: the model"),
     (Bug::FenceCheckBeforeCommit, "too rare among these seeds: the model"),
     (Bug::BaseFromOldListing, RIVALS),
     (Bug::UnconditionalBase, RIVALS),
     (Bug::ReaderWithoutSecondLook, RIVALS),
     (Bug::LaterBaseDecides, RIVALS),
+    (Bug::LostBaseIsPulledForEver, ACTIVATIONS),
+    (Bug::UnpulledActivationOwns, ACTIVATIONS),
+    (Bug::EmptyGenerationEndsTheChain, RIVALS),
+    (Bug::ScheduleWithoutBackOff, DISPATCHER),
+    (Bug::NewestIsPushedAgain, DISPATCHER),
+    (Bug::ReadingsAreNotCharged, DISPATCHER),
+    (Bug::MarkedIsLatest, DISPATCHER),
+    (Bug::MarkedIsAdopted, DISPATCHER),
+    (Bug::ResyncLearnsNothing, DISPATCHER),
+    (Bug::BehindIsDriven, DISPATCHER),
     (Bug::TombstoneOfFencedOwnerCounts, GARBAGE),
     (Bug::BaseNotPinned, GARBAGE),
     (Bug::BaseChosenOutsideAdmission, GARBAGE),
@@ -28,9 +39,12 @@ const ELSEWHERE: &[(Bug, &str)] = &[
     (Bug::OrphansWithoutReadingTheNextFence, GARBAGE),
     (Bug::OrphansByDatabaseBeforeListing, GARBAGE),
     (Bug::InheritedManifestsNotFollowed, GARBAGE),
+    (Bug::LostManifestReachesNothing, GARBAGE),
 ];
 
 const RIVALS: &str = "rivals take over and commit nothing here: the model";
+const ACTIVATIONS: &str = "nobody activates anything here: the model";
+const DISPATCHER: &str = "code of the dispatcher only: its simulation";
 const GARBAGE: &str = "retention and sweeps are not simulated: the model";
 
 #[test]

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Doomed, Plan, Stop,
+    lost::Lost,
     reach::{CommitReach, check_all_read, reached},
     sweep::fenced,
 };
@@ -57,8 +58,10 @@ pub struct OpenUpload {
 pub enum RoundState {
     /// It may still commit.
     Undecided,
-    /// It will write and commit nothing more.
+    /// It has committed, or that is not known; it will write nothing more.
     Terminal,
+    /// It will write nothing more, and never committed: no commit that counts reaches what it wrote.
+    Void,
 }
 
 /// What one transaction read, *after* the listing.
@@ -102,6 +105,7 @@ pub struct ReadSuccessor {
 pub struct ReadCommits {
     mine: Generation,
     dead: Vec<Doomed>,
+    void: BTreeSet<RoundId>,
     uploads: Vec<OpenUpload>,
     in_use: Vec<CommitRef>,
 }
@@ -130,7 +134,11 @@ impl ListKeys {
         let mine = self.mine;
         let listed: Vec<(AttemptPath, Doomed)> = keys
             .into_iter()
-            .filter_map(|key| Some((attempt_of(&key.key)?, Doomed { key: key.key, bytes: key.bytes })))
+            .filter_map(|key| {
+                let path = attempt_of(&key.key)?;
+                let owners = vec![path.round];
+                Some((path, Doomed { key: key.key, bytes: key.bytes, owners }))
+            })
             .collect();
         let uploads: Vec<(AttemptPath, OpenUpload)> =
             uploads.into_iter().filter_map(|upload| Some((attempt_of(&upload.key)?, upload))).collect();
@@ -164,7 +172,7 @@ impl ReadDatabase {
         };
         let dead = |path: &AttemptPath| match view.rounds.get(&path.round) {
             Some(RoundState::Undecided) => Ok(false),
-            Some(RoundState::Terminal) => Ok(true),
+            Some(RoundState::Terminal | RoundState::Void) => Ok(true),
             // A round of an older generation can't commit any more: the base of this one stands.
             None if path.generation < mine => Ok(true),
             None => Err(behind(path)),
@@ -181,7 +189,10 @@ impl ReadDatabase {
                 uploads.push(upload);
             }
         }
-        Ok(Orphans::ReadCommits(ReadCommits { mine, dead: keys, uploads, in_use: view.in_use.into_iter().collect() }))
+        let void =
+            view.rounds.iter().filter(|(_, state)| **state == RoundState::Void).map(|(round, _)| *round).collect();
+        let in_use = view.in_use.into_iter().collect();
+        Ok(Orphans::ReadCommits(ReadCommits { mine, dead: keys, void, uploads, in_use }))
     }
 }
 
@@ -199,14 +210,16 @@ fn behind(path: &AttemptPath) -> Stop {
 }
 
 impl ReadCommits {
-    /// What goes. `counted`: every commit that counts, retired or not. `reach`: what each of them reaches; of a retired one by [`CommitReach::of_retired`].
+    /// What goes. `counted`: every commit that counts, retired or not. `reach`: what each of them reaches; of a retired one by [`CommitReach::of_retired`], of one with a lost manifest
+    /// by [`CommitReach::of_broken`]: then whatever it may reach stays.
     pub fn answer(self, counted: &[CommitRef], reach: &[CommitReach]) -> Result<Orphans, Stop> {
         check_all_read(counted, reach)?;
         check_all_read(&self.in_use, reach)?;
         let keep = reached(reach);
+        let lost = Lost::among(reach, counted, &self.void);
         let mut plan = Plan { uploads: self.uploads, ..Plan::default() };
         for doomed in self.dead {
-            if keep.contains(doomed.key.as_str()) {
+            if keep.contains(doomed.key.as_str()) || lost.as_ref().is_some_and(|lost| lost.may_reach(&doomed.key)) {
                 continue;
             }
             let is_data = matches!(Key::parse(&doomed.key), Some(Key::Data(..)));

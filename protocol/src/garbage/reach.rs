@@ -20,6 +20,8 @@ pub struct CommitReach {
     pub manifests: BTreeMap<String, u64>,
     /// Part manifests that its own ones inherit.
     pub inherited: BTreeMap<String, u64>,
+    /// False: its document or a part manifest is lost, and what that reached is not known.
+    pub whole: bool,
 }
 
 impl CommitReach {
@@ -27,6 +29,21 @@ impl CommitReach {
     pub fn of(commit: CommitRef, document: &CommitDocument, parts: &[PartManifest]) -> Result<Self, Problem> {
         let parts: Vec<Option<&PartManifest>> = parts.iter().map(Some).collect();
         Self::collect(commit, document, &parts)
+    }
+
+    /// Of a commit that must stay, `None` for each part whose manifest, or what that inherits, is proven missing or damaged: what these may reach stays too.
+    pub fn of_broken(
+        commit: CommitRef,
+        document: &CommitDocument,
+        parts: &[Option<PartManifest>],
+    ) -> Result<Self, Problem> {
+        let whole = parts.iter().all(Option::is_some);
+        Ok(Self { whole, ..Self::of_retired(commit, document, parts)? })
+    }
+
+    /// Of a commit of which the document can't be read: nothing of what it may reach is known.
+    pub const fn of_unreadable(commit: CommitRef) -> Self {
+        Self { commit, data: BTreeMap::new(), manifests: BTreeMap::new(), inherited: BTreeMap::new(), whole: false }
     }
 
     /// Of a retired commit. `None` for a part whose manifest, or what that inherits, was *proven* absent: an earlier sweep got that far, or it was destroyed. What it reached
@@ -55,7 +72,8 @@ impl CommitReach {
             .with("generation", commit.generation)
             .with("seq", commit.seq));
         }
-        let mut reach = Self { commit, data: BTreeMap::new(), manifests: BTreeMap::new(), inherited: BTreeMap::new() };
+        let (data, manifests, inherited) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut reach = Self { commit, data, manifests, inherited, whole: true };
         for (named, part) in document.parts.iter().zip(parts) {
             reach.manifests.insert(named.manifest.clone(), named.manifest_length);
             let Some(part) = part else { continue };

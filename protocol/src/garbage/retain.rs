@@ -26,6 +26,8 @@ pub struct Known {
     pub created_at: DateTime<Utc>,
     /// It bears a mark.
     pub damaged: bool,
+    /// Its document can't be read; `created_at` is not before it was made.
+    pub unreadable: bool,
     /// The key of its tombstone holds one that doesn't count, of an owner that was fenced: it can't be retired any more (ADR 12).
     pub occupied: bool,
 }
@@ -43,6 +45,8 @@ pub enum WhyKept {
     Pinned,
     /// Base or source of an active round.
     InUse,
+    /// Its document can't be read, and nobody has given it up by a mark.
+    Unreadable,
     /// See [`Known::occupied`].
     Occupied,
 }
@@ -89,21 +93,26 @@ pub fn candidates(
     limits: Retention,
     now: DateTime<Utc>,
 ) -> Candidates {
-    let pinned: BTreeSet<CommitRef> = pins.iter().map(|pin| pin.commit).collect();
-    let latest = known.iter().find(|one| !one.damaged).map(|one| one.commit);
+    // By their places: of one that can't be read any more pins and rounds know more than what is there.
+    let pinned: BTreeSet<_> = pins.iter().map(|pin| pin.commit.place()).collect();
+    let in_use: BTreeSet<_> = in_use.iter().map(CommitRef::place).collect();
+    let good_one = |one: &Known| !one.damaged && !one.unreadable;
+    let latest = known.iter().find(|one| good_one(one)).map(|one| one.commit);
     let old = TimeDelta::from_std(limits.min_age).ok().and_then(|age| now.checked_sub_signed(age));
     let (mut retire, mut kept, mut good) = (Vec::new(), Vec::new(), 0_u32);
     for (position, one) in known.iter().enumerate() {
-        good = good.saturating_add(u32::from(!one.damaged));
+        good = good.saturating_add(u32::from(good_one(one)));
         let why = if position == 0 || Some(one.commit) == latest {
             Some(WhyKept::Newest)
+        } else if one.unreadable && !one.damaged {
+            Some(WhyKept::Unreadable)
         } else if !one.damaged && good <= limits.min_count {
             Some(WhyKept::Count)
         } else if old.is_none_or(|old| one.created_at > old) {
             Some(WhyKept::Age)
-        } else if pinned.contains(&one.commit) {
+        } else if pinned.contains(&one.commit.place()) {
             Some(WhyKept::Pinned)
-        } else if in_use.contains(&one.commit) {
+        } else if in_use.contains(&one.commit.place()) {
             Some(WhyKept::InUse)
         } else {
             one.occupied.then_some(WhyKept::Occupied)
@@ -135,10 +144,12 @@ pub struct Locked {
 impl Candidates {
     /// Those that are marked in this transaction, each with the exact bytes of its tombstone to store in the row. They are put only after it.
     pub fn mark(&self, locked: &Locked) -> Vec<Retiring> {
+        let in_use: BTreeSet<_> = locked.in_use.iter().map(CommitRef::place).collect();
+        let last = locked.last.as_ref().map(CommitRef::place);
         let free = |commit: &&CommitRef| {
             planted::is(Bug::RetireWithoutTheLock)
-                || (!locked.in_use.contains(commit)
-                    && locked.last.as_ref() != Some(*commit)
+                || (!in_use.contains(&commit.place())
+                    && last != Some(commit.place())
                     && commit.generation <= locked.generation)
         };
         let tombstone = |commit: &CommitRef| Tombstone {

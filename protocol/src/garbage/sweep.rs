@@ -4,12 +4,16 @@
 //! Why the result stays true however late it is carried out: when fence g+1 was read absent, nobody else had written or deleted anything, so what was read is the whole truth; a
 //! tombstone that landed before is in every base to come, so no later owner uses what is swept; and what a push reuses its base reaches, which was live then or is made of such.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 
 use super::{
     Doomed, Plan, Stop,
+    lost::Lost,
     reach::{CommitReach, check_all_read, reached},
     retire::LandedTombstone,
 };
@@ -72,9 +76,8 @@ impl ListPins {
     /// Every pin there is. A retired commit that is pinned stays as long as it is.
     pub fn answer(self, pins: &[Pin]) -> Sweep {
         let Self { mine, mut retired } = self;
-        for pin in pins {
-            retired.remove(&pin.commit);
-        }
+        let pinned: BTreeSet<_> = pins.iter().map(|pin| pin.commit.place()).collect();
+        retired.retain(|commit| !pinned.contains(&commit.place()));
         if retired.is_empty() {
             return Sweep::Nothing;
         }
@@ -110,13 +113,17 @@ pub(super) fn fenced(mine: Generation, found: Generation) -> Stop {
     .into()
 }
 
+/// By key.
+type Stage = BTreeMap<String, Doomed>;
+
 impl ReadCommits {
     /// What is swept: read by [`CommitReach::of_retired`].
     pub const fn retired(&self) -> &BTreeSet<CommitRef> {
         &self.retired
     }
 
-    /// Of all commits that count, retired or not, those whose reach must be read by [`CommitReach::of`]: one that can't be read whole stops the sweep.
+    /// Of all commits that count, retired or not, those whose reach must be read by [`CommitReach::of`], or by [`CommitReach::of_broken`] where a manifest is lost: then whatever
+    /// it may reach stays. One that was not read stops the sweep.
     pub fn live(&self, counted: &[CommitRef]) -> Vec<CommitRef> {
         counted.iter().filter(|commit| !self.retired.contains(commit)).copied().collect()
     }
@@ -131,31 +138,46 @@ impl ReadCommits {
     ) -> Result<Sweep, Stop> {
         check_all_read(&self.live(counted), live)?;
         let keep = reached(live);
+        let lost = Lost::among(live, counted, &BTreeSet::new());
+        let may_go = |commit: &CommitRef| {
+            self.retired.contains(commit) && !lost.as_ref().is_some_and(|lost| lost.covers(commit))
+        };
         let inherited: BTreeSet<&str> =
             retired.iter().flat_map(|reach| reach.inherited.keys().map(String::as_str)).collect();
-        let mut plan = Plan::default();
-        let mut seen = BTreeSet::new();
-        let mut doom = |stage: &mut Vec<Doomed>, key: &str, bytes: u64| {
-            if !keep.contains(key) && seen.insert(key.to_owned()) {
-                stage.push(Doomed { key: key.to_owned(), bytes });
-            }
-        };
-        for reach in retired.iter().filter(|reach| self.retired.contains(&reach.commit)) {
+        let (mut data, mut full, mut other, mut commits) = (Stage::new(), Stage::new(), Stage::new(), Vec::new());
+        for reach in retired.iter().filter(|reach| may_go(&reach.commit)) {
+            let owner = reach.commit.round;
+            let doom = |stage: &mut Stage, key: &str, bytes: u64| {
+                if !keep.contains(key) && !lost.as_ref().is_some_and(|lost| lost.may_reach(key)) {
+                    let doomed = || Doomed { key: key.to_owned(), bytes, owners: Vec::new() };
+                    let owners = &mut stage.entry(key.to_owned()).or_insert_with(doomed).owners;
+                    // A manifest may be a commit's own and inherited by another part of it.
+                    if owners.last() != Some(&owner) {
+                        owners.push(owner);
+                    }
+                }
+            };
             for (key, &bytes) in &reach.data {
-                doom(&mut plan.data, key, bytes);
+                doom(&mut data, key, bytes);
             }
             for (key, &bytes) in &reach.manifests {
-                let stage = if inherited.contains(key.as_str()) { &mut plan.inherited } else { &mut plan.manifests };
-                doom(stage, key, bytes);
+                doom(if inherited.contains(key.as_str()) { &mut full } else { &mut other }, key, bytes);
             }
             for (key, &bytes) in &reach.inherited {
-                doom(&mut plan.inherited, key, bytes);
+                doom(&mut full, key, bytes);
             }
             if let Some(bytes) = commit_bytes(reach.commit) {
-                plan.commits.push(Doomed { key: reach.commit.key().to_string(), bytes });
+                commits.push(Doomed { key: reach.commit.key().to_string(), bytes, owners: vec![owner] });
             }
         }
-        let delete = Sweep::Delete(plan);
+        let all = |stage: Stage| stage.into_values().collect();
+        let delete = Sweep::Delete(Plan {
+            uploads: Vec::new(),
+            data: all(data),
+            manifests: all(other),
+            inherited: all(full),
+            commits,
+        });
         if self.looked {
             return Ok(delete);
         }

@@ -107,6 +107,17 @@ pub enum Event {
         /// Random in 0..=1000, for the back-off's jitter.
         jitter: u32,
     },
+    /// Pull: something of the source is missing, and its tombstone says that its owner has retired it (G5).
+    SourceRetired {
+        /// The host that missed it.
+        host_idx: u32,
+        /// Which try.
+        attempt: Attempt,
+        /// The source of that try.
+        commit: CommitRef,
+        /// `CHECKPOINT_NOT_FOUND`, for a round that has nothing else to choose.
+        problem: Problem,
+    },
     /// A host that backs off was described: its present process.
     HostReady {
         /// Which host.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Phase, Round, Transition, Work};
+use super::{Kind, Phase, Round, Transition, Work};
 use crate::{
     commit::CommitPart,
     id::{Attempt, Incarnation, LocalCheckpointId},
@@ -17,7 +17,7 @@ use crate::{
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ParticipantPhase {
-    /// Before the plan: no order stands. Next: `Ordered`, or `Staged` when the local source was chosen.
+    /// Before the plan, or the source of a pull was retired and another one is being chosen: no order stands. Next: `Ordered`, or `Staged` when the local source was chosen.
     Waiting,
     /// The order of this attempt stands for this incarnation. Remains until the agent reports, the attempt fails, or the agent can't be
     /// reached for too long. Next: `Done`, `Staged`, `Installed`, `BackingOff`, `Failed`.
@@ -138,6 +138,13 @@ pub(super) fn all_in(round: &Round, phase: ParticipantPhase) -> bool {
     stands.all(|stands| stands)
 }
 
+fn retired_sources(round: &Round) -> u32 {
+    match &round.kind {
+        Kind::Pull(pull) => u32::try_from(pull.retired.len()).unwrap_or(u32::MAX),
+        Kind::Push(_) => 0,
+    }
+}
+
 /// Whether a round may still give a host up.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Persistence {
@@ -183,6 +190,8 @@ impl Work {
         persistence: Persistence,
     ) {
         let policy = self.round.retry;
+        // An attempt whose source was retired is none that failed.
+        let failures = attempt.get().saturating_sub(retired_sources(&self.round));
         let Some(participant) = self.participant(host_idx) else { return };
         let problem =
             problem.clone().with("host_idx", host_idx).with("attempt", attempt).with("address", &participant.address);
@@ -190,10 +199,10 @@ impl Work {
         participant.part = None;
         let again = match persistence {
             Persistence::Forever => true,
-            Persistence::Bounded => problem.retryable() == Retryable::Yes && attempt.get() < policy.max_attempts,
+            Persistence::Bounded => problem.retryable() == Retryable::Yes && failures < policy.max_attempts,
         };
         if again {
-            participant.retry_at = Some(later(now, policy.delay(attempt.get(), jitter)));
+            participant.retry_at = Some(later(now, policy.delay(failures, jitter)));
             self.move_host(host_idx, ParticipantPhase::BackingOff, format!("attempt {attempt}: {problem}"));
         } else {
             self.move_host(host_idx, ParticipantPhase::Failed, format!("attempt {attempt}: {problem}"));

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 /// ```text
 /// push: Planning -> Transferring -> Committing -> Committed      Failed from the first three;
 ///                                                                Cancelled from the first two, and from Committing by an abort that won the key
-/// pull: Resolving -> Transferring -> Installing -> Installed     Failed from the first three (from Installing SUPERSEDED, or the
-///                                                                only copy of a host is gone);
-///                 \-> Fresh                                      Cancelled from the first two
+/// pull: Resolving -> Transferring -> Installing -> Installed     Failed from the first three (from Installing SUPERSEDED, or what a
+///              <-                                                host has lost can be had nowhere any more);
+///                 \-> Fresh                                      Cancelled from the first two; back where the source was retired (G5)
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -17,17 +17,19 @@ pub enum Phase {
     /// Push was admitted: `round_no`, seq and base are taken. Remains until the agents were asked and a common step chosen, or that failed. No order was
     /// sent yet. Next: `Transferring`, `Failed`, `Cancelled`.
     Planning,
-    /// Pull was admitted. Remains until one source was chosen for all hosts. Next: `Transferring`, `Fresh`, `Failed`, `Cancelled`.
+    /// Pull was admitted, or its source was retired by its owner before every host had it. Remains until one source was chosen for all hosts. Next: `Transferring`, `Fresh`,
+    /// `Failed`, `Cancelled`.
     Resolving,
     /// Orders stand for every host. Remains until all parts are reported and checked (push) or all are staged (pull), one host failed for
-    /// good, the deadline passed or somebody cancelled. Next: `Committing` or `Installing`, `Failed`, `Cancelled`.
+    /// good, the deadline passed or somebody cancelled. Next: `Committing` or `Installing`, `Failed`, `Cancelled`; of a pull also `Resolving`, if its source was retired.
     Transferring,
     /// The exact bytes of the commit document are stored in the row. Remains until the decision object is known, and if it is ours, until fence g+1 was
     /// read. Deadline has no effect; a cancel tries to win the key. Next: `Committed`, `Failed`, `Cancelled`.
     Committing,
     /// Every host is staged. Remains until every host's present incarnation says it has this checkpoint. Only forward: `Installed`, or `Failed` with
-    /// `SUPERSEDED` in the transaction that admits a newer pull, or `Failed` with `CHECKPOINT_NOT_FOUND` if the local source was chosen, no commit of its cut
-    /// is known and a host has lost its own (ADR 14).
+    /// `SUPERSEDED` in the transaction that admits a newer pull, or `Failed` with `CHECKPOINT_NOT_FOUND` if a host has lost its own and nobody can give it again: the local source
+    /// was chosen and no commit of its cut is known, or its owner has retired that commit since; or with `CHECKPOINT_DAMAGED` or `INTEGRITY` if the store
+    /// has lost it since (ADR 14).
     Installing,
     /// The commit stands in S3 and no fence excludes it. Terminal.
     Committed,

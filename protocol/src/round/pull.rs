@@ -3,12 +3,15 @@
 use chrono::{DateTime, Utc};
 
 use super::{
-    Event, FoundHost, HostReport, Kind, ParticipantPhase, Phase, PullState, Resolved, Source, Work,
+    Event, FoundHost, HostReport, Kind, Participant, ParticipantPhase, Phase, PullState, Resolved, Source, Work,
     participant::Persistence,
 };
 use crate::{
+    commit::CommitRef,
+    id::{Attempt, Incarnation},
     planted::{self, Bug},
     problem::{Problem, Reason},
+    spec::PullSelector,
 };
 
 fn state(work: &mut Work) -> Option<&mut PullState> {
@@ -30,7 +33,10 @@ pub(super) fn apply(work: &mut Work, event: &Event, now: DateTime<Utc>) {
         {
             resolve(work, resolved, hosts, *discard);
         }
-        (Phase::Resolving, Event::Refused(problem)) => work.fail(problem.clone()),
+        (Phase::Resolving, Event::Refused(problem)) => {
+            let problem = after_retired(work, problem.clone());
+            work.fail(problem);
+        }
         (phase, Event::CancelRequested(request))
             if matches!(phase, Phase::Resolving | Phase::Transferring) || planted::is(Bug::CancelWhileInstalling) =>
         {
@@ -56,13 +62,22 @@ pub(super) fn apply(work: &mut Work, event: &Event, now: DateTime<Utc>) {
             if !present {
                 return;
             }
-            // ADR 14: what was nowhere but on this host's disk, and is not there any more, no retry brings back.
-            let gone = problem.reason == Reason::CheckpointNotFound
-                && super::effect::installs_without_transfer(&work.round)
-                && !planted::is(Bug::WaitsForWhatIsGone);
+            // ADR 14: no retry brings back what was nowhere but on this host's disk and is not there any more, nor what the store has lost since it was staged. Bytes
+            // with another digest may be a passing fault: of those some retries are made, not endless ones.
+            let lost = match problem.reason {
+                Reason::CheckpointNotFound => super::effect::installs_without_transfer(&work.round),
+                reason => matches!(reason, Reason::CheckpointDamaged | Reason::Integrity),
+            };
+            let gone = lost && !planted::is(Bug::WaitsForWhatIsGone);
             let only_forward = phase == Phase::Installing && !gone;
             let persistence = if only_forward { Persistence::Forever } else { Persistence::Bounded };
             work.host_failed(*host_idx, *attempt, problem, now, *jitter, persistence);
+        }
+        (
+            phase @ (Phase::Transferring | Phase::Installing),
+            Event::SourceRetired { host_idx, attempt, commit, problem },
+        ) => {
+            source_retired(work, phase, (*host_idx, *attempt), commit, problem, now);
         }
         (Phase::Transferring, Event::HostDone { host_idx, attempt, incarnation, report: HostReport::Staged }) => {
             staged(work, *host_idx, *attempt, *incarnation);
@@ -114,10 +129,71 @@ pub(super) fn apply(work: &mut Work, event: &Event, now: DateTime<Utc>) {
     }
 }
 
+/// G5: the owner of the source has retired it, and something of it is gone. What is asked for by its id is that or nothing. Else another one is chosen, for all hosts; whatever the agents have
+/// of the retired one is of an older attempt from here on. Once hosts install there is only forward, and nothing to go forward to (ADR 14): some may have it already.
+fn source_retired(
+    work: &mut Work,
+    phase: Phase,
+    (host_idx, attempt): (u32, Attempt),
+    commit: &CommitRef,
+    problem: &Problem,
+    now: DateTime<Utc>,
+) {
+    let ordered = |p: &mut Participant| p.attempt == attempt && p.phase == ParticipantPhase::Ordered;
+    if !work.participant(host_idx).is_some_and(ordered) {
+        return;
+    }
+    let Some(pull) = state(work).filter(|pull| pull.resolved.as_ref().and_then(|from| from.commit) == Some(*commit))
+    else {
+        return;
+    };
+    let may_be_another = !matches!(pull.request.selector, PullSelector::Checkpoint(_));
+    if phase != Phase::Transferring || !may_be_another {
+        let mut problem = problem.clone();
+        problem.message += "; pull another one";
+        work.host_failed(host_idx, attempt, &problem, now, 0, Persistence::Bounded);
+        return;
+    }
+    pull.resolved = None;
+    pull.retired.push(*commit);
+    for idx in (0..).take(work.round.participants.len()) {
+        let Some(participant) = work.participant(idx) else { continue };
+        if !planted::is(Bug::ResolvedAnewInTheSameAttempt) {
+            participant.attempt = participant.attempt.next();
+        }
+        (participant.local_checkpoint, participant.retry_at, participant.problem) = (None, None, None);
+        let next = participant.attempt;
+        work.move_host(idx, ParticipantPhase::Waiting, format!("attempt {next} is for what is chosen instead"));
+    }
+    let cause = format!("host {host_idx}, attempt {attempt}: {problem}; another one is chosen");
+    work.round.problem = Some(problem.clone().with("host_idx", host_idx).with("attempt", attempt));
+    work.enter(Phase::Resolving, cause);
+}
+
+/// Why nothing could be chosen, with what had been.
+fn after_retired(work: &mut Work, mut problem: Problem) -> Problem {
+    let Some(last) = state(work).and_then(|pull| pull.retired.last().copied()) else { return problem };
+    problem.message += &format!(
+        " (checkpoint {} was chosen before, and was retired by its owner while it was pulled: nothing was installed)",
+        last.round
+    );
+    problem.with("retired", last.round)
+}
+
 fn resolve(work: &mut Work, resolved: &Resolved, hosts: &[FoundHost], discard: bool) {
     if let Some(pull) = state(work) {
+        if let Some(again) = resolved.commit.filter(|commit| pull.retired.contains(commit)) {
+            let problem = Problem::new(
+                Reason::CheckpointNotFound,
+                format!("checkpoint {} was found again, though its owner has retired it", again.round),
+            );
+            let problem = after_retired(work, problem.with("checkpoint", again.round));
+            work.fail(problem);
+            return;
+        }
         pull.resolved = Some(resolved.clone());
     }
+    work.round.problem = None;
     let step = resolved.step.map_or_else(|| "none".to_owned(), |step| step.to_string());
     for (host_idx, host) in (0..).zip(hosts) {
         if let Some(participant) = work.participant(host_idx) {
@@ -148,17 +224,18 @@ fn resolve(work: &mut Work, resolved: &Resolved, hosts: &[FoundHost], discard: b
             let which = resolved.commit.map_or_else(String::new, |c| format!(", commit {}-{}", c.generation, c.seq));
             work.enter(Phase::Transferring, format!("step {step} from {from}{which}"));
             for (host_idx, host) in (0..).zip(hosts) {
+                let Some(attempt) = work.participant(host_idx).map(|participant| participant.attempt) else { continue };
                 work.move_host(
                     host_idx,
                     ParticipantPhase::Ordered,
-                    format!("attempt 1 for incarnation {}", host.incarnation),
+                    format!("attempt {attempt} for incarnation {}", host.incarnation),
                 );
             }
         }
     }
 }
 
-fn staged(work: &mut Work, host_idx: u32, attempt: crate::id::Attempt, incarnation: crate::id::Incarnation) {
+fn staged(work: &mut Work, host_idx: u32, attempt: Attempt, incarnation: Incarnation) {
     let ordered = work.participant(host_idx).is_some_and(|p| p.phase == ParticipantPhase::Ordered);
     if ordered && work.is_present(host_idx, attempt, incarnation) {
         if let Some(participant) = work.participant(host_idx) {
@@ -168,13 +245,7 @@ fn staged(work: &mut Work, host_idx: u32, attempt: crate::id::Attempt, incarnati
     }
 }
 
-fn installed(
-    work: &mut Work,
-    host_idx: u32,
-    attempt: crate::id::Attempt,
-    incarnation: crate::id::Incarnation,
-    from: &[ParticipantPhase],
-) {
+fn installed(work: &mut Work, host_idx: u32, attempt: Attempt, incarnation: Incarnation, from: &[ParticipantPhase]) {
     let fits = work.participant(host_idx).is_some_and(|p| from.contains(&p.phase));
     if fits && work.is_present(host_idx, attempt, incarnation) {
         if let Some(participant) = work.participant(host_idx) {
@@ -186,7 +257,7 @@ fn installed(
 
 /// S12: `Installed` needs from each host's *present* incarnation an answer that it has this checkpoint. Hosts that restarted since they answered are
 /// asked again; one that lost its disk meanwhile gets `Pull` again.
-fn confirm(work: &mut Work, incarnations: &[Option<crate::id::Incarnation>], now: DateTime<Utc>, jitter: u32) {
+fn confirm(work: &mut Work, incarnations: &[Option<Incarnation>], now: DateTime<Utc>, jitter: u32) {
     if incarnations.len() != work.round.participants.len() {
         return;
     }

@@ -3,9 +3,11 @@
 use chrono::{DateTime, Utc};
 
 use crate::{
+    commit::CommitDocument,
     fence::FenceBase,
     id::{Generation, Seq},
-    round::{self, Event, KeyRead, Kind, Round},
+    key::Key,
+    round::{self, Event, KeyRead, Kind, ParticipantPhase, Round, Transition},
 };
 
 /// What becomes of one open round.
@@ -34,6 +36,36 @@ pub fn settle(round: &Round, base: &FenceBase, key: KeyRead, now: DateTime<Utc>)
     match apply(round, base, key, now) {
         Settlement::Undecided if key == KeyRead::NotYet => Settlement::NeedsKey(round.generation, push.seq),
         other => other,
+    }
+}
+
+/// What a commit document says of the push that it commits, whose row may be from before its hosts were done (R13). What the row knows by itself stays.
+pub fn learn_commit(decision: &mut round::Decision, document: &CommitDocument) {
+    let Kind::Push(push) = &mut decision.next.kind else { return };
+    if push.step.is_some() && push.commit_bytes.is_some() {
+        return;
+    }
+    push.step = Some(document.step);
+    push.fingerprint = document.fingerprint;
+    push.parent = document.parent;
+    for part in &document.parts {
+        let host = usize::try_from(part.host_idx).ok().and_then(|index| decision.next.participants.get_mut(index));
+        let Some(host) = host.filter(|host| host.part.as_ref() != Some(part)) else { continue };
+        if host.phase != ParticipantPhase::Done {
+            decision.transitions.push(Transition {
+                host_idx: Some(part.host_idx),
+                from: host.phase.as_str(),
+                to: ParticipantPhase::Done.as_str(),
+                cause: "its part is in the commit that stands".to_owned(),
+            });
+        }
+        if let Some(Key::PartManifest(path)) = Key::parse(&part.manifest) {
+            (host.attempt, host.incarnation) = (path.attempt, Some(path.incarnation));
+        }
+        host.phase = ParticipantPhase::Done;
+        host.local_checkpoint = Some(part.local_checkpoint);
+        host.part = Some(part.clone());
+        (host.problem, host.retry_at) = (None, None);
     }
 }
 

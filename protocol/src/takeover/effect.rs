@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{Phase, TakeOver, exact_base};
+use super::{Phase, TakeOver, to_pull};
 use crate::{
     commit::CommitRef,
     id::Generation,
@@ -12,7 +12,7 @@ use crate::{
 /// Something to carry out. Idempotent; its result comes back as an event.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Effect {
-    /// Activate: pull the newest checkpoint by a standby's pull round.
+    /// Activate: pull the newest checkpoint, or the chosen one, by a standby's pull round.
     WarmPull,
     /// List the fences; for the highest above 1 run [`crate::finish`].
     Survey,
@@ -41,7 +41,7 @@ pub fn effects(take_over: &TakeOver, now: DateTime<Utc>) -> Vec<Effect> {
         (Phase::Fencing, Some(generation)) => vec![Effect::PutFence(generation)],
         (Phase::Basing, Some(generation)) => vec![Effect::FinishBase(generation)],
         (Phase::Adopting, _) => vec![Effect::Adopt],
-        (Phase::Pulling, _) => exact_base(take_over).map(Effect::Pull).into_iter().collect(),
+        (Phase::Pulling, _) => to_pull(take_over).map(Effect::Pull).into_iter().collect(),
         (Phase::Fencing | Phase::Basing, None) | (Phase::Done | Phase::Failed | Phase::Cancelled, _) => Vec::new(),
     }
 }

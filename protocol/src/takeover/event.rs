@@ -18,7 +18,8 @@ pub enum Event {
         /// The highest fence.
         highest: Option<Fence>,
     },
-    /// It can't be done: nothing was put, and the store is unsuitable or the warm pull failed for good; or a newer fence stands (`FENCED`) before the last pull was done.
+    /// It can't be done: nothing was put, and the store is unsuitable or the warm pull failed for good; or, before the last pull was done, a newer fence stands (`FENCED`) or
+    /// what it pulls is damaged or gone (`CHECKPOINT_DAMAGED`, `CHECKPOINT_NOT_FOUND`).
     Refused(Problem),
     /// What stands at the key of the prepared fence.
     Fenced(FenceKnown),

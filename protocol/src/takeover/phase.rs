@@ -16,7 +16,8 @@ pub enum Phase {
     Basing,
     /// The base stands. Remains until every open round is settled by it and the pipeline's row holds the generation, in one transaction. Next: `Pulling`, `Done`.
     Adopting,
-    /// Activate only: fenced, not started. Remains until every host has exactly the base, however often that takes. Next: `Done`, or `Failed` where a newer fence stands.
+    /// Activate only: fenced, not started. Remains until every host has exactly the base, or what was chosen, however often that takes. Next: `Done`; `Failed` where a newer
+    /// fence stands, or what is pulled is damaged or gone.
     Pulling,
     /// The pipeline owns the location, or has released it. Terminal.
     Done,

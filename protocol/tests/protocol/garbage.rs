@@ -10,8 +10,8 @@ use lockstep_protocol::{
     digest::Digest,
     fence::{FenceBase, TombstoneRef},
     garbage::{
-        CommitReach, DatabaseView, Known, LandedTombstone, ListedKey, Locked, OpenUpload, Orphans, Plan, Retiring,
-        RoundState, Sweep, TombstoneKnown, WhyKept, candidates, in_use,
+        CommitReach, DatabaseView, HeldUp, Known, LandedTombstone, ListedKey, Locked, OpenUpload, Orphans, Plan,
+        Retiring, RoundState, Sweep, TombstoneKnown, WhyKept, candidates, in_use,
     },
     id::{Attempt, Generation, PipelineId, RoundId, Seq},
     key::{AttemptPath, Key},
@@ -46,7 +46,7 @@ fn path(g: u64, of: u64) -> AttemptPath {
 }
 
 fn known(s: u64, day: i64) -> Known {
-    Known { commit: commit(s), created_at: time(day * 86_400), damaged: false, occupied: false }
+    Known { commit: commit(s), created_at: time(day * 86_400), damaged: false, unreadable: false, occupied: false }
 }
 
 fn pin(s: u64) -> Pin {
@@ -107,6 +107,30 @@ fn damaged_ones_are_not_among_the_newest_that_count() {
     let mut all = vec![known(9, 2), known(8, 2), known(7, 2)];
     all[1].damaged = true;
     assert_eq!(candidates(&all, &[], &BTreeSet::new(), limits(2), time(9 * 86_400)).retire, [commit(8)]);
+}
+
+#[test]
+fn what_cant_be_read_stays_until_it_was_given_up_and_is_no_good_one() {
+    let mut all = vec![known(9, 2), known(8, 2), known(7, 2), known(6, 2)];
+    all[1].unreadable = true;
+    let free = candidates(&all, &[], &BTreeSet::new(), limits(2), time(9 * 86_400));
+    assert_eq!(free.retire, [commit(6)]);
+    assert_eq!(free.kept[1].why, WhyKept::Unreadable);
+    all[1].damaged = true;
+    let retired =
+        |pins: &[Pin], in_use: &BTreeSet<_>| candidates(&all, pins, in_use, limits(2), time(9 * 86_400)).retire;
+    assert_eq!(retired(&[], &BTreeSet::new()), [commit(6), commit(8)]);
+    // A pin, and a round, know it by what it was before.
+    let before = CommitRef { round: round(99), digest: Digest::of(b"whole"), ..commit(8) };
+    assert_eq!(retired(&[Pin { commit: before, ..pin(8) }], &BTreeSet::new()), [commit(6)]);
+    assert_eq!(retired(&[], &BTreeSet::from([before])), [commit(6)]);
+    let free = candidates(&all, &[], &BTreeSet::new(), limits(2), time(9 * 86_400));
+    let marked = |locked: &Locked| free.mark(locked).len();
+    assert_eq!((marked(&locked(&[])), marked(&Locked { last: Some(before), ..locked(&[]) })), (2, 1));
+    // And if it is the newest, the one before is the newest that is good.
+    let mut all = vec![known(9, 2), known(8, 2), known(7, 2)];
+    all[0].unreadable = true;
+    assert_eq!(candidates(&all, &[], &BTreeSet::new(), limits(1), time(9 * 86_400)).retire, [commit(7)]);
 }
 
 #[test]
@@ -322,6 +346,55 @@ fn an_inherited_manifest_stays_as_long_as_one_inherits_it_and_goes_after_those_t
     assert_eq!((keys(&plan.data), plan.inherited.len()), (vec![data(3)], 0));
 }
 
+/// Carries a plan out where the store does not let go of these keys: what is left, in order.
+fn left_where_refused(plan: &Plan, refused: &[String]) -> Vec<String> {
+    let (mut held, mut left) = (HeldUp::default(), Vec::new());
+    for stage in plan.stages() {
+        let (due, waiting) = held.stage(stage);
+        assert_eq!(due.len() + waiting, stage.len());
+        left.extend(keys(stage).into_iter().filter(|key| !due.iter().any(|doomed| doomed.key == *key)));
+        for doomed in due.into_iter().filter(|doomed| refused.contains(&doomed.key)) {
+            held.left(doomed);
+            left.push(doomed.key.clone());
+        }
+    }
+    left
+}
+
+#[test]
+fn a_refused_delete_holds_up_the_rest_of_its_own_checkpoints_and_nothing_else() {
+    let manifest = |of: u64| path(1, of).manifest().to_string();
+    let object = |of: u64| commit(of).key().to_string();
+    // 2 and 3 share an object, 5 is on its own.
+    let plan = swept(
+        &[landed(2), landed(3), landed(5)],
+        &[reach(9, &[9])],
+        &[reach(2, &[1, 2]), reach(3, &[1, 3]), reach(5, &[5])],
+    );
+    assert_eq!(left_where_refused(&plan, &[]), Vec::<String>::new());
+    assert_eq!(left_where_refused(&plan, &[data(5)]), [data(5), manifest(5), object(5)]);
+    assert_eq!(
+        left_where_refused(&plan, &[data(1)]),
+        [data(1), manifest(2), manifest(3), object(2), object(3)],
+        "both need their manifests until what they share is gone"
+    );
+    assert_eq!(left_where_refused(&plan, &[manifest(3)]), [manifest(3), object(3)]);
+    assert_eq!(left_where_refused(&plan, &[object(2)]), [object(2)]);
+}
+
+#[test]
+fn what_a_manifest_inherits_stays_with_it_and_so_does_the_commit_that_it_belongs_to() {
+    let base = full(2);
+    let part = delta(3, &base, 3);
+    let first = CommitReach::of(commit(2), &document(2), std::slice::from_ref(&base)).unwrap();
+    let second = CommitReach::of(commit(3), &document(3), std::slice::from_ref(&part)).unwrap();
+    let plan = swept(&[landed(2), landed(3), landed(5)], &[reach(9, &[9])], &[first, second, reach(5, &[5])]);
+    let manifest = |of: u64| path(1, of).manifest().to_string();
+    let object = |of: u64| commit(of).key().to_string();
+    // Without the full manifest nobody could read what is left of the third.
+    assert_eq!(left_where_refused(&plan, &[data(3)]), [data(3), manifest(3), manifest(2), object(2), object(3)]);
+}
+
 fn listed(keys: &[String]) -> Vec<ListedKey> {
     keys.iter().map(|key| ListedKey { key: key.clone(), bytes: 10 }).collect()
 }
@@ -374,6 +447,17 @@ fn orphans_are_what_dead_rounds_left_and_nothing_reaches() {
     assert_eq!((plan.manifests.len(), plan.commits.len(), plan.uploads.len()), (0, 0, 1));
     let undecided = collect(&keys, view(&[(7, RoundState::Undecided), (8, RoundState::Undecided)]), &[reach(1, &[1])]);
     assert_eq!(undecided.unwrap().uploads, []);
+}
+
+#[test]
+fn what_one_dead_round_can_not_be_freed_of_keeps_the_rest_of_that_round_only() {
+    let key = |of: u64, name: &str| match name {
+        "part" => path(2, of).manifest().to_string(),
+        _ => path(2, of).data(0).to_string(),
+    };
+    let keys = [key(7, "data"), key(7, "part"), key(8, "data"), key(8, "part")];
+    let plan = collect(&keys, view(&[(7, RoundState::Terminal), (8, RoundState::Terminal)]), &[]).unwrap();
+    assert_eq!(left_where_refused(&plan, &[key(7, "data")]), [key(7, "data"), key(7, "part")]);
 }
 
 #[test]

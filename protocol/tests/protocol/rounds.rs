@@ -2,14 +2,14 @@
 //! a round whose faults stop reaches a terminal phase (L1).
 
 use lockstep_protocol::{
-    commit::DecisionObject,
+    commit::{CommitRef, DecisionObject},
     digest::Digest,
     fence::{FenceBase, Successor},
     id::{Attempt, Generation, Incarnation, RoundId, Seq, Step},
     problem::{Problem, Reason},
     round::{
-        CancelRequest, Decision, DecisionKnown, Effect, Event, FoundHost, HostReport, Kind, ParticipantPhase, Phase,
-        Resolved, Round, Source, check_cancellable, decide, effects, next_wake,
+        CancelRequest, Decision, DecisionKnown, Effect, Event, FoundHost, HostReport, Kind, Participant,
+        ParticipantPhase, Phase, PullState, Resolved, Round, Source, check_cancellable, decide, effects, next_wake,
     },
 };
 use proptest::prelude::*;
@@ -18,11 +18,11 @@ use crate::sample;
 
 const HOSTS: u32 = 3;
 
-fn step(n: u64) -> Step {
+pub(crate) fn step(n: u64) -> Step {
     Step::new(n).unwrap()
 }
 
-fn found(generation_of_process: u128) -> Vec<FoundHost> {
+pub(crate) fn found(generation_of_process: u128) -> Vec<FoundHost> {
     (0..HOSTS)
         .map(|idx| FoundHost {
             incarnation: sample::incarnation(u128::from(idx) + 100 * generation_of_process),
@@ -35,17 +35,27 @@ fn planned() -> Event {
     Event::Planned { hosts: found(0), step: step(12), fingerprint: None, parent: None }
 }
 
-fn resolved(source: Source) -> Resolved {
+pub(crate) fn resolved(source: Source) -> Resolved {
+    resolved_to(source, 1)
+}
+
+pub(crate) fn commit_of(seq: u64) -> CommitRef {
+    let round = RoundId::new(sample::uuid(0x4000 + u128::from(seq)));
+    CommitRef {
+        generation: Generation::FIRST,
+        seq: Seq::new(seq).unwrap(),
+        round,
+        digest: Digest::of(&seq.to_le_bytes()),
+    }
+}
+
+/// To the commit with this seq, if that source has any.
+pub(crate) fn resolved_to(source: Source, seq: u64) -> Resolved {
     let fresh = source == Source::Fresh;
     Resolved {
         source,
         location: None,
-        commit: (!fresh && source != Source::Local).then(|| lockstep_protocol::commit::CommitRef {
-            generation: Generation::FIRST,
-            seq: Seq::FIRST,
-            round: sample::round_id(),
-            digest: Digest::of(b"c"),
-        }),
+        commit: (!fresh && source != Source::Local).then(|| commit_of(seq)),
         step: (!fresh).then(|| step(12)),
         fingerprint: None,
         processed_records: None,
@@ -323,12 +333,7 @@ fn the_local_source_downloads_nothing() {
 fn a_host_that_lost_the_only_copy_ends_the_pull() {
     let local = |commit: bool| {
         let mut resolved = resolved(Source::Local);
-        resolved.commit = commit.then(|| lockstep_protocol::commit::CommitRef {
-            generation: Generation::FIRST,
-            seq: Seq::FIRST,
-            round: sample::round_id(),
-            digest: Digest::of(b"c"),
-        });
+        resolved.commit = commit.then(|| commit_of(1));
         let round = run(sample::pull(HOSTS), [Event::Resolved { resolved, hosts: found(0), discard: false }]);
         let lost = failed(&round, 1, Reason::CheckpointNotFound);
         run(round, [lost])
@@ -341,6 +346,40 @@ fn a_host_that_lost_the_only_copy_ends_the_pull() {
         (Phase::Installing, ParticipantPhase::BackingOff),
         "its part can be pulled"
     );
+}
+
+#[test]
+fn a_host_that_lost_its_disk_ends_an_installing_pull_whose_source_is_damaged_by_then() {
+    let resolved = Event::Resolved { resolved: resolved(Source::Location), hosts: found(0), discard: false };
+    let mut round = run(sample::pull(HOSTS), [resolved]);
+    for host_idx in 0..HOSTS {
+        round = run(round.clone(), [done(&round, host_idx, HostReport::Staged)]);
+    }
+    assert_eq!(round.phase, Phase::Installing);
+    let lost = failed(&round, 1, Reason::CheckpointNotFound);
+    let round = run(round, [lost]);
+    assert_eq!((round.phase, round.participants[1].phase), (Phase::Installing, ParticipantPhase::BackingOff));
+    let tried = |reason: Reason, times: u32| {
+        (0..times).fold(round.clone(), |round, _| {
+            let ready = Event::HostReady {
+                host_idx: 1,
+                attempt: round.participants[1].attempt,
+                incarnation: sample::incarnation(1),
+            };
+            run(round.clone(), [failed(&round, 1, reason), ready])
+        })
+    };
+    let most = round.retry.max_attempts;
+    for (reason, times, ends) in [
+        (Reason::StoreUnavailable, 3 * most, false),
+        (Reason::CheckpointDamaged, 1, true),
+        (Reason::Integrity, 1, false),
+        (Reason::Integrity, most, true),
+    ] {
+        let after = tried(reason, times);
+        assert_eq!(after.phase, if ends { Phase::Failed } else { Phase::Installing }, "{reason}, {times} times");
+        assert_eq!(after.problem.map(|problem| problem.reason), ends.then_some(reason));
+    }
 }
 
 #[test]
@@ -358,6 +397,11 @@ fn a_fresh_start_with_discard_local_is_fresh_only_when_every_host_has_discarded(
         [Event::Resolved { resolved: resolved(Source::Fresh), hosts: found(0), discard: false }],
     );
     assert_eq!(plain.phase, Phase::Fresh);
+}
+
+pub(crate) fn source_retired(host_idx: u32, attempt: Attempt, seq: u64) -> Event {
+    let problem = Problem::new(Reason::CheckpointNotFound, "retired by its owner");
+    Event::SourceRetired { host_idx, attempt, commit: commit_of(seq), problem }
 }
 
 /// One random event; numbers may or may not fit the round.
@@ -403,7 +447,10 @@ fn any_event(push: bool) -> impl Strategy<Value = Event> {
         ])
     };
     prop_oneof![
-        3 => Just(if push { planned() } else { Event::Resolved { resolved: resolved(Source::Location), hosts: found(0), discard: false } }),
+        3 => (1_u64..4).prop_map(move |seq| if push { planned() } else {
+            Event::Resolved { resolved: resolved_to(Source::Location, seq), hosts: found(0), discard: false }
+        }),
+        3 => (host(), attempt(), 1_u64..4).prop_map(|(host_idx, attempt, seq)| source_retired(host_idx, attempt, seq)),
         12 => (host(), attempt(), process(), report_kind()).prop_map(|(host_idx, attempt, incarnation, report)| {
             Event::HostDone { host_idx, attempt, incarnation, report }
         }),
@@ -436,7 +483,7 @@ fn check(before: &Round, event: &Event, decision: &Decision) -> Result<(), TestC
     for (b, a) in before.participants.iter().zip(&after.participants) {
         prop_assert!(a.attempt >= b.attempt, "attempts only rise");
         prop_assert!(
-            a.attempt > b.attempt || a.incarnation == b.incarnation || b.incarnation.is_none(),
+            a.attempt > b.attempt || a.incarnation == b.incarnation || b.phase == ParticipantPhase::Waiting,
             "S8: one process an attempt"
         );
         if a.phase == ParticipantPhase::Done && b.phase != ParticipantPhase::Done {
@@ -465,6 +512,16 @@ fn check(before: &Round, event: &Event, decision: &Decision) -> Result<(), TestC
             );
         }
     }
+    if let (Kind::Pull(b), Kind::Pull(a)) = (&before.kind, &after.kind) {
+        let chosen = |pull: &PullState| pull.resolved.as_ref().map(|from| from.commit);
+        let staged = |p: &Participant| matches!(p.phase, ParticipantPhase::Staged | ParticipantPhase::Installed);
+        if b.resolved.is_some() && chosen(a) != chosen(b) {
+            prop_assert!(after.phase == Phase::Resolving && !after.participants.iter().any(staged), "S8");
+            prop_assert!(after.participants.iter().zip(&before.participants).all(|(a, b)| a.attempt > b.attempt), "S8");
+        }
+        let again = a.resolved.as_ref().and_then(|from| from.commit).is_some_and(|commit| a.retired.contains(&commit));
+        prop_assert!(!again, "what is retired is chosen again");
+    }
     if after.phase == Phase::Installed && before.phase != Phase::Installed {
         let Event::Confirmed { incarnations, .. } = event else { panic!("installed by {event:?}") };
         prop_assert!(after.participants.iter().zip(incarnations).all(|(p, now)| p.incarnation == *now), "S12");
@@ -473,7 +530,8 @@ fn check(before: &Round, event: &Event, decision: &Decision) -> Result<(), TestC
         let reason = after.problem.as_ref().map(|problem| problem.reason);
         let gone = after.phase == Phase::Failed && reason == Some(Reason::CheckpointNotFound);
         let forward = matches!(after.phase, Phase::Installing | Phase::Installed);
-        prop_assert!(forward || gone && has_no_commit(before), "from installing only forward");
+        let nowhere = has_no_commit(before) || matches!(event, Event::SourceRetired { .. });
+        prop_assert!(forward || gone && nowhere, "from installing only forward");
     }
     Ok(())
 }
@@ -499,7 +557,10 @@ fn finish(mut round: Round) -> Result<Round, TestCaseError> {
         let event = match effect {
             Effect::Plan => planned(),
             Effect::Resolve => {
-                Event::Resolved { resolved: resolved(Source::Location), hosts: found(0), discard: false }
+                let Kind::Pull(pull) = &round.kind else { panic!("a push resolves") };
+                // Another one than all that were retired.
+                let seq = 10 + pull.retired.len() as u64;
+                Event::Resolved { resolved: resolved_to(Source::Location, seq), hosts: found(0), discard: false }
             }
             Effect::Transfer { host_idx, attempt } => {
                 let staged = matches!(round.kind, Kind::Pull(_));

@@ -194,5 +194,5 @@ pub(crate) fn pull(hosts: u32) -> Round {
         allow_fingerprint: false,
         discard_local: false,
     };
-    round(hosts, Phase::Resolving, Kind::Pull(PullState { request, resolved: None }))
+    round(hosts, Phase::Resolving, Kind::Pull(PullState::asked(request)))
 }

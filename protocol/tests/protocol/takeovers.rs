@@ -5,18 +5,18 @@ use lockstep_protocol::{
     digest::Digest,
     fence::{Fence, FenceBase, Writer},
     finish::AtKey,
-    id::{DatabaseId, Generation, PipelineId, PipelineName, RoundId, Seq, Term},
+    id::{DatabaseId, Generation, PipelineId, PipelineName, RoundId, Seq, Step, Term},
     key::Key,
     problem::{Problem, Reason},
-    round::{CancelRequest, KeyRead, Kind, Phase as RoundPhase, RetryPolicy, Round},
+    round::{CancelRequest, KeyRead, Kind, ParticipantPhase, Phase as RoundPhase, RetryPolicy, Round},
     takeover::{
-        Effect, Event, FenceKnown, Phase, Purpose, PutAnswer, Settlement, TakeOver, check_cancellable, decide, effects,
-        judge_fence, next_wake, settle,
+        Chosen, Effect, Event, FenceKnown, Phase, Purpose, PutAnswer, Settlement, TakeOver, check_cancellable, decide,
+        effects, judge_fence, learn_commit, next_wake, settle,
     },
 };
 use proptest::prelude::*;
 
-use crate::sample::{location, pull, push, round_id, time, uuid};
+use crate::sample::{self, location, pull, push, round_id, time, uuid};
 
 fn generation(g: u64) -> Generation {
     Generation::new(g).unwrap()
@@ -50,6 +50,7 @@ fn take_over(purpose: Purpose) -> TakeOver {
         version: 1,
         term: Term::new(1).unwrap(),
         phase: if purpose == Purpose::Activate { Phase::Warming } else { Phase::Preparing },
+        chosen: None,
         warm: None,
         fence: None,
         base: None,
@@ -297,6 +298,25 @@ fn a_restored_row_learns_that_its_push_was_committed() {
 }
 
 #[test]
+fn a_restored_row_takes_steps_and_parts_from_the_document_that_committed_it() {
+    let round = push(3);
+    let Settlement::Settled(mut decision) = settle(&round, &base(2, Some(commit(1, 1))), KeyRead::NotYet, time(5))
+    else {
+        panic!("the base names it")
+    };
+    let document = sample::commit(3);
+    learn_commit(&mut decision, &document);
+    let Kind::Push(learnt) = &decision.next.kind else { panic!("a push") };
+    assert_eq!((learnt.step, learnt.fingerprint), (Some(document.step), document.fingerprint));
+    for (host, part) in decision.next.participants.iter().zip(&document.parts) {
+        assert_eq!((host.phase, host.part.as_ref()), (ParticipantPhase::Done, Some(part)));
+        let Some(Key::PartManifest(path)) = Key::parse(&part.manifest) else { panic!("{}", part.manifest) };
+        assert_eq!((host.incarnation, host.attempt), (Some(path.incarnation), path.attempt), "of the try that counts");
+    }
+    assert_eq!(decision.transitions.len(), 1 + 3, "the round's and each host's");
+}
+
+#[test]
 fn open_pulls_are_superseded() {
     for phase in [RoundPhase::Resolving, RoundPhase::Transferring, RoundPhase::Installing] {
         let round = Round { phase, ..pull(2) };
@@ -305,21 +325,55 @@ fn open_pulls_are_superseded() {
     }
 }
 
-#[test]
-fn an_activation_that_is_fenced_before_its_last_pull_ends_and_no_other_failure_ends_it() {
+/// An activation whose last pull is to be done.
+fn pulling(activation: &TakeOver, warm: Option<CommitRef>) -> TakeOver {
     let events = [
-        Event::Warmed(None),
+        Event::Warmed(warm),
         surveyed(1),
         Event::Fenced(FenceKnown::Mine),
         Event::BaseStands(base(2, Some(commit(1, 5)))),
         Event::Adopted,
-        Event::Refused(Problem::new(Reason::StoreDenied, "403")),
     ];
-    let at = after(&take_over(Purpose::Activate), &events);
-    assert_eq!(at.phase, Phase::Pulling);
-    let at = after(&at, &[Event::Refused(Problem::new(Reason::Fenced, "generation 3"))]);
-    assert_eq!((at.phase, at.problem.map(|problem| problem.reason)), (Phase::Failed, Some(Reason::Fenced)));
+    after(activation, &events)
+}
+
+#[test]
+fn a_last_pull_ends_for_a_newer_fence_and_for_what_is_damaged_or_gone_and_no_other_failure_ends_it() {
+    let at = pulling(&take_over(Purpose::Activate), None);
+    let refused = |reason| Event::Refused(Problem::new(reason, "because"));
+    for reason in Reason::ALL.iter().copied() {
+        let ends = matches!(reason, Reason::Fenced | Reason::CheckpointDamaged | Reason::CheckpointNotFound);
+        let ended = after(&at, &[refused(reason)]);
+        let expected = if ends { (Phase::Failed, Some(reason)) } else { (Phase::Pulling, None) };
+        assert_eq!((ended.phase, ended.problem.map(|problem| problem.reason)), expected);
+        assert_eq!((&ended.fence, &ended.base), (&at.fence, &at.base), "what stands in the bucket stays known");
+    }
     assert!(Purpose::parse(Purpose::Activate.as_str()) == Some(Purpose::Activate) && Purpose::parse("?").is_none());
+}
+
+#[test]
+fn an_activation_with_a_choice_pulls_that_one_and_leaves_the_base_what_it_is() {
+    for chosen in [Chosen::Step(Step::new(3).unwrap()), Chosen::Checkpoint(round_id())] {
+        let activation = TakeOver { chosen: Some(chosen), ..take_over(Purpose::Activate) };
+        let at = pulling(&activation, Some(commit(1, 3)));
+        assert_eq!(
+            at.base.as_ref().unwrap().newest,
+            Some(commit(1, 5)),
+            "the newest counts, whoever goes on from what"
+        );
+        assert_eq!(effects(&at, time(5)), [Effect::Pull(commit(1, 3))]);
+        assert_eq!(after(&at, &[Event::Pulled(commit(1, 5))]).phase, Phase::Pulling, "that is not what was chosen");
+        assert_eq!(after(&at, &[Event::Pulled(commit(1, 3))]).phase, Phase::Done);
+        // From a read location, over an own one that nobody wrote.
+        let events = [Event::Warmed(Some(commit(1, 3))), Event::Surveyed { highest: None }];
+        let first = after(&activation, &events);
+        let adopted = after(&first, &[Event::Fenced(FenceKnown::Mine), Event::Adopted]);
+        assert_eq!(effects(&adopted, time(5)), [Effect::Pull(commit(1, 3))]);
+        // What is not there is not exchanged for something else.
+        let none = after(&activation, &[Event::Warmed(None)]);
+        assert_eq!((none.phase, none.fence), (Phase::Failed, None));
+        assert_eq!(none.problem.unwrap().reason, Reason::CheckpointNotFound);
+    }
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
@@ -328,6 +382,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::Surveyed { highest: None }),
         (1_u64..4).prop_map(surveyed),
         Just(Event::Refused(Problem::new(Reason::LocationUnsuitable, "no"))),
+        Just(Event::Refused(Problem::new(Reason::CheckpointDamaged, "an object is gone"))),
         Just(Event::Fenced(FenceKnown::Mine)),
         (1_u64..5).prop_map(|g| Event::Fenced(FenceKnown::Lost(Box::new(fence(g))))),
         (2_u64..5, any::<bool>()).prop_map(|(g, some)| Event::BaseStands(base(g, some.then(|| commit(1, 2))))),
@@ -350,9 +405,12 @@ fn any_purpose() -> impl Strategy<Value = Purpose> {
 
 proptest! {
     #[test]
-    fn whatever_happens_stored_bytes_stay_and_phases_only_go_forward(purpose in any_purpose(), events in prop::collection::vec(any_event(), 0..30)) {
+    fn whatever_happens_stored_bytes_stay_and_phases_only_go_forward(
+        purpose in any_purpose(), chooses in any::<bool>(), events in prop::collection::vec(any_event(), 0..30)
+    ) {
         let rank = |phase: Phase| Phase::ALL.iter().position(|p| *p == phase);
-        let mut at = take_over(purpose);
+        let chosen = (chooses && purpose == Purpose::Activate).then_some(Chosen::Checkpoint(round_id()));
+        let mut at = TakeOver { chosen, ..take_over(purpose) };
         for event in &events {
             let decision = decide(&at, event, time(5));
             let next = decision.next;

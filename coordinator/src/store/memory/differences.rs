@@ -1,9 +1,19 @@
 //! Differences between bucket and database: what `differences` does in SQL.
 
 use chrono::{DateTime, Utc};
+use lockstep_protocol::commit::CommitRef;
 
 use super::{Line, Tables, as_json};
-use crate::store::{Difference, differences::Note, sqlstate::Fail};
+use crate::store::{
+    Difference, Loss,
+    audit::event,
+    differences::{Found, Note, found_because},
+    sqlstate::Fail,
+};
+
+fn same(one: &CommitRef, other: &CommitRef) -> bool {
+    (one.round, one.digest) == (other.round, other.digest)
+}
 
 impl Tables {
     pub(super) fn note_difference(&mut self, note: &Note, now: DateTime<Utc>) -> Result<bool, Fail> {
@@ -11,14 +21,20 @@ impl Tables {
         let Ok(row) = self.any_pipeline(note.id) else { return Ok(false) };
         let known = match note.difference {
             Difference::Behind => row.behind.is_some(),
-            Difference::Lost => row.lost.as_ref() == Some(&problem),
+            Difference::Lost(commit) => {
+                let noted = |loss: &Loss| loss.problem == problem && same(&loss.commit, &commit);
+                row.lost.as_ref().is_some_and(noted)
+                    || row.last_commit.as_ref().is_none_or(|last| !same(&last.commit, &commit))
+            }
         };
         if known || row.generation != note.generation || row.deleted_at.is_some() {
             return Ok(false);
         }
         self.change_pipeline(note.id, now, |row| match note.difference {
             Difference::Behind => row.behind = Some(problem),
-            Difference::Lost => row.lost = Some(problem),
+            Difference::Lost(_) => {
+                row.lost = row.last_commit.as_ref().map(|last| Loss { commit: last.commit, problem })
+            }
         });
         self.write(
             now,
@@ -36,5 +52,29 @@ impl Tables {
             },
         );
         Ok(true)
+    }
+    pub(super) fn found_again(&mut self, found: &Found, now: DateTime<Utc>) -> bool {
+        let Ok(row) = self.any_pipeline(found.id) else { return false };
+        let noted = row.lost.is_some_and(|loss| same(&loss.commit, &found.commit));
+        if !noted || row.generation != found.generation || row.deleted_at.is_some() {
+            return false;
+        }
+        self.change_pipeline(found.id, now, |row| row.lost = None);
+        self.write(
+            now,
+            &Line {
+                pipeline: found.id,
+                round: Some(found.commit.round),
+                host_idx: None,
+                event: event::CHECKPOINT_FOUND,
+                from: None,
+                to: None,
+                cause: &found_because(&found.commit),
+                actor: &found.caller.actor,
+                trace_id: found.caller.trace_id.as_ref(),
+                guard: None,
+            },
+        );
+        true
     }
 }

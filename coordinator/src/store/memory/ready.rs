@@ -32,7 +32,7 @@ impl Tables {
                 && stored.lease_until.is_none_or(|until| until < now)
                 && stored.value.retry_at.is_none_or(|at| at <= now);
             let pulls = self.active_round(row).is_some_and(|record| matches!(record.round.kind, Kind::Pull(_)));
-            (due && row.deleted_at.is_none() && row.fenced.is_none() && !pulls).then_some(*id)
+            (due && row.deleted_at.is_none() && row.fenced.is_none() && !pulls && self.belongs_here(*id)).then_some(*id)
         };
         let owed: Vec<PipelineId> = self.words.iter().filter_map(owed).take(64).collect();
         let mut claimed = Vec::new();

@@ -10,7 +10,7 @@ use lockstep_protocol::{
     round::{CancelRequest, Event, Kind, Phase, Round, check_cancellable, decide},
 };
 
-use super::{Line, Tables, as_json, digest_of, later, limit};
+use super::{Line, Tables, digest_of, later, limit};
 use crate::store::{
     Admission, Applied, Caller, HostProgress, LastCommit, Listed, Page, PipelineRow, RoundFilter, RoundKind,
     RoundRecord, Trigger,
@@ -18,11 +18,13 @@ use crate::store::{
     apply::{Change, stored},
     ask::{Ask, Request},
     audit::{TransitionColumns, event},
+    differences::refuse_elsewhere,
     drive::{Cancel, Claim, Progress, round_not_found},
     learnt::learnt_because,
     list::{parse_token, token},
     ownership::round_in_progress,
     retirements::new_source,
+    rows::as_stored,
     sqlstate::Fail,
     text::text,
 };
@@ -64,7 +66,7 @@ impl Tables {
     }
 
     pub(super) fn admit(&mut self, request: &Request, now: DateTime<Utc>) -> Result<Admission, Fail> {
-        let pipeline = self.own_pipeline(request.ask.pipeline())?.row.clone();
+        let pipeline = self.own_pipeline(request.ask.pipeline())?;
         let digest = digest_of(&request.ask.parameters()?);
         if let Some(own) = self.rounds.get(&request.round) {
             return Ok(Admission::New(own.record.clone()));
@@ -157,7 +159,7 @@ impl Tables {
             transfer: pipeline.spec.transfer,
             read_location: pipeline.spec.read_location.clone(),
             cancel_requested: None,
-            round: as_written(round)?,
+            round: as_stored(round),
         };
         self.rounds.insert(request.round, StoredRound { record, lease_until: None });
         self.change_pipeline(pipeline.id, now, |row| {
@@ -219,7 +221,7 @@ impl Tables {
             transfer: pipeline.spec.transfer,
             read_location: None,
             cancel_requested: None,
-            round: as_written(round)?,
+            round: as_stored(round),
         };
         self.rounds.insert(record.round.id, StoredRound { record, lease_until: None });
         Ok(())
@@ -227,7 +229,9 @@ impl Tables {
 
     pub(super) fn claim(&mut self, claim: &Claim, now: DateTime<Utc>) -> Vec<RoundRecord> {
         let due = |stored: &&StoredRound| {
-            stored.record.ended_at.is_none() && stored.lease_until.is_none_or(|until| until < now)
+            stored.record.ended_at.is_none()
+                && stored.lease_until.is_none_or(|until| until < now)
+                && self.belongs_here(stored.round().pipeline)
         };
         let mut due: Vec<_> =
             self.rounds.values().filter(due).map(|stored| (stored.record.created_at, stored.round().id)).collect();
@@ -276,7 +280,8 @@ impl Tables {
     pub(super) fn renew(&mut self, held: &[(RoundId, Term)], lease: Duration, now: DateTime<Utc>) -> Vec<RoundId> {
         let mut kept = Vec::new();
         for (id, term) in held {
-            if let Some(stored) = self.rounds.get_mut(id).filter(|stored| stored.is_of(*term)) {
+            let here = self.rounds.get(id).is_some_and(|stored| self.belongs_here(stored.round().pipeline));
+            if let Some(stored) = self.rounds.get_mut(id).filter(|stored| here && stored.is_of(*term)) {
                 stored.lease_until = Some(later(now, lease));
                 kept.push(*id);
             }
@@ -295,11 +300,14 @@ impl Tables {
     }
 
     pub(super) fn apply(&mut self, change: &Change, now: DateTime<Utc>) -> Result<Applied, Fail> {
-        let Change { before, decision, caller } = change;
+        let Change { before, decision, caller, settles } = change;
         let Some(stored_round) = self.rounds.get(&before.id) else { return Ok(Applied::Moved) };
         let current = stored_round.round();
         let careless = planted::is(Bug::NoVersionInWhere) || planted::is(Bug::NoGuardInWhere);
         if !(current.version == before.version || careless) || !stored_round.is_of(before.term) {
+            return Ok(Applied::Moved);
+        }
+        if !settles && !self.belongs_here(before.pipeline) {
             return Ok(Applied::Moved);
         }
         if let Some(source) = new_source(before, &decision.next)
@@ -309,7 +317,7 @@ impl Tables {
         }
         let Some(stored_round) = self.rounds.get_mut(&before.id) else { return Ok(Applied::Moved) };
         let current = stored_round.round();
-        let mut next = as_written(stored(before, decision))?;
+        let mut next = stored(before, decision);
         // What the statement doesn't write.
         next.version = current.version + 1;
         next.term = current.term;
@@ -405,6 +413,9 @@ impl Tables {
             return Ok(found);
         }
         check_cancellable(&found.round)?;
+        if !self.belongs_here(found.round.pipeline) {
+            refuse_elsewhere(&self.any_pipeline(found.round.pipeline)?, &self.identity)?;
+        }
         if let Some(stored) = self.rounds.get_mut(&cancel.round) {
             let request = CancelRequest { by: text(&cancel.request.by), cause: text(&cancel.request.cause) };
             stored.record.cancel_requested = Some(request);
@@ -468,19 +479,7 @@ fn supersede(
         let kind = (RoundKind::of(active).as_str(), record.trigger);
         return Err(round_in_progress(pipeline, request.ask.wants(), active.id.uuid(), kind, active.phase.as_str()));
     }
-    Ok(Change { before: active.clone(), decision, caller: request.caller.clone() })
-}
-
-/// As its columns give it back: what an agent reported may hold characters that Postgres has not.
-fn as_written(mut round: Round) -> Result<Round, Fail> {
-    round.problem = round.problem.as_ref().map(as_json).transpose()?;
-    round.kind = as_json(&round.kind)?;
-    round.cancel = round.cancel.map(|cancel| CancelRequest { by: text(&cancel.by), cause: text(&cancel.cause) });
-    for participant in &mut round.participants {
-        participant.problem = participant.problem.as_ref().map(as_json).transpose()?;
-        participant.part = participant.part.as_ref().map(as_json).transpose()?;
-    }
-    Ok(round)
+    Ok(Change { before: active.clone(), decision, caller: request.caller.clone(), settles: false })
 }
 
 /// Decision bytes are written once; a write that has none leaves them.

@@ -29,7 +29,7 @@ impl Tables {
             .values()
             .map(|stored| &stored.row)
             .filter(|row| row.deleted_at.is_none() && row.claim == ClaimState::Owned && row.fenced.is_none())
-            .filter(|row| row.spec.push_interval.is_some())
+            .filter(|row| row.spec.push_interval.is_some() && self.belongs_here(row.id))
             .map(|row| row.id)
             .collect();
         let before = self.schedules.clone();

@@ -5,13 +5,16 @@ use std::time::Duration;
 use chrono::{DateTime, SubsecRound, Utc};
 use lockstep_protocol::{
     id::{PipelineId, RoundId},
-    standby::{FollowState, Standing},
+    standby::{FollowState, Sighting, Standing},
 };
 
 use super::{Line, Tables, as_json, later};
 use crate::store::{
-    ClaimState, DueStandby, DueStandbys, PipelineRow, StandbyRow,
+    Caller, ClaimState, DueStandby, DueStandbys, PipelineRow, StandbyRow,
     ask::Ask,
+    audit::event,
+    fail_back::{WANTS, because, becomes_standby, upkeep_in_progress},
+    refuse_behind,
     sqlstate::Fail,
     standbys::{Follow, SaveFollowState, Steer, check_steers, follows_no_more},
 };
@@ -29,6 +32,10 @@ pub(super) struct StoredStandby {
 impl StoredStandby {
     fn new(now: DateTime<Utc>) -> Self {
         Self { pinned: None, stopped: false, state: FollowState::new(now), version: 0, looking_until: None }
+    }
+
+    pub(super) fn stopped(now: DateTime<Utc>) -> Self {
+        Self { stopped: true, ..Self::new(now) }
     }
 
     fn next_look(&self) -> DateTime<Utc> {
@@ -109,6 +116,7 @@ impl Tables {
                 name: row.spec.name.clone(),
                 standing: self.standing(row),
                 state: self.standbys.get(&row.id).map(|stored| stored.state.clone()),
+                ended_fenced: self.ended_fenced(row),
             })
             .collect();
         found.sort_by(|a, b| a.name.cmp(&b.name));
@@ -116,9 +124,13 @@ impl Tables {
     }
 
     pub(super) fn steer_standby(&mut self, steer: &Steer, now: DateTime<Utc>) -> Result<PipelineRow, Fail> {
-        let pipeline = self.own_pipeline(&steer.pipeline)?.row.clone();
-        check_steers(&pipeline, self.active_take_over(pipeline.id))?;
-        let new = !self.standbys.contains_key(&pipeline.id);
+        let pipeline = self.own_pipeline(&steer.pipeline)?;
+        check_steers(&pipeline, steer.follow, self.active_take_over(pipeline.id))?;
+        let turns = becomes_standby(&pipeline, steer.follow);
+        let pipeline = if turns { self.become_standby(&pipeline, &steer.caller, now)? } else { pipeline };
+        let says = self.standbys.get(&pipeline.id).map(|stored| (stored.pinned, stored.stopped));
+        let changes = says.is_none_or(|(pinned, stopped)| steer.follow.changes(pinned, stopped));
+        let (new, event) = (says.is_none(), turns || changes);
         let stored = self.standbys.entry(pipeline.id).or_insert_with(|| StoredStandby::new(now));
         if !new {
             stored.version += 1;
@@ -128,6 +140,9 @@ impl Tables {
         match steer.follow {
             Follow::From(pinned) => (stored.pinned, stored.stopped) = (pinned, false),
             Follow::Stop => stored.stopped = true,
+        }
+        if !event {
+            return Ok(pipeline);
         }
         self.write(
             now,
@@ -145,6 +160,33 @@ impl Tables {
             },
         );
         Ok(pipeline)
+    }
+
+    fn become_standby(
+        &mut self,
+        before: &PipelineRow,
+        caller: &Caller,
+        now: DateTime<Utc>,
+    ) -> Result<PipelineRow, Fail> {
+        refuse_behind(before)?;
+        self.refuse_active(before, WANTS)?;
+        let mut open = self.upkeep.values().map(|stored| &stored.value).filter(|upkeep| upkeep.ended_at.is_none());
+        if let Some(open) = open.find(|upkeep| upkeep.pipeline == before.id) {
+            return Err(upkeep_in_progress(before, open.id, open.work.as_str()).into());
+        }
+        self.change_pipeline(before.id, now, |row| {
+            row.claim = ClaimState::Standby;
+            row.fence_bytes = None;
+            row.fenced = None;
+        });
+        self.words.remove(&before.id);
+        self.retirements.retain(|(pipeline, ..), _| *pipeline != before.id);
+        if let Some(stored) = self.standbys.get_mut(&before.id) {
+            stored.state.sighting = Sighting::default();
+        }
+        let about = (event::PIPELINE_CLAIM, Some(before.claim.as_str()), Some(ClaimState::Standby.as_str()));
+        self.write_about(before.id, about, &because(before), caller, now);
+        self.any_pipeline(before.id)
     }
 
     pub(super) fn still_follows(&self, pipeline: &PipelineRow, ask: &Ask) -> Result<(), Fail> {

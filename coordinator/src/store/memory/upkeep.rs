@@ -17,13 +17,13 @@ use crate::store::{
     audit::event,
     retirements::{check_generation, marks, state_of},
     sqlstate::Fail,
-    upkeep::{KEPT_DAYS, Move, Request, admitted_because, check_admits, ended_because, not_found, retired_already},
+    upkeep::{KEPT_DAYS, Move, Request, admitted_because, check_owns, ended_because, not_found, retired_already},
 };
 
 /// One row of `upkeep`.
 #[derive(Clone, Debug)]
 pub(super) struct StoredUpkeep {
-    value: Upkeep,
+    pub(super) value: Upkeep,
     request_id: Option<RequestId>,
     lease_until: Option<DateTime<Utc>>,
 }
@@ -31,8 +31,8 @@ pub(super) struct StoredUpkeep {
 /// One row of `retirements`.
 #[derive(Clone, Debug)]
 pub(super) struct StoredRetirement {
-    retiring: Retiring,
-    landed_at: Option<DateTime<Utc>>,
+    pub(super) retiring: Retiring,
+    pub(super) landed_at: Option<DateTime<Utc>>,
 }
 
 impl Tables {
@@ -42,7 +42,7 @@ impl Tables {
 
     pub(super) fn admit_upkeep(&mut self, request: &Request, now: DateTime<Utc>) -> Result<Upkeep, Fail> {
         let Request { ask, id, caller } = request;
-        let pipeline = self.own_pipeline(&ask.pipeline)?.row.clone();
+        let pipeline = self.own_pipeline(&ask.pipeline)?;
         let apart = ask.at_least_apart.unwrap_or_default();
         let of_pipeline = || self.upkeep.values().filter(|stored| stored.value.pipeline == pipeline.id);
         let own = of_pipeline().find(|stored| stored.value.id == *id);
@@ -54,7 +54,7 @@ impl Tables {
         if let Some(known) = own.or(asked).or(collection) {
             return Ok(known.value.clone());
         }
-        check_admits(&pipeline)?;
+        check_owns(&pipeline)?;
         let commit = ask.work.commit();
         if let Some(commit) = commit.filter(|commit| self.is_marked(pipeline.id, commit)) {
             return Err(retired_already(&commit).into());
@@ -103,7 +103,9 @@ impl Tables {
 
     pub(super) fn claim_upkeep(&mut self, lease: Duration, at_most: u32, now: DateTime<Utc>) -> Vec<Upkeep> {
         let due = |stored: &&StoredUpkeep| {
-            stored.value.ended_at.is_none() && stored.lease_until.is_none_or(|until| until < now)
+            stored.value.ended_at.is_none()
+                && stored.lease_until.is_none_or(|until| until < now)
+                && self.belongs_here(stored.value.pipeline)
         };
         let mut due: Vec<_> =
             self.upkeep.values().filter(due).map(|stored| (stored.value.created_at, stored.value.id)).collect();
@@ -126,8 +128,9 @@ impl Tables {
         (id, term, lease, tally): &(Uuid, Term, Duration, Tally),
         now: DateTime<Utc>,
     ) -> bool {
+        let here = self.upkeep.get(id).is_some_and(|stored| self.belongs_here(stored.value.pipeline));
         match self.upkeep.get_mut(id) {
-            Some(stored) if stored.value.term == *term && stored.value.ended_at.is_none() => {
+            Some(stored) if here && stored.value.term == *term && stored.value.ended_at.is_none() => {
                 stored.lease_until = Some(later(now, *lease));
                 stored.value.tally = *tally;
                 true
@@ -138,6 +141,11 @@ impl Tables {
 
     pub(super) fn get_upkeep(&self, id: Uuid) -> Result<Upkeep, Fail> {
         self.upkeep.get(&id).map(|stored| stored.value.clone()).ok_or_else(|| not_found(id).into())
+    }
+
+    pub(super) fn asked_upkeep(&self, pipeline: PipelineId, request_id: RequestId) -> Option<Upkeep> {
+        let mut of_pipeline = self.upkeep.values().filter(|stored| stored.value.pipeline == pipeline);
+        of_pipeline.find(|stored| stored.request_id == Some(request_id)).map(|stored| stored.value.clone())
     }
 
     pub(super) fn last_collection(&self, pipeline: PipelineId) -> Option<Upkeep> {
@@ -151,7 +159,11 @@ impl Tables {
 
     pub(super) fn due_collections(&self, every: Duration, at_most: u32, now: DateTime<Utc>) -> Vec<PipelineId> {
         let owners = self.pipelines.values().map(|stored| &stored.row).filter(|row| {
-            row.deleted_at.is_none() && row.claim == ClaimState::Owned && row.fenced.is_none() && row.behind.is_none()
+            row.deleted_at.is_none()
+                && row.claim == ClaimState::Owned
+                && row.fenced.is_none()
+                && row.behind.is_none()
+                && self.belongs_here(row.id)
         });
         let mut due: Vec<(DateTime<Utc>, PipelineId)> = owners
             .filter_map(|row| {
@@ -170,7 +182,8 @@ impl Tables {
 
     pub(super) fn apply_upkeep(&mut self, change: &Move, now: DateTime<Utc>) -> Result<UpkeepApplied, Fail> {
         let (before, next) = (&change.before, &change.next);
-        let Some(stored) = self.upkeep.get_mut(&before.id) else { return Ok(UpkeepApplied::Moved) };
+        let here = self.belongs_here(before.pipeline);
+        let Some(stored) = self.upkeep.get_mut(&before.id).filter(|_| here) else { return Ok(UpkeepApplied::Moved) };
         let value = &mut stored.value;
         if value.version != before.version || value.term != before.term || value.ended_at.is_some() {
             return Ok(UpkeepApplied::Moved);
@@ -207,7 +220,7 @@ impl Tables {
     }
 
     pub(super) fn mark_retired(&mut self, marking: &Marking, now: DateTime<Utc>) -> Result<Vec<Retiring>, Fail> {
-        let pipeline = self.own_pipeline(&marking.pipeline.into())?.row.clone();
+        let pipeline = self.own_pipeline(&marking.pipeline.into())?;
         check_generation(&pipeline, marking.generation)?;
         let pins = self.upkeep.values().map(|stored| &stored.value).filter(|value| {
             value.pipeline == pipeline.id
@@ -273,7 +286,7 @@ impl Tables {
         rounds: &BTreeSet<RoundId>,
         now: DateTime<Utc>,
     ) -> Result<CollectionView, Fail> {
-        let pipeline = self.shown_pipeline(&pipeline.into())?.row.clone();
+        let pipeline = self.shown_pipeline(&pipeline.into())?;
         let known = rounds.iter().filter_map(|id| {
             let round = &self.rounds.get(id)?.record.round;
             (round.pipeline == pipeline.id).then(|| (*id, state_of(round.phase)))
@@ -283,7 +296,7 @@ impl Tables {
             now,
             rounds: DatabaseView {
                 generation: pipeline.generation,
-                fenced: pipeline.fenced.is_some(),
+                fenced: pipeline.fenced.is_some() || !pipeline.holds_fence(),
                 rounds: known.collect(),
                 in_use: in_use(self.active_round(&pipeline).map(|record| &record.round)),
             },

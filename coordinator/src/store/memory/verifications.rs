@@ -1,9 +1,12 @@
 //! Verifications: what `verifications` does in SQL.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use chrono::{DateTime, SubsecRound, Utc};
-use lockstep_protocol::id::RoundId;
+use lockstep_protocol::id::{PipelineId, RoundId};
 use uuid::Uuid;
 
 use super::{Line, Tables, as_json, later};
@@ -17,14 +20,14 @@ use crate::store::{
 /// One row of `verifications`.
 #[derive(Clone, Debug)]
 pub(super) struct StoredVerification {
-    value: Verification,
+    pub(super) value: Verification,
     lease_until: Option<DateTime<Utc>>,
 }
 
 impl Tables {
     pub(super) fn keep_verification(&mut self, keep: &Keep, now: DateTime<Utc>) -> Result<Verification, Fail> {
         let finding = &keep.finding;
-        let pipeline = self.own_pipeline(&finding.pipeline.into())?.row.clone();
+        let pipeline = self.own_pipeline(&finding.pipeline.into())?;
         if let Some(known) = self.verifications.get(&keep.id) {
             return Ok(known.value.clone());
         }
@@ -32,11 +35,8 @@ impl Tables {
         new.finding.started_at = new.finding.started_at.trunc_subsecs(6);
         new.finding.problems = as_json(&new.finding.problems)?;
         self.verifications.insert(new.id, StoredVerification { value: new.clone(), lease_until: None });
-        let is_last = |last: &crate::store::LastCommit| {
-            (last.commit.generation, last.commit.seq) == (finding.commit.generation, finding.commit.seq)
-        };
-        if !finding.problems.is_empty() && pipeline.last_commit.as_ref().is_some_and(is_last) {
-            self.change_pipeline(pipeline.id, now, |row| row.last_commit = None);
+        if !finding.problems.is_empty() {
+            self.forget_last(pipeline.id, &finding.commit, now);
         }
         if let Some(cause) = found_because(finding) {
             self.tell_of(&new, event::CHECKPOINT_VERIFIED, outcome(finding), &cause, &keep.caller, now);
@@ -71,8 +71,11 @@ impl Tables {
     }
 
     pub(super) fn owed_marks(&mut self, lease: Duration, now: DateTime<Utc>) -> Vec<Verification> {
+        let here: BTreeSet<PipelineId> = self.pipelines.keys().copied().filter(|id| self.belongs_here(*id)).collect();
         let owed = |stored: &&mut StoredVerification| {
-            stored.value.owes_mark() && stored.lease_until.is_none_or(|until| until < now)
+            stored.value.owes_mark()
+                && stored.lease_until.is_none_or(|until| until < now)
+                && here.contains(&stored.value.finding.pipeline)
         };
         let take = |stored: &mut StoredVerification| {
             stored.lease_until = Some(later(now, lease));

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use lockstep_protocol::id::PipelineId;
 
 use super::{Tables, later};
-use crate::store::{ClaimState, VerifyBudget, verify_budget::SaveBudget};
+use crate::store::{ClaimState, VerifyBudget, text::as_read, verify_budget::SaveBudget};
 
 /// The row of `verify_budget`, and the turns.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +34,16 @@ impl Tables {
         Some(VerifyBudget { allowance: stored.allowance, under_way: stored.under_way.clone(), version: stored.version })
     }
 
+    pub(super) fn renew_verify_budget(&mut self, replica: &str, lease: Duration, now: DateTime<Utc>) -> bool {
+        match &mut self.verify_budget.lease {
+            Some((owner, until)) if owner == replica => {
+                *until = later(now, lease);
+                true
+            }
+            _ => false,
+        }
+    }
+
     pub(super) fn save_verify_budget(&mut self, save: &SaveBudget, now: DateTime<Utc>) -> bool {
         let stored = &mut self.verify_budget;
         if stored.version != save.budget.version {
@@ -41,7 +51,7 @@ impl Tables {
         }
         stored.version += 1;
         stored.allowance = save.budget.allowance;
-        stored.under_way.clone_from(&save.budget.under_way);
+        stored.under_way = save.budget.under_way.clone().map(as_read);
         if let Some((_, until)) = &mut stored.lease {
             *until = later(now, save.lease);
         }
@@ -55,7 +65,7 @@ impl Tables {
             .values()
             .map(|stored| &stored.row)
             .filter(|row| row.deleted_at.is_none() && row.claim == ClaimState::Owned)
-            .filter(|row| row.fenced.is_none() && row.behind.is_none())
+            .filter(|row| row.fenced.is_none() && row.behind.is_none() && self.belongs_here(row.id))
             .map(|row| (turns.get(&row.id).copied(), row.id))
             .min()
             .map(|(_, id)| id)?;

@@ -25,7 +25,7 @@ pub enum FaultAction {
     /// Waits before anything is done; a client that leaves meanwhile takes its request with it.
     Delay { ms: u64 },
     /// The body is taken in, and the write happens this much later, also if the client has long given up: a late PUT.
-    /// For PutObject, UploadPart, CompleteMultipartUpload and DeleteObject.
+    /// For PutObject, UploadPart, CompleteMultipartUpload, DeleteObject and DeleteObjects.
     DelayWrite { ms: u64 },
     /// Bodies, in and out, move at no more than this.
     Throttle { bytes_per_second: u64 },

@@ -47,8 +47,12 @@ pub enum Act {
     Restart(u8),
     /// An agent restarts elsewhere, with an empty disk.
     LoseDisk(u8),
+    /// The owner of the location has a newer checkpoint and retires those before.
+    Retire,
     /// An agent has staged its part.
     Download(u8),
+    /// An agent finds something of a retired checkpoint gone.
+    Miss(u8),
     /// A transfer has stopped.
     StopEnds(u8),
     /// A step of an install.
@@ -87,6 +91,9 @@ impl Pull {
         for host in self.hosts() {
             self.of_host(host, &mut acts);
         }
+        if now.left.retired > 0 {
+            acts.push(Act::Retire);
+        }
         acts.extend(now.late_order.map(|_| Act::LateOrderArrives));
         if now.rows.has_late_write() {
             acts.push(Act::LateWriteLands);
@@ -96,11 +103,16 @@ impl Pull {
 
     fn of_host(&self, host: u8, acts: &mut Vec<Act>) {
         let (left, agent) = (&self.now.left, &self.now.hosts[usize::from(host)]);
+        if let Some(Transfer { state: State::Running, what: What::Pull(step), round, .. }) = agent.known
+            && self.is_retired(round, step)
+        {
+            acts.push(Act::Miss(host));
+        }
         match agent.known.map(|known| known.state) {
             Some(State::Running) => acts.push(Act::Download(host)),
             Some(State::Stopping) => acts.extend([Act::Download(host), Act::StopEnds(host)]),
             Some(State::Installing) => acts.push(Act::Place(host)),
-            Some(State::Done | State::Installed | State::Failed | State::NotFound) | None => {}
+            Some(State::Done | State::Installed | State::Failed | State::NotFound | State::Gone) | None => {}
         }
         if agent.process < MOST_INCARNATIONS {
             if left.restarts > 0 {
@@ -223,7 +235,9 @@ impl Pull {
                 self.now.hosts[usize::from(host)].mark = None;
                 self.now.disks[usize::from(host)] = Disk::with(&[]);
             }
+            Act::Retire => self.now.left.retired -= 1,
             Act::Download(host) => self.download(host),
+            Act::Miss(host) => self.end(host, State::Gone),
             Act::StopEnds(host) => self.end(host, State::Failed),
             Act::Place(host) => self.place(host),
             Act::LateOrderArrives => {
@@ -318,7 +332,9 @@ impl Pull {
                 self.now.disks[index].staged = None;
                 self.now.hosts[index].begin(order, State::Running);
             }
-            (Answered::Known(known), What::Install(_)) if matches!(known.state, State::Done | State::Failed) => {
+            (Answered::Known(known), What::Install(_))
+                if matches!(known.state, State::Done | State::Failed | State::Gone) =>
+            {
                 self.now.hosts[index].begin(order, State::Installing);
             }
             _ => {}
@@ -392,7 +408,7 @@ impl Pull {
         let local = self.hosts().all(|host| self.now.disks[usize::from(host)].has(LOCAL_STEP));
         let (source, step) = match self.set.bounds.sources[usize::from(driver.round)] {
             source @ (From::Local | From::LocalAndCommit) if local => (source, LOCAL_STEP),
-            _ => (From::Location, LOCAL_STEP + 1 + driver.round),
+            _ => (From::Location, self.newest(driver.round)),
         };
         Task::tell(Told::Resolved { source, step, processes })
     }
@@ -401,6 +417,11 @@ impl Pull {
         match self.deliver(order) {
             Answered::Refused(Reason::TransferInProgress) | Answered::Started => Task::None,
             Answered::Refused(reason) => failed(order.host, order.attempt, Trouble::of(reason)),
+            Answered::Known(known) if known.what.step() != order.what.step() => {
+                // Where the agent has done it, the dispatcher refuses what it did.
+                self.now.mixed = true;
+                Task::None
+            }
             Answered::Known(known) => match known.state {
                 // Installed is staged too, and more.
                 State::Done | State::Installed => {
@@ -408,6 +429,10 @@ impl Pull {
                 }
                 State::Failed => failed(order.host, order.attempt, Trouble::Stopped),
                 State::NotFound => failed(order.host, order.attempt, Trouble::NotFound),
+                State::Gone => {
+                    let step = order.what.step();
+                    Task::tell(Told::SourceRetired { host: order.host, attempt: order.attempt, step })
+                }
                 State::Running | State::Stopping | State::Installing => Task::None,
             },
         }

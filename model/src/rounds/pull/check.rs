@@ -9,6 +9,9 @@ impl Pull {
         if self.now.torn {
             return Err("S12: a round is installed, a host had another checkpoint when it was asked last".to_owned());
         }
+        if self.now.mixed {
+            return Err("S8: an attempt of a host was for one checkpoint, its row is about another".to_owned());
+        }
         for round in rows.rounds() {
             let entry = self.row_entry(round);
             let reason = entry.round.problem.as_ref().map(|problem| problem.reason);
@@ -49,6 +52,9 @@ impl Pull {
             match entry.phase() {
                 Phase::Installed => {
                     add(Reached::Installed);
+                    if matches!(&entry.round.kind, Kind::Pull(pull) if !pull.retired.is_empty()) {
+                        add(Reached::ChosenAnew);
+                    }
                     if round > 0 {
                         add(Reached::Second);
                     }

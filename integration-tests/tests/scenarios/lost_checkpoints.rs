@@ -1,0 +1,132 @@
+//! Scenario 34: a commit that the bucket has lost is put back, or given up.
+
+use lockstep_client::v1::{self, RoundPhase};
+use lockstep_integration_tests::{
+    cli::{Ran, lockstep},
+    cluster::{BUCKET, Cluster, PIPELINE},
+    wait,
+};
+
+use crate::{
+    garbage::{AT_ONCE, cluster, collect_as_foretold, keys, push_step},
+    resync::{checkpoint_all, pushed},
+};
+
+const COMMIT: &str = "orders/commits/00000000000000000001-00000000000000000002.json";
+
+/// The commit of the second push is removed, and a coordinator has noticed. What it was.
+async fn loses_its_second_commit(cluster: &mut Cluster) -> Vec<u8> {
+    let commit = cluster.s3.admin().read(BUCKET, COMMIT).unwrap();
+    cluster.s3.admin().remove(BUCKET, COMMIT).unwrap();
+    compared_again(cluster).await;
+    assert!(cluster.client.get_pipeline(PIPELINE).await.unwrap().lost.is_some());
+    commit
+}
+
+async fn compared_again(cluster: &mut Cluster) {
+    cluster.terminate_coordinator().await;
+    let compared = |log: String| log.matches("locations compared with the database").count();
+    let before = compared(cluster.coordinator_log());
+    cluster.start_coordinator().await;
+    wait::until("the locations are compared", async || {
+        if compared(cluster.coordinator_log()) > before { Ok(()) } else { Err("not yet") }
+    })
+    .await;
+}
+
+fn failed_with<'r>(ran: &'r Ran, reason: &str) -> &'r Ran {
+    assert_ne!(ran.code, 0, "{ran:?}");
+    // A call that is refused, or a collection that has ended.
+    let (refused, ended) = (&ran.document["error"]["reason"], &ran.document["collection"]["problem"]["reason"]);
+    assert_eq!(refused.as_str().or(ended.as_str()), Some(reason), "{ran:?}");
+    ran
+}
+
+async fn count(cluster: &Cluster, action: &str) -> usize {
+    let filter = v1::ListAuditEventsRequest { pipeline: PIPELINE.to_owned(), ..Default::default() };
+    let trail = cluster.client.list_audit_events(filter, 1000).await.unwrap();
+    trail.iter().filter(|event| event.action == action).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s34_a_lost_commit_that_is_put_back_has_kept_its_objects_and_is_lost_no_more() {
+    let mut cluster = cluster(&AT_ONCE, Some((1, 0))).await;
+    push_step(&cluster, 10).await;
+    let lost = push_step(&cluster, 20).await;
+    let commit = loses_its_second_commit(&mut cluster).await;
+    push_step(&cluster, 30).await;
+    let before = keys(&cluster);
+    for gc in [&["gc", PIPELINE, "--dry-run"][..], &["gc", PIPELINE]] {
+        let ran = lockstep(&cluster, gc);
+        let refused = failed_with(&ran, "CHECKPOINT_NOT_FOUND");
+        assert!(refused.stderr.contains("lockstep pipeline accept-loss orders"), "{}", refused.stderr);
+        assert!(refused.stderr.contains(COMMIT.strip_prefix("orders/").unwrap()), "{}", refused.stderr);
+    }
+    assert_eq!(keys(&cluster), before);
+
+    cluster.s3.admin().put_raw(BUCKET, COMMIT, commit).unwrap();
+    assert_eq!(cluster.verify(&lost.id).await.problems, [], "nothing of it was collected");
+    compared_again(&mut cluster).await;
+    assert_eq!(cluster.client.get_pipeline(PIPELINE).await.unwrap().lost, None);
+    assert_eq!((count(&cluster, "checkpoint_lost").await, count(&cluster, "checkpoint_found").await), (1, 1));
+    collect_as_foretold(&cluster);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s34_a_collection_notices_a_loss_before_it_deletes_anything_and_goes_on_once_the_commit_is_back() {
+    let cluster = cluster(&AT_ONCE, Some((1, 0))).await;
+    push_step(&cluster, 10).await;
+    let lost = push_step(&cluster, 20).await;
+    let commit = cluster.s3.admin().read(BUCKET, COMMIT).unwrap();
+    cluster.s3.admin().remove(BUCKET, COMMIT).unwrap();
+    let before = keys(&cluster);
+    for _ in 0..2 {
+        failed_with(&lockstep(&cluster, &["gc", PIPELINE]), "CHECKPOINT_NOT_FOUND");
+    }
+    assert_eq!(keys(&cluster), before);
+    assert!(cluster.client.get_pipeline(PIPELINE).await.unwrap().lost.is_some());
+    assert_eq!(count(&cluster, "checkpoint_lost").await, 1);
+
+    cluster.s3.admin().put_raw(BUCKET, COMMIT, commit).unwrap();
+    assert_eq!(lockstep(&cluster, &["gc", PIPELINE]).code, 0);
+    assert_eq!(cluster.client.get_pipeline(PIPELINE).await.unwrap().lost, None);
+    assert_eq!(count(&cluster, "checkpoint_found").await, 1);
+    assert_ne!(keys(&cluster), before, "it has collected");
+    assert_eq!(cluster.verify(&lost.id).await.problems, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s34_a_loss_that_is_accepted_is_pushed_again_collected_and_not_reported_again() {
+    let mut cluster = Cluster::start().await;
+    let known = pushed(&cluster, &[10, 20]).await;
+    let accept = |cluster: &Cluster, more: &[&str]| {
+        lockstep(cluster, &[&["pipeline", "accept-loss", PIPELINE, "--cause", "no versions are kept"], more].concat())
+    };
+    failed_with(&accept(&cluster, &[]), "CHECKPOINT_NOT_FOUND");
+    loses_its_second_commit(&mut cluster).await;
+    // The step that was lost is "pushed already".
+    assert_eq!(cluster.pushed().await.id, known[0]);
+
+    failed_with(&accept(&cluster, &["--checkpoint", &known[1]]), "CHECKPOINT_NOT_FOUND");
+    let asked = ["--checkpoint", &known[0], "--request-id", "5f0c1a52-0000-4000-8000-000000000001"];
+    let done = accept(&cluster, &asked);
+    assert_eq!((done.code, done.document["checkpoint"].as_str()), (0, Some(known[0].as_str())), "{done:?}");
+    assert_eq!(done.document["pipeline"]["lost"], serde_json::Value::Null);
+    let again = accept(&cluster, &asked);
+    assert_eq!((again.code, &again.document["accept_time"]), (0, &done.document["accept_time"]), "the same answer");
+    failed_with(&accept(&cluster, &[]), "CHECKPOINT_NOT_FOUND");
+    assert_eq!(count(&cluster, "loss_accepted").await, 1);
+
+    let next = cluster.pushed().await;
+    assert_eq!((next.phase(), next.step), (RoundPhase::Committed, Some(20)), "{:?}", next.problem);
+    assert_ne!(next.id, known[0]);
+    assert_eq!(cluster.verify(&next.id).await.problems, []);
+    compared_again(&mut cluster).await;
+    assert_eq!(cluster.client.get_pipeline(PIPELINE).await.unwrap().lost, None);
+    let planned = lockstep(&cluster, &["resync", PIPELINE, "--dry-run"]);
+    assert_eq!((planned.code, planned.document["lost"].as_array().map(Vec::len)), (0, Some(0)), "{planned:?}");
+    assert_eq!(count(&cluster, "checkpoint_lost").await, 1);
+    assert_eq!(lockstep(&cluster, &["gc", PIPELINE]).code, 0);
+    checkpoint_all(&cluster, 30);
+    assert_eq!(cluster.pushed().await.step, Some(30));
+}
