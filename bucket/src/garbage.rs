@@ -133,8 +133,8 @@ pub async fn read_decisions(store: &dyn ObjectStore, mine: Generation) -> Result
     Ok(decisions)
 }
 
-/// Places below one folder, rising.
-async fn places(store: &dyn ObjectStore, folder: &str) -> Result<Vec<(Generation, Seq)>, Problem> {
+/// Places of decisions, tombstones or marks of damage below their folder, rising.
+pub async fn places(store: &dyn ObjectStore, folder: &str) -> Result<Vec<(Generation, Seq)>, Problem> {
     let listed = store.list_all(folder).await?;
     let place = |key: &str| match Key::parse(key) {
         Some(Key::Commit(generation, seq) | Key::Retired(generation, seq) | Key::Damaged(generation, seq)) => {

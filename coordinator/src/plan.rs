@@ -11,6 +11,7 @@
 //! - [`pull`]: the source to restore from
 //! - [`activate`]: what an activation needs before its fence
 //! - [`garbage`]: what may go from a location
+//! - [`losses`]: what the database knows as committed and a location has lost
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,6 +27,7 @@ mod expected;
 pub mod garbage;
 pub mod hosts;
 pub mod known;
+pub mod losses;
 pub mod place;
 pub mod pull;
 pub mod push;

@@ -65,6 +65,9 @@ pub(crate) struct AcceptLoss {
     /// Only if this is the checkpoint that is lost: the UUID of the push round that made it.
     #[arg(long, value_name = "UUID", default_value = "", hide_default_value = true)]
     checkpoint: String,
+    /// Every checkpoint that is lost, one after the other.
+    #[arg(long, conflicts_with_all = ["checkpoint", "request_id"])]
+    all: bool,
     /// Why, for the audit trail.
     #[arg(long, default_value = "", hide_default_value = true)]
     cause: String,
@@ -76,10 +79,12 @@ pub(crate) struct AcceptLoss {
 const ACCEPT_LOSS_HELP: &str = "\
 While a checkpoint is lost nothing of the pipeline is collected: its objects are all that brings it back. If its commit is put back as it was, for example from a version of
 the bucket, the next collection (`lockstep gc`) or coordinator that starts notices. Otherwise give it up: collections go on, its step can be pushed again, and it is not reported any more.
+One that is lost is shown at a time, the newest, and it names the others: once it is given up or back, the next one is. With --all you give them all up.
 
 Examples:
   lockstep pipeline accept-loss orders --cause 'deleted by a lifecycle rule, which is gone'
-  lockstep pipeline accept-loss orders --checkpoint 3f0c9a52-6e0a-4a53-9b0e-1f3a4a2d7c11";
+  lockstep pipeline accept-loss orders --checkpoint 3f0c9a52-6e0a-4a53-9b0e-1f3a4a2d7c11
+  lockstep pipeline accept-loss orders --all --cause 'the bucket was emptied by hand'";
 
 #[derive(Debug, Args)]
 pub(crate) struct Import {
@@ -211,21 +216,36 @@ async fn apply(context: &Context, args: Apply) -> Result<(), Failure> {
 }
 
 async fn accept_loss(context: &Context, args: AcceptLoss) -> Result<(), Failure> {
-    let AcceptLoss { pipeline, checkpoint, cause, request_id } = args;
+    let AcceptLoss { pipeline, checkpoint, all, cause, request_id } = args;
     let request = v1::AcceptLossRequest { pipeline: pipeline.clone(), checkpoint, cause, request_id };
-    let done = context.client.accept_loss(request).await?;
-    let checkpoint = done.commit.as_ref().map_or("", |commit| commit.round.as_str());
+    let mut accepted = Vec::new();
+    let left = loop {
+        let done = context.client.accept_loss(request.clone()).await?;
+        let checkpoint = done.commit.as_ref().map(|commit| commit.round.clone()).unwrap_or_default();
+        let lost = done.lost.as_ref().map(json::problem);
+        accepted.push((checkpoint, lost, json::time(done.accept_time.as_ref())));
+        match done.pipeline {
+            Some(pipeline) if all && pipeline.lost.is_some() => {}
+            pipeline => break pipeline,
+        }
+    };
     let document = || {
-        json!({
-            "checkpoint": checkpoint,
-            "lost": done.lost.as_ref().map(json::problem),
-            "accept_time": json::time(done.accept_time.as_ref()),
-            "pipeline": done.pipeline.as_ref().map(json::pipeline),
-        })
+        let mut losses = accepted.iter().map(|(checkpoint, lost, accept_time)| {
+            json!({"checkpoint": checkpoint, "lost": lost, "accept_time": accept_time})
+        });
+        let mut document = if all { json!({"accepted": losses.collect::<Vec<_>>()}) } else { losses.next().into() };
+        document["pipeline"] = left.as_ref().map(json::pipeline).into();
+        document
     };
     context.format.give(document, || {
-        format!("checkpoint {checkpoint} of pipeline {pipeline} is given up: it counts as never committed")
+        let line = |(checkpoint, ..): &(String, _, _)| {
+            format!("checkpoint {checkpoint} of pipeline {pipeline} is given up: it counts as never committed")
+        };
+        accepted.iter().map(line).collect::<Vec<_>>().join("\n")
     });
+    if let Some(next) = left.as_ref().and_then(|pipeline| pipeline.lost.as_ref()) {
+        note(&format!("another one is lost, --all gives up every one: {}", next.message));
+    }
     Ok(())
 }
 

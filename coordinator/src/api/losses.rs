@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     convert,
-    store::{AcceptLoss, Caller, PipelineSelector},
+    plan::{Right, losses, place::Place},
+    store::{AcceptLoss, Caller, ClaimState, PipelineRow, PipelineSelector},
 };
 
 impl Api {
@@ -25,12 +26,33 @@ impl Api {
         let request_id = request::request_id(&message.request_id)?;
         let ask = AcceptLoss { pipeline, checkpoint, cause: cause_of(message.cause)?, request_id };
         let accepted = self.store.accept_loss(ask, &caller).await?;
-        let row = self.store.get_pipeline(&accepted.pipeline.into()).await?;
+        let row = self.next_loss(self.store.get_pipeline(&accepted.pipeline.into()).await?, &caller).await?;
         Ok(v1::AcceptLossResponse {
             pipeline: Some(self.shown(&row).await?),
             commit: Some(convert::round::commit_ref(&accepted.loss.commit)),
             lost: Some(convert::status::problem(&accepted.loss.problem)),
             accept_time: Some(convert::time::timestamp(accepted.at)),
         })
+    }
+
+    /// One loss is noted at a time, so the one after it is looked for at once. What was accepted is accepted: that the bucket can't be read is no failure, the next collection looks.
+    async fn next_loss(&self, row: PipelineRow, caller: &Caller) -> Result<PipelineRow, Problem> {
+        if row.lost.is_some() || row.claim != ClaimState::Owned || row.fenced.is_some() {
+            return Ok(row);
+        }
+        let looked = async {
+            let place = Place::open(&self.context(self.options.preview), &row.spec.location, Right::Read).await?;
+            let standing = losses::standing(&self.store, &row).await?;
+            let found = losses::losses(&place, &row, &standing).await?;
+            losses::note(&self.store, &row, &found.lost, caller).await
+        };
+        match looked.await {
+            Ok(None) => Ok(row),
+            Ok(Some(_)) => Ok(self.store.get_pipeline(&row.id.into()).await?),
+            Err(problem) => {
+                tracing::warn!(pipeline.name = %row.spec.name, reason = %problem.reason, "whether more is lost was not found out: {}", problem.message);
+                Ok(row)
+            }
+        }
     }
 }

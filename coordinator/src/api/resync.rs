@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use lockstep_bucket::{Access, Checkpoint, DecisionFound, Lookup, ObjectStore};
+use lockstep_bucket::{Access, Checkpoint, Lookup, ObjectStore};
 use lockstep_proto::v1;
 use lockstep_protocol::{
     commit::CommitRef,
@@ -18,7 +18,7 @@ use lockstep_protocol::{
 use super::{Api, request, take_over::still_under_way};
 use crate::{
     convert,
-    plan::patiently,
+    plan::{Right, losses, patiently, place::Place},
     store::{AdmitTakeOver, Caller, NewPipeline, Page, PipelineRow, PipelineSelector, RoundFilter, RoundKind},
 };
 
@@ -106,26 +106,20 @@ impl Api {
             None => Vec::new(),
             Some(row) => self.committed(row.id).await?,
         };
-        let listed: BTreeSet<RoundId> = found.iter().map(|one| one.commit.round).collect();
         let known: BTreeSet<RoundId> = committed.iter().map(|commit| commit.round).collect();
         let learnt = found.iter().map(|one| one.commit.round).filter(|round| !known.contains(round)).collect();
-        let accepted = match row {
+        let lost = match row {
             None => Vec::new(),
-            Some(row) => self.store.accepted_losses(row.id).await?,
+            Some(row) => self.lost(row).await?,
         };
-        let given_up: BTreeSet<RoundId> = accepted.iter().map(|accepted| accepted.loss.commit.round).collect();
-        let mut lost = Vec::new();
-        for commit in
-            committed.iter().filter(|commit| !listed.contains(&commit.round) && !given_up.contains(&commit.round))
-        {
-            let read = || async { lockstep_bucket::read_decision(bucket, commit.generation, commit.seq).await.known() };
-            match patiently(self.options.preview.store_patience, read).await? {
-                Some(DecisionFound::Retired) => {}
-                Some(DecisionFound::Decision(_, digest)) if digest == commit.digest => {}
-                Some(DecisionFound::Decision(..) | DecisionFound::Unreadable(..)) | None => lost.push(commit.round),
-            }
-        }
         Ok(Compared { found, learnt, lost })
+    }
+
+    async fn lost(&self, row: &PipelineRow) -> Result<Vec<RoundId>, Problem> {
+        let standing = losses::standing(&self.store, row).await?;
+        let place = Place::open(&self.context(self.options.preview), &row.spec.location, Right::Read).await?;
+        let found = losses::losses(&place, row, &standing).await?;
+        Ok(found.lost.iter().map(|one| one.standing.commit.round).collect())
     }
 
     /// Every commit that the database knows to have stood.

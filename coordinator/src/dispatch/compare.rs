@@ -7,17 +7,19 @@
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
-use lockstep_bucket::DecisionFound;
-use lockstep_protocol::{
-    commit::CommitRef,
-    problem::{Problem, Reason},
-};
+use lockstep_bucket::garbage::Decisions;
+use lockstep_protocol::problem::{Problem, Reason};
 use tokio_util::sync::CancellationToken;
 
 use super::Services;
 use crate::{
-    plan::{PlanContext, Right, place::Place, taken_over::check_not_taken_over},
-    store::{ClaimState, Difference, LastCommit, Loss, Page, PipelineRow},
+    plan::{
+        PlanContext, Right,
+        losses::{self, Losses, Since},
+        place::Place,
+        taken_over::check_not_taken_over,
+    },
+    store::{ClaimState, Difference, Loss, Page, PipelineRow, Standing, refuse_lost},
 };
 
 /// Locations at a time.
@@ -85,13 +87,6 @@ async fn look(services: &Services, row: PipelineRow) -> bool {
         Reason::DatabaseBehind => {
             services.store.note_difference(pipeline, Difference::Behind, problem.clone(), &caller).await
         }
-        Reason::CheckpointNotFound => match &row.last_commit {
-            Some(last) => {
-                let difference = Difference::Lost(last.commit);
-                services.store.note_difference(pipeline, difference, problem.clone(), &caller).await
-            }
-            None => Ok(false),
-        },
         _ => Ok(false),
     };
     if let Err(error) = noted {
@@ -128,13 +123,18 @@ async fn compare(services: &Services, context: &PlanContext, row: &PipelineRow) 
             );
             Err(about(Reason::DatabaseBehind, what).with("seq", newest.seq).with("next_seq", row.next_seq))
         }
-        _ => lost(&place, row).await,
+        _ => {
+            let standing = losses::standing(&services.store, row).await?;
+            let Losses { lost, unreadable } = losses::losses(&place, row, &standing).await?;
+            let noted = losses::note(&services.store, row, &lost, &services.caller()).await?;
+            noted.or(unreadable).map_or(Ok(()), Err)
+        }
     }
 }
 
 /// What was lost at an earlier look and stands as it was, since somebody has put it back, is not lost any more. Nor is one that was retired meanwhile.
 async fn found_again(services: &Services, place: &Place, row: &PipelineRow, loss: &Loss) -> Result<(), Problem> {
-    if !matches!(since(place, &loss.commit).await?, Since::Stands) {
+    if losses::since(place, &loss.commit).await? != Since::Stands {
         return Ok(());
     }
     let caller = services.caller();
@@ -145,68 +145,30 @@ async fn found_again(services: &Services, place: &Place, row: &PipelineRow, loss
     Ok(())
 }
 
-/// What became of a commit that stood once.
-enum Since {
-    /// As it was, or retired: all is well.
-    Stands,
-    /// It stands in its place, keeps what it may reach and is given up by a mark (ADR 29): broken, not lost.
-    Unreadable(Problem),
-    /// What is wrong with its key.
-    Lost(&'static str),
-}
-
-async fn since(place: &Place, commit: &CommitRef) -> Result<Since, Problem> {
-    Ok(match place.decision(commit.generation, commit.seq).await? {
-        Some(DecisionFound::Retired) => Since::Stands,
-        Some(DecisionFound::Decision(_, digest)) if digest == commit.digest => Since::Stands,
-        Some(DecisionFound::Decision(..)) => Since::Lost("holds other bytes"),
-        Some(DecisionFound::Unreadable(_, problem)) => Since::Unreadable(problem),
-        None => Since::Lost("is gone"),
-    })
-}
-
-/// The reverse: what the database knows as committed and the bucket has lost. Retired is not lost.
-async fn lost(place: &Place, row: &PipelineRow) -> Result<(), Problem> {
-    let Some(last) = &row.last_commit else { return Ok(()) };
-    match since(place, &last.commit).await? {
-        Since::Stands => Ok(()),
-        Since::Unreadable(problem) => Err(problem),
-        Since::Lost(found) => Err(loss(row, last, found)),
-    }
-}
-
-fn loss(row: &PipelineRow, last: &LastCommit, found: &str) -> Problem {
-    let commit = &last.commit;
-    Problem::new(
-        Reason::CheckpointNotFound,
-        format!(
-            "{} of pipeline {}: checkpoint {} (step {}) was committed, and its commit {} {found}: somebody else writes or deletes in this location; \
-             older checkpoints may be whole, the next push sends everything; nothing is collected until the commit is put back as it was, \
-             or until it is given up with `lockstep pipeline accept-loss {}`",
-            row.spec.location,
-            row.spec.name,
-            commit.round,
-            last.step,
-            commit.key(),
-            row.spec.name
-        ),
-    )
-    .with("pipeline", &row.spec.name)
-    .with("location", &row.spec.location)
-    .with("checkpoint", commit.round)
-    .with("key", commit.key())
-}
-
-/// Before a collection, whose row is to be read again afterwards: what is lost is noted while its objects are still there, and what was put back holds nothing up any more.
-pub(super) async fn before_collecting(services: &Services, row: &PipelineRow) -> Result<(), Problem> {
+/// Before a collection, whose row is to be read again afterwards: what is lost is noted while its objects are still there, and what was put back holds nothing up any more. What is taken
+/// to stand.
+pub(super) async fn before_collecting(services: &Services, row: &PipelineRow) -> Result<Vec<Standing>, Problem> {
     let place = Place::open(&services.plan_context(), &row.spec.location, Right::Read).await?;
     if let Some(loss) = &row.lost {
-        return found_again(services, &place, row, loss).await;
+        found_again(services, &place, row, loss).await?;
     }
-    let Some(last) = &row.last_commit else { return Ok(()) };
-    if let Since::Lost(found) = since(&place, &last.commit).await? {
-        let (difference, problem) = (Difference::Lost(last.commit), loss(row, last, found));
-        services.store.note_difference((row.id, row.generation), difference, problem, &services.caller()).await?;
+    let standing = losses::standing(&services.store, row).await?;
+    let found = losses::losses(&place, row, &standing).await?;
+    losses::note(&services.store, row, &found.lost, &services.caller()).await?;
+    Ok(standing)
+}
+
+/// Once a collection has read every document: what somebody has written over is noted, and nothing is collected.
+pub(super) async fn once_read(
+    services: &Services,
+    row: &PipelineRow,
+    standing: &[Standing],
+    decisions: &Decisions,
+) -> Result<(), Problem> {
+    let edited = losses::edited(standing, decisions);
+    if edited.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    losses::note(&services.store, row, &edited, &services.caller()).await?;
+    refuse_lost(&services.store.get_pipeline(&row.id.into()).await?)
 }

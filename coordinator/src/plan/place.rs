@@ -1,10 +1,10 @@
 //! One location, read with patience: what may pass by itself is asked again for a while, then the problem stands with operation, bucket, key, HTTP
 //! status and S3 code.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use lockstep_bucket::{
-    Access, Checkpoint, DecisionFound, Newest, ObjectStore, Selector, decide, fences, find, newest, parts,
+    Access, Checkpoint, DecisionFound, Newest, ObjectStore, Selector, decide, fences, find, garbage, newest, parts,
 };
 use lockstep_protocol::{
     commit::{CommitDocument, CommitPart, CommitRef, DecisionObject},
@@ -102,6 +102,12 @@ impl Place {
     /// What stands at a decision key, if anything ever did.
     pub async fn decision(&self, generation: Generation, seq: Seq) -> Result<Option<DecisionFound>, Problem> {
         patiently(self.patience, async || decide::read_decision(self.bucket(), generation, seq).await.known()).await
+    }
+
+    /// The places of a chain that a folder has something of.
+    pub async fn places(&self, folder: &str) -> Result<BTreeSet<(Generation, Seq)>, Problem> {
+        let places = patiently(self.patience, async || garbage::places(self.bucket(), folder).await).await?;
+        Ok(places.into_iter().collect())
     }
 
     const fn access(&self) -> Access {

@@ -16,12 +16,21 @@ use super::{
     text::{json, text},
 };
 
+/// What the columns of a loss hold while nothing is lost.
+macro_rules! nothing_is_lost {
+    () => {
+        "lost_at = NULL, lost_problem = NULL, lost_generation = NULL, lost_seq = NULL, lost_round_id = NULL, lost_digest = NULL, \
+         version = version + 1, updated_at = clock_timestamp()"
+    };
+}
+pub(super) use nothing_is_lost;
+
 /// What differs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Difference {
     /// The bucket holds what this database doesn't know: nothing is admitted and nothing collected until a take-over.
     Behind,
-    /// The database knows as its newest commit what the bucket has lost: nothing is collected until it is found again or an operator accepts the loss.
+    /// The database knows as committed what the bucket has lost: nothing is collected until it is found again or an operator accepts the loss.
     Lost(CommitRef),
 }
 
@@ -44,7 +53,7 @@ pub(super) struct Found {
 
 impl Store {
     /// Notes that bucket and database differ, for everybody who looks at the pipeline. False: it is noted already, the pipeline is in another generation or gone, or what is
-    /// lost is not its newest commit any more.
+    /// lost is given up or never was the pipeline's.
     pub async fn note_difference(
         &self,
         row: (PipelineId, Generation),
@@ -123,15 +132,15 @@ pub(super) fn found_because(commit: &CommitRef) -> String {
 }
 
 pub(super) async fn found(connection: &mut Session, found: &Found) -> Result<bool, Fail> {
-    let done = sqlx::query(
+    let done = sqlx::query(concat!(
         "WITH found AS (
-             UPDATE pipelines SET lost_at = NULL, lost_problem = NULL, lost_generation = NULL, lost_seq = NULL, lost_round_id = NULL, lost_digest = NULL,
-                                  version = version + 1, updated_at = clock_timestamp()
-             WHERE id = $1 AND generation = $2 AND lost_round_id = $3 AND lost_digest = $4 AND deleted_at IS NULL
+             UPDATE pipelines SET ",
+        nothing_is_lost!(),
+        " WHERE id = $1 AND generation = $2 AND lost_round_id = $3 AND lost_digest = $4 AND deleted_at IS NULL
              RETURNING id
          )
          INSERT INTO audit_events (pipeline_id, round_id, event, cause, actor, trace_id) SELECT id, $3, $5, $6, $7, $8 FROM found",
-    )
+    ))
     .bind(found.id.uuid())
     .bind(found.generation.as_i64())
     .bind(found.commit.round.uuid())
@@ -158,9 +167,12 @@ pub(super) async fn note(connection: &mut Session, note: &Note) -> Result<bool, 
         }
         Difference::Lost(_) => {
             "WITH noted AS (
-                 UPDATE pipelines SET lost_at = clock_timestamp(), lost_problem = $3, lost_generation = last_generation, lost_seq = last_seq,
-                                      lost_round_id = last_round_id, lost_digest = last_digest, version = version + 1, updated_at = clock_timestamp()
-                 WHERE id = $1 AND generation = $2 AND last_round_id = $8 AND last_digest = $9
+                 UPDATE pipelines SET lost_at = clock_timestamp(), lost_problem = $3, lost_generation = $10, lost_seq = $11,
+                                      lost_round_id = $8, lost_digest = $9, version = version + 1, updated_at = clock_timestamp()
+                 WHERE id = $1 AND generation = $2
+                   AND (last_round_id = $8 AND last_digest = $9
+                        OR EXISTS (SELECT 1 FROM rounds WHERE rounds.id = $8 AND rounds.pipeline_id = $1 AND rounds.commit_digest = $9))
+                   AND NOT EXISTS (SELECT 1 FROM accepted_losses WHERE accepted_losses.pipeline_id = $1 AND accepted_losses.lost_round_id = $8)
                    AND (lost_problem IS DISTINCT FROM $3 OR lost_round_id IS DISTINCT FROM $8 OR lost_digest IS DISTINCT FROM $9) AND deleted_at IS NULL
                  RETURNING id
              )
@@ -177,7 +189,11 @@ pub(super) async fn note(connection: &mut Session, note: &Note) -> Result<bool, 
         .bind(&note.caller.trace_id);
     let query = match &note.difference {
         Difference::Behind => query,
-        Difference::Lost(commit) => query.bind(commit.round.uuid()).bind(commit.digest.to_string()),
+        Difference::Lost(commit) => query
+            .bind(commit.round.uuid())
+            .bind(commit.digest.to_string())
+            .bind(commit.generation.as_i64())
+            .bind(commit.seq.as_i64()),
     };
     let done = query.execute(connection).await.settling()?;
     Ok(done.rows_affected() == 1)

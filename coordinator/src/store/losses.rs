@@ -13,6 +13,7 @@ use super::{
     Caller, Change, Loss, PipelineRow, PipelineSelector, Store, StoreError,
     audit::{self, Entry, event},
     changes::Reach,
+    differences::nothing_is_lost,
     pipelines::{Lock, find, forget_last},
     rows::{commit_ref, readable},
     session::Session,
@@ -161,14 +162,10 @@ pub(super) async fn accept(connection: &mut Session, accept: &Accept) -> Result<
     .bind(&caller.trace_id)
     .fetch_one(&mut *transaction)
     .await?;
-    sqlx::query(
-        "UPDATE pipelines SET lost_at = NULL, lost_problem = NULL, lost_generation = NULL, lost_seq = NULL, lost_round_id = NULL, lost_digest = NULL,
-                              version = version + 1, updated_at = clock_timestamp()
-         WHERE id = $1",
-    )
-    .bind(pipeline.id.uuid())
-    .execute(&mut *transaction)
-    .await?;
+    sqlx::query(concat!("UPDATE pipelines SET ", nothing_is_lost!(), " WHERE id = $1"))
+        .bind(pipeline.id.uuid())
+        .execute(&mut *transaction)
+        .await?;
     forget_last(&mut transaction, pipeline.id, &loss.commit).await?;
     let cause = accept.because(&loss);
     let entry = Entry {

@@ -62,6 +62,7 @@ use super::{
     schema::Schema,
     sqlstate::{Fail, Place},
     standbys::{SaveFollowState, Steer},
+    standing::Standing,
     take_overs as take_overs_of,
     transactions::Transactions,
     upkeep as upkeep_of,
@@ -716,6 +717,10 @@ impl Transactions for Link {
 
     async fn accepted_losses(&self, pipeline: PipelineId) -> Result<Vec<AcceptedLoss>, StoreError> {
         self.run("accepted_losses", Access::Read, move |tables, _| Ok(tables.accepted_losses(pipeline))).await
+    }
+
+    async fn standing(&self, pipeline: PipelineId) -> Result<Vec<Standing>, StoreError> {
+        self.run("standing", Access::Read, move |tables, _| Ok(tables.standing(pipeline))).await
     }
 
     async fn notify(&self, payloads: Vec<String>) -> Result<(), StoreError> {

@@ -40,7 +40,9 @@ use super::{
     schedules::{self, SaveSchedule},
     schema::{self, Schema},
     sqlstate::Fail,
-    standbys, take_over_cancels, take_overs,
+    standbys,
+    standing::{self, Standing},
+    take_over_cancels, take_overs,
     transactions::Transactions,
     upkeep,
     verifications::{self, Keep, SettleMark},
@@ -482,6 +484,13 @@ impl Transactions for Database {
     async fn accepted_losses(&self, pipeline: PipelineId) -> Result<Vec<AcceptedLoss>, StoreError> {
         self.run("accepted_losses", Access::Read, pipeline, |connection, pipeline| {
             Box::pin(losses::list(connection, *pipeline))
+        })
+        .await
+    }
+
+    async fn standing(&self, pipeline: PipelineId) -> Result<Vec<Standing>, StoreError> {
+        self.run("standing", Access::Read, pipeline, |connection, pipeline| {
+            Box::pin(standing::standing(connection, *pipeline))
         })
         .await
     }

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use lockstep_coordinator::store::{AcceptLoss, AuditFilter, Difference, Page, PipelineRow, refuse_lost};
+use lockstep_coordinator::store::{AcceptLoss, AuditFilter, Difference, Marking, Page, PipelineRow, refuse_lost};
 use lockstep_protocol::{
     commit::CommitRef,
-    id::Generation,
+    digest::Digest,
+    garbage::Candidates,
+    id::{Generation, RoundId},
     problem::{Problem, Reason},
     round::{Kind, WantedCut},
     upkeep::Work,
@@ -49,7 +51,10 @@ async fn a_lost_checkpoint_refuses_collections_until_exactly_it_is_found_again()
     both(async |rig| {
         let pipeline = rig.pipeline("orders").await;
         let (old, lost) = (committed(&rig, &pipeline, 10).await, committed(&rig, &pipeline, 20).await);
-        assert!(!note(&rig, &pipeline, old).await, "a comparison that is late: it is not the newest any more");
+        let never = CommitRef { round: RoundId::new(uuid::Uuid::from_u128(7)), ..lost };
+        assert!(!note(&rig, &pipeline, never).await, "no push of this pipeline has made it");
+        let other = CommitRef { digest: Digest::of(b"other bytes"), ..lost };
+        assert!(!note(&rig, &pipeline, other).await, "it was committed with other bytes");
         assert!(note(&rig, &pipeline, lost).await);
         assert!(!note(&rig, &pipeline, lost).await, "noted already");
         let problem = refuse_lost(&row(&rig, &pipeline).await).unwrap_err();
@@ -86,7 +91,8 @@ async fn a_loss_is_given_up_once_and_what_it_held_up_goes_on() {
             refused(rig.store.accept_loss(accept(&pipeline), &alice()).await.unwrap_err(), Reason::CheckpointNotFound);
         assert!(problem.message.contains("nothing to accept"), "{problem}");
         let (old, lost) = (committed(&rig, &pipeline, 10).await, committed(&rig, &pipeline, 20).await);
-        note(&rig, &pipeline, lost).await;
+        assert!(note(&rig, &pipeline, old).await, "an older one");
+        assert!(note(&rig, &pipeline, lost).await, "the newest takes its place");
         let ask = AcceptLoss { request_id: Some(request_id()), ..accept(&pipeline) };
         let meant = |commit: CommitRef| AcceptLoss { checkpoint: Some(commit.round), ..ask.clone() };
         let problem =
@@ -118,6 +124,40 @@ async fn a_loss_is_given_up_once_and_what_it_held_up_goes_on() {
         let mut again = push(&pipeline);
         again.wanted = WantedCut::Step(lockstep_protocol::id::Step::new(20).unwrap());
         admitted(rig.store.admit_push(again, &alice()).await.unwrap());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_taken_to_stand_is_committed_and_neither_retired_nor_given_up() {
+    both(async |rig| {
+        let (pipeline, other) = (rig.pipeline("orders").await, rig.pipeline("invoices").await);
+        committed(&rig, &other, 10).await;
+        let mut commits = Vec::new();
+        for step in [10, 20, 30, 40] {
+            commits.push(committed(&rig, &pipeline, step).await);
+        }
+        admitted(rig.store.admit_push(push(&pipeline), &alice()).await.unwrap());
+        let standing = async || {
+            let standing = rig.store.standing(pipeline.id).await.unwrap();
+            standing.into_iter().map(|one| (one.step.get(), one.commit)).collect::<Vec<_>>()
+        };
+        let all = [(40, commits[3]), (30, commits[2]), (20, commits[1]), (10, commits[0])];
+        assert_eq!(standing().await, all);
+        note(&rig, &pipeline, commits[2]).await;
+        assert_eq!(standing().await, all, "what is lost is looked for again");
+        rig.store.accept_loss(accept(&pipeline), &alice()).await.unwrap();
+        assert_eq!(standing().await, [all[0], all[2], all[3]]);
+        let marking = Marking {
+            pipeline: pipeline.id,
+            generation: pipeline.generation,
+            candidates: Candidates { retire: vec![commits[0]], kept: Vec::new() },
+            since: rig.store.now().await.unwrap(),
+            caller: replica(),
+            cause: "a test".to_owned(),
+        };
+        rig.store.mark_retired(marking).await.unwrap();
+        assert_eq!(standing().await, [all[0], all[2]]);
     })
     .await;
 }

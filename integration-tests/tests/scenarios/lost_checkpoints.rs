@@ -14,6 +14,16 @@ use crate::{
 
 const COMMIT: &str = "orders/commits/00000000000000000001-00000000000000000002.json";
 
+fn commit_key(seq: usize) -> String {
+    format!("orders/commits/00000000000000000001-{seq:020}.json")
+}
+
+/// What `Pipeline.lost` names, and how many are lost in all.
+async fn named_as_lost(cluster: &Cluster) -> Option<(String, String, String)> {
+    let lost = cluster.client.get_pipeline(PIPELINE).await.unwrap().lost?;
+    Some((lost.metadata["checkpoint"].clone(), lost.metadata["lost"].clone(), lost.message))
+}
+
 /// The commit of the second push is removed, and a coordinator has noticed. What it was.
 async fn loses_its_second_commit(cluster: &mut Cluster) -> Vec<u8> {
     let commit = cluster.s3.admin().read(BUCKET, COMMIT).unwrap();
@@ -129,4 +139,81 @@ async fn s34_a_loss_that_is_accepted_is_pushed_again_collected_and_not_reported_
     assert_eq!(lockstep(&cluster, &["gc", PIPELINE]).code, 0);
     checkpoint_all(&cluster, 30);
     assert_eq!(cluster.pushed().await.step, Some(30));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s34_lost_commits_that_are_not_the_newest_are_named_at_the_next_start_and_given_up_by_one_command() {
+    let mut cluster = cluster(&AT_ONCE, Some((3, 3600))).await;
+    let mut rounds = Vec::new();
+    for step in [10, 20, 30, 40] {
+        rounds.push(push_step(&cluster, step).await.id);
+    }
+    // Retired and swept is not lost, though its commit is gone.
+    let deleted = lockstep(&cluster, &["checkpoint", "delete", PIPELINE, "10"]);
+    assert_eq!((deleted.code, lockstep(&cluster, &["gc", PIPELINE]).code), (0, 0), "{deleted:?}");
+    assert!(!cluster.s3.admin().keys(BUCKET, "orders/commits/").unwrap().contains(&commit_key(1)));
+    compared_again(&mut cluster).await;
+    assert_eq!(named_as_lost(&cluster).await, None);
+
+    for seq in [2, 3] {
+        cluster.s3.admin().remove(BUCKET, &commit_key(seq)).unwrap();
+    }
+    compared_again(&mut cluster).await;
+    let (newest, lost, message) = named_as_lost(&cluster).await.unwrap();
+    assert_eq!((&newest, lost.as_str()), (&rounds[2], "2"));
+    assert!(message.contains(&format!("1 older ones are lost as well: {} (", rounds[1])), "{message}");
+    let planned = lockstep(&cluster, &["resync", PIPELINE, "--dry-run"]).document;
+    assert_eq!(planned["lost"], serde_json::json!([rounds[2], rounds[1]]));
+    let before = keys(&cluster);
+    failed_with(&lockstep(&cluster, &["gc", PIPELINE]), "CHECKPOINT_NOT_FOUND");
+    assert_eq!(keys(&cluster), before);
+    // What stands is pulled and pushed all the same.
+    cluster.pulled().await;
+    push_step(&cluster, 50).await;
+
+    let accept = |more: &[&str]| lockstep(&cluster, &[&["pipeline", "accept-loss", PIPELINE], more].concat());
+    failed_with(&accept(&["--checkpoint", &rounds[1]]), "CHECKPOINT_NOT_FOUND");
+    let one = accept(&["--checkpoint", &rounds[2]]);
+    assert_eq!((one.code, one.document["checkpoint"].as_str()), (0, Some(rounds[2].as_str())), "{one:?}");
+    assert!(one.stderr.contains("another one is lost"), "{}", one.stderr);
+    let (next, lost, _) = named_as_lost(&cluster).await.unwrap();
+    assert_eq!((&next, lost.as_str()), (&rounds[1], "1"));
+    cluster.s3.admin().remove(BUCKET, &commit_key(4)).unwrap();
+    compared_again(&mut cluster).await;
+    let accept = |more: &[&str]| lockstep(&cluster, &[&["pipeline", "accept-loss", PIPELINE], more].concat());
+    let all = accept(&["--all", "--cause", "emptied by hand"]);
+    let given_up: Vec<&str> =
+        all.document["accepted"].as_array().unwrap().iter().map(|one| one["checkpoint"].as_str().unwrap()).collect();
+    assert_eq!((all.code, given_up), (0, vec![rounds[3].as_str(), &rounds[1]]), "{all:?}");
+    assert_eq!((count(&cluster, "loss_accepted").await, named_as_lost(&cluster).await), (3, None));
+    failed_with(&accept(&["--all"]), "CHECKPOINT_NOT_FOUND");
+    compared_again(&mut cluster).await;
+    assert_eq!(named_as_lost(&cluster).await, None);
+    collect_as_foretold(&cluster);
+    assert_ne!(keys(&cluster), before, "what nothing reaches any more has gone");
+    assert_eq!(cluster.pulled().await.step, Some(50));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s34_a_collection_notices_that_an_older_commit_was_written_over_by_one_that_can_be_read() {
+    let cluster = cluster(&AT_ONCE, Some((1, 0))).await;
+    for step in [10, 20, 30] {
+        push_step(&cluster, step).await;
+    }
+    let whole = cluster.s3.admin().read(BUCKET, COMMIT).unwrap();
+    let edited = String::from_utf8(whole.clone()).unwrap().replace("\"step\":20", "\"step\":21");
+    assert_ne!(edited.as_bytes(), whole);
+    cluster.s3.admin().put_raw(BUCKET, COMMIT, edited.into_bytes()).unwrap();
+    let before = keys(&cluster);
+    for _ in 0..2 {
+        failed_with(&lockstep(&cluster, &["gc", PIPELINE]), "CHECKPOINT_NOT_FOUND");
+    }
+    assert_eq!(keys(&cluster), before, "nothing is retired, nothing deleted");
+    let (_, _, message) = named_as_lost(&cluster).await.unwrap();
+    assert!(message.contains(&format!("{} holds other bytes", COMMIT.strip_prefix("orders/").unwrap())), "{message}");
+    assert_eq!(count(&cluster, "checkpoint_lost").await, 1);
+    cluster.s3.admin().put_raw(BUCKET, COMMIT, whole).unwrap();
+    assert_eq!(lockstep(&cluster, &["gc", PIPELINE]).code, 0);
+    assert_eq!(named_as_lost(&cluster).await, None);
+    assert_ne!(keys(&cluster), before, "it has collected");
 }

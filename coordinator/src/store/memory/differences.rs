@@ -1,11 +1,11 @@
 //! Differences between bucket and database: what `differences` does in SQL.
 
 use chrono::{DateTime, Utc};
-use lockstep_protocol::commit::CommitRef;
+use lockstep_protocol::{commit::CommitRef, round::Kind};
 
-use super::{Line, Tables, as_json};
+use super::{Line, Tables, as_json, rounds::StoredRound};
 use crate::store::{
-    Difference, Loss,
+    Difference, Loss, PipelineRow,
     audit::event,
     differences::{Found, Note, found_because},
     sqlstate::Fail,
@@ -24,7 +24,8 @@ impl Tables {
             Difference::Lost(commit) => {
                 let noted = |loss: &Loss| loss.problem == problem && same(&loss.commit, &commit);
                 row.lost.as_ref().is_some_and(noted)
-                    || row.last_commit.as_ref().is_none_or(|last| !same(&last.commit, &commit))
+                    || self.is_given_up(note.id, &commit)
+                    || !self.was_committed(&row, &commit)
             }
         };
         if known || row.generation != note.generation || row.deleted_at.is_some() {
@@ -32,9 +33,7 @@ impl Tables {
         }
         self.change_pipeline(note.id, now, |row| match note.difference {
             Difference::Behind => row.behind = Some(problem),
-            Difference::Lost(_) => {
-                row.lost = row.last_commit.as_ref().map(|last| Loss { commit: last.commit, problem })
-            }
+            Difference::Lost(commit) => row.lost = Some(Loss { commit, problem }),
         });
         self.write(
             now,
@@ -53,6 +52,7 @@ impl Tables {
         );
         Ok(true)
     }
+
     pub(super) fn found_again(&mut self, found: &Found, now: DateTime<Utc>) -> bool {
         let Ok(row) = self.any_pipeline(found.id) else { return false };
         let noted = row.lost.is_some_and(|loss| same(&loss.commit, &found.commit));
@@ -76,5 +76,15 @@ impl Tables {
             },
         );
         true
+    }
+
+    fn was_committed(&self, row: &PipelineRow, commit: &CommitRef) -> bool {
+        let round = self.rounds.get(&commit.round).map(StoredRound::round).filter(|round| round.pipeline == row.id);
+        let committed = round.and_then(|round| match &round.kind {
+            Kind::Push(push) => push.committed,
+            Kind::Pull(_) => None,
+        });
+        let last = row.last_commit.as_ref().map(|last| last.commit);
+        [committed, last].iter().flatten().any(|known| same(known, commit))
     }
 }

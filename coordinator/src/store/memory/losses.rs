@@ -1,13 +1,16 @@
 //! Losses that were accepted: what `losses` does in SQL.
 
-use chrono::{DateTime, Utc};
-use lockstep_protocol::id::PipelineId;
+use std::cmp::Reverse;
 
-use super::{Line, Tables};
+use chrono::{DateTime, Utc};
+use lockstep_protocol::{commit::CommitRef, id::PipelineId, round::Kind};
+
+use super::{Line, Tables, rounds::StoredRound};
 use crate::store::{
     audit::event,
     losses::{Accept, AcceptedLoss},
     sqlstate::Fail,
+    standing::{AT_MOST, Standing},
     text::text,
 };
 
@@ -56,5 +59,31 @@ impl Tables {
 
     pub(super) fn accepted_losses(&self, pipeline: PipelineId) -> Vec<AcceptedLoss> {
         self.accepted_losses.iter().filter(|accepted| accepted.pipeline == pipeline).cloned().collect()
+    }
+
+    /// Whether its loss was accepted.
+    pub(super) fn is_given_up(&self, pipeline: PipelineId, commit: &CommitRef) -> bool {
+        let same =
+            |accepted: &AcceptedLoss| accepted.pipeline == pipeline && accepted.loss.commit.round == commit.round;
+        self.accepted_losses.iter().any(same)
+    }
+
+    pub(super) fn standing(&self, pipeline: PipelineId) -> Vec<Standing> {
+        let given_up = |commit: &CommitRef| self.is_given_up(pipeline, commit);
+        let retired = |commit: &CommitRef| self.retirements.contains_key(&(pipeline, commit.generation, commit.seq));
+        let mut standing: Vec<Standing> = self
+            .rounds
+            .values()
+            .map(StoredRound::round)
+            .filter(|round| round.pipeline == pipeline)
+            .filter_map(|round| match &round.kind {
+                Kind::Push(push) => Some(Standing { commit: push.committed?, step: push.step? }),
+                Kind::Pull(_) => None,
+            })
+            .filter(|standing| !retired(&standing.commit) && !given_up(&standing.commit))
+            .collect();
+        standing.sort_by_key(|standing| Reverse((standing.commit.generation, standing.commit.seq)));
+        standing.truncate(usize::try_from(AT_MOST).unwrap_or(usize::MAX));
+        standing
     }
 }
