@@ -49,6 +49,8 @@ pub struct Options {
     pub database_url: Option<String>,
     /// `--unreachable-after` of the coordinators.
     pub unreachable_after: &'static str,
+    /// `--store-patience` of the coordinators; short, so that tests of outages are.
+    pub store_patience: &'static str,
     /// `--lease` of the coordinators.
     pub lease: &'static str,
     /// `--renew-every` of the coordinators.
@@ -73,6 +75,7 @@ impl Default for Options {
             md5_etags: true,
             database_url: None,
             unreachable_after: "10s",
+            store_patience: "2s",
             lease: "2s",
             renew_every: "500ms",
             pooled: None,
@@ -389,7 +392,7 @@ impl Cluster {
             "--unreachable-after",
             self.options.unreachable_after,
             "--store-patience",
-            "2s",
+            self.options.store_patience,
             "--retry-base",
             "50ms",
             "--retry-max",

@@ -130,7 +130,9 @@ async fn a_lost_answer_to_the_commit_put_ends_in_the_commit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn passing_503s_and_resets_on_data_and_documents_do_not_fail_a_round() {
-    let mut cluster = Cluster::start().await;
+    // A look-up is of several requests: with a quarter of them failing the default patience is needed, and more where the machine is slow.
+    let options = lockstep_integration_tests::cluster::Options { store_patience: "30s", ..Default::default() };
+    let mut cluster = Cluster::with(options).await;
     checkpoint_all(&cluster, 10);
     let before: Vec<_> = cluster.hosts.iter().map(lockstep_integration_tests::host::Host::state).collect();
     cluster.s3.faults().seed(7);
