@@ -10,7 +10,7 @@
 //! stands there in production.
 //!
 //! Modules: `pipeline` and `record` are the values; `ownership` creates pipelines, `claims` claims their
-//! locations, `differences` notes where these and the database disagree, `standing` what is taken to stand there, `losses` what was given up, `pipelines` reads them; `admit` makes rounds from what is `ask`ed, `apply` moves them, `drive` is for the replica that drives one, `list` and `audit` for those who look;
+//! locations, `differences` notes where these and the database disagree, `committed` what is taken to stand there, `losses` what was given up, `pipelines` reads them; `admit` makes rounds from what is `ask`ed, `apply` moves them, `drive` is for the replica that drives one, `list` and `audit` for those who look;
 //! `rows` and `text` translate; `sqlstate` is the one table of database errors; `changes` are hints to look sooner;
 //! `ready` is what hosts are told after a pull, `schedules` when pipelines are pushed by themselves, `standbys` what those follow that own nothing, `take_overs` how they get locations that somebody owned, `learnt` the rounds that they know again by one, `upkeep` what is kept, retired and deleted there, with the marks in `retirements`, `verifications` what was found in them, `verify_budget` how much is re-read; `endpoint` is what a URL leads to, `pool` and `session` are how a connection is used,
 //! `schema` is what stands in the database.
@@ -33,6 +33,7 @@ mod ask;
 mod audit;
 mod changes;
 mod claims;
+mod committed;
 mod differences;
 mod drive;
 mod endpoint;
@@ -58,7 +59,6 @@ mod schema;
 mod session;
 mod sqlstate;
 mod standbys;
-mod standing;
 mod take_over_cancels;
 mod take_overs;
 mod text;
@@ -69,6 +69,7 @@ mod verify_budget;
 
 pub use admit::check_pushes;
 pub use changes::{Change, Changes};
+pub use committed::Committed;
 pub use differences::{Difference, refuse_behind, refuse_lost};
 pub use endpoint::Pooler;
 pub use fail_back::is_no_standby;
@@ -88,7 +89,6 @@ pub use schedules::{DuePush, DuePushes};
 pub use schema::Schema;
 pub use sqlstate::StoreError;
 pub use standbys::{DueStandby, DueStandbys, StandbyRow};
-pub use standing::Standing;
 pub use take_overs::{AdmitTakeOver, Adoption, TakeOverApplied};
 pub use upkeep::{AdmitUpkeep, UpkeepApplied};
 pub use verifications::{Finding, Verification, VerificationsOf};

@@ -42,8 +42,8 @@ impl Api {
         }
         let looked = async {
             let place = Place::open(&self.context(self.options.preview), &row.spec.location, Right::Read).await?;
-            let standing = losses::standing(&self.store, &row).await?;
-            let found = losses::losses(&place, &row, &standing).await?;
+            let committed = losses::committed(&self.store, &row).await?;
+            let found = losses::losses(&place, &row, &committed).await?;
             losses::note(&self.store, &row, &found.lost, caller).await
         };
         match looked.await {

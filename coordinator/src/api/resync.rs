@@ -116,10 +116,10 @@ impl Api {
     }
 
     async fn lost(&self, row: &PipelineRow) -> Result<Vec<RoundId>, Problem> {
-        let standing = losses::standing(&self.store, row).await?;
+        let committed = losses::committed(&self.store, row).await?;
         let place = Place::open(&self.context(self.options.preview), &row.spec.location, Right::Read).await?;
-        let found = losses::losses(&place, row, &standing).await?;
-        Ok(found.lost.iter().map(|one| one.standing.commit.round).collect())
+        let found = losses::losses(&place, row, &committed).await?;
+        Ok(found.lost.iter().map(|one| one.committed.commit.round).collect())
     }
 
     /// Every commit that the database knows to have stood.

@@ -60,12 +60,12 @@ pub(super) async fn collect(
     counting: &Counting,
 ) -> Result<Option<Problem>, Problem> {
     let row = services.store.get_pipeline(&upkeep.pipeline.into()).await?;
-    let standing = compare::before_collecting(services, &row).await?;
+    let committed = compare::before_collecting(services, &row).await?;
     let row = services.store.get_pipeline(&upkeep.pipeline.into()).await?;
     refuse_lost(&row)?;
     let collector = open(services, upkeep).await?;
     let survey = collector.survey(row.spec.retention).await?;
-    compare::once_read(services, &row, &standing, &survey.decisions).await?;
+    compare::once_read(services, &row, &committed, &survey.decisions).await?;
     retire(services, &collector, &survey, "retention permits it", counting).await?;
     let pace = Deletes::at(services.options.garbage.deletes_per_second);
     let sweep = collector.sweep(&[]).await?;

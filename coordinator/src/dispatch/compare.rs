@@ -19,7 +19,7 @@ use crate::{
         place::Place,
         taken_over::check_not_taken_over,
     },
-    store::{ClaimState, Difference, Loss, Page, PipelineRow, Standing, refuse_lost},
+    store::{ClaimState, Committed, Difference, Loss, Page, PipelineRow, refuse_lost},
 };
 
 /// Locations at a time.
@@ -124,8 +124,8 @@ async fn compare(services: &Services, context: &PlanContext, row: &PipelineRow) 
             Err(about(Reason::DatabaseBehind, what).with("seq", newest.seq).with("next_seq", row.next_seq))
         }
         _ => {
-            let standing = losses::standing(&services.store, row).await?;
-            let Losses { lost, unreadable } = losses::losses(&place, row, &standing).await?;
+            let committed = losses::committed(&services.store, row).await?;
+            let Losses { lost, unreadable } = losses::losses(&place, row, &committed).await?;
             let noted = losses::note(&services.store, row, &lost, &services.caller()).await?;
             noted.or(unreadable).map_or(Ok(()), Err)
         }
@@ -147,25 +147,25 @@ async fn found_again(services: &Services, place: &Place, row: &PipelineRow, loss
 
 /// Before a collection, whose row is to be read again afterwards: what is lost is noted while its objects are still there, and what was put back holds nothing up any more. What is taken
 /// to stand.
-pub(super) async fn before_collecting(services: &Services, row: &PipelineRow) -> Result<Vec<Standing>, Problem> {
+pub(super) async fn before_collecting(services: &Services, row: &PipelineRow) -> Result<Vec<Committed>, Problem> {
     let place = Place::open(&services.plan_context(), &row.spec.location, Right::Read).await?;
     if let Some(loss) = &row.lost {
         found_again(services, &place, row, loss).await?;
     }
-    let standing = losses::standing(&services.store, row).await?;
-    let found = losses::losses(&place, row, &standing).await?;
+    let committed = losses::committed(&services.store, row).await?;
+    let found = losses::losses(&place, row, &committed).await?;
     losses::note(&services.store, row, &found.lost, &services.caller()).await?;
-    Ok(standing)
+    Ok(committed)
 }
 
 /// Once a collection has read every document: what somebody has written over is noted, and nothing is collected.
 pub(super) async fn once_read(
     services: &Services,
     row: &PipelineRow,
-    standing: &[Standing],
+    committed: &[Committed],
     decisions: &Decisions,
 ) -> Result<(), Problem> {
-    let edited = losses::edited(standing, decisions);
+    let edited = losses::edited(committed, decisions);
     if edited.is_empty() {
         return Ok(());
     }

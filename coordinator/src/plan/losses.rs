@@ -11,7 +11,7 @@ use lockstep_protocol::{
 };
 
 use super::place::Place;
-use crate::store::{Caller, Difference, PipelineRow, Standing, Store};
+use crate::store::{Caller, Committed, Difference, PipelineRow, Store};
 
 /// As many of those beside the newest are named.
 const NAMED: usize = 10;
@@ -20,7 +20,7 @@ const NAMED: usize = 10;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Lost {
     /// What was committed.
-    pub standing: Standing,
+    pub committed: Committed,
     /// What is wrong with its key.
     pub found: &'static str,
 }
@@ -50,24 +50,24 @@ pub async fn since(place: &Place, commit: &CommitRef) -> Result<Since, Problem> 
 }
 
 /// What the database takes to stand in the pipeline's location, newest first. It is to be read *before* the bucket is listed: what is committed by then was there by then.
-pub async fn standing(store: &Store, row: &PipelineRow) -> Result<Vec<Standing>, Problem> {
-    let mut standing = store.standing(row.id).await?;
+pub async fn committed(store: &Store, row: &PipelineRow) -> Result<Vec<Committed>, Problem> {
+    let mut committed = store.committed(row.id).await?;
     // Of a location that was taken over: another pipeline made it, so that no round of this one tells of it.
     if let Some(last) = &row.last_commit
-        && standing.iter().all(|one| one.commit != last.commit)
+        && committed.iter().all(|one| one.commit != last.commit)
     {
-        standing.insert(0, Standing { commit: last.commit, step: last.step });
+        committed.insert(0, Committed { commit: last.commit, step: last.step });
     }
-    Ok(standing)
+    Ok(committed)
 }
 
-/// Those of `standing` whose commits are gone. By listing, so that thousands cost a few requests; what is missed is looked at one by one, since a tombstone may have landed meanwhile.
-async fn gone(place: &Place, standing: &[Standing]) -> Result<Vec<Lost>, Problem> {
-    if standing.is_empty() {
+/// Those of `committed` whose commits are gone. By listing, so that thousands cost a few requests; what is missed is looked at one by one, since a tombstone may have landed meanwhile.
+async fn gone(place: &Place, committed: &[Committed]) -> Result<Vec<Lost>, Problem> {
+    if committed.is_empty() {
         return Ok(Vec::new());
     }
     let there = place.places(Key::COMMITS).await?;
-    let mut missed: Vec<&Standing> = standing.iter().filter(|one| !there.contains(&at(&one.commit))).collect();
+    let mut missed: Vec<&Committed> = committed.iter().filter(|one| !there.contains(&at(&one.commit))).collect();
     if !missed.is_empty() {
         let retired = place.places(Key::RETIRED).await?;
         missed.retain(|one| !retired.contains(&at(&one.commit)));
@@ -75,7 +75,7 @@ async fn gone(place: &Place, standing: &[Standing]) -> Result<Vec<Lost>, Problem
     let mut lost = Vec::new();
     for &one in missed {
         if let Since::Lost(found) = since(place, &one.commit).await? {
-            lost.push(Lost { standing: one, found });
+            lost.push(Lost { committed: one, found });
         }
     }
     Ok(lost)
@@ -91,16 +91,16 @@ pub struct Losses {
 }
 
 /// What is gone, and whether the newest that the database knows is the very one.
-pub async fn losses(place: &Place, row: &PipelineRow, standing: &[Standing]) -> Result<Losses, Problem> {
-    let mut found = Losses { lost: gone(place, standing).await?, unreadable: None };
+pub async fn losses(place: &Place, row: &PipelineRow, committed: &[Committed]) -> Result<Losses, Problem> {
+    let mut found = Losses { lost: gone(place, committed).await?, unreadable: None };
     if let Some(last) = &row.last_commit
-        && found.lost.iter().all(|one| one.standing.commit != last.commit)
+        && found.lost.iter().all(|one| one.committed.commit != last.commit)
     {
         match since(place, &last.commit).await? {
             Since::Stands => {}
             Since::Lost(why) => {
-                let standing = Standing { commit: last.commit, step: last.step };
-                found.lost.insert(0, Lost { standing, found: why });
+                let committed = Committed { commit: last.commit, step: last.step };
+                found.lost.insert(0, Lost { committed, found: why });
             }
             Since::Unreadable(problem) => found.unreadable = Some(problem),
         }
@@ -108,8 +108,8 @@ pub async fn losses(place: &Place, row: &PipelineRow, standing: &[Standing]) -> 
     Ok(found)
 }
 
-/// Those of `standing` in whose places documents of other bytes were read.
-pub fn edited(standing: &[Standing], decisions: &Decisions) -> Vec<Lost> {
+/// Those of `committed` in whose places documents of other bytes were read.
+pub fn edited(committed: &[Committed], decisions: &Decisions) -> Vec<Lost> {
     let retired: BTreeSet<_> = decisions.landed.iter().map(|landed| at(&landed.commit())).collect();
     let others = |commit: &CommitRef| {
         decisions
@@ -117,8 +117,8 @@ pub fn edited(standing: &[Standing], decisions: &Decisions) -> Vec<Lost> {
             .iter()
             .any(|one| at(&one.commit) == at(commit) && one.commit.digest != commit.digest && one.document.is_ok())
     };
-    let edited = standing.iter().filter(|one| !retired.contains(&at(&one.commit)) && others(&one.commit));
-    edited.map(|&standing| Lost { standing, found: OTHER_BYTES }).collect()
+    let edited = committed.iter().filter(|one| !retired.contains(&at(&one.commit)) && others(&one.commit));
+    edited.map(|&committed| Lost { committed, found: OTHER_BYTES }).collect()
 }
 
 /// Notes the newest of them, which names the others, in the pipeline's row: one that is settled makes room for the next. None: nothing is lost.
@@ -130,20 +130,20 @@ pub async fn note(
 ) -> Result<Option<Problem>, Problem> {
     let Some(newest) = lost.first() else { return Ok(None) };
     let problem = problem(row, newest, &lost[1..]);
-    let difference = Difference::Lost(newest.standing.commit);
+    let difference = Difference::Lost(newest.committed.commit);
     store.note_difference((row.id, row.generation), difference, problem.clone(), caller).await?;
     Ok(Some(problem))
 }
 
 fn problem(row: &PipelineRow, newest: &Lost, others: &[Lost]) -> Problem {
-    let (name, Lost { standing: Standing { commit, step }, found }) = (&row.spec.name, newest);
+    let (name, Lost { committed: Committed { commit, step }, found }) = (&row.spec.name, newest);
     let also = if others.is_empty() {
         String::new()
     } else {
         let named: Vec<String> = others
             .iter()
             .take(NAMED)
-            .map(|one| format!("{} ({})", one.standing.commit.round, one.standing.commit.key()))
+            .map(|one| format!("{} ({})", one.committed.commit.round, one.committed.commit.key()))
             .collect();
         let more = if others.len() > NAMED { ", ..." } else { "" };
         format!("; {} older ones are lost as well: {}{more}", others.len(), named.join(", "))

@@ -52,6 +52,7 @@ use super::{
     VerifyBudget, apply,
     ask::Request,
     claims::{FenceOut, Settle},
+    committed::Committed,
     differences::{Found, Note},
     drive::{Cancel, Claim, Progress},
     losses::{Accept, AcceptedLoss},
@@ -62,7 +63,6 @@ use super::{
     schema::Schema,
     sqlstate::{Fail, Place},
     standbys::{SaveFollowState, Steer},
-    standing::Standing,
     take_overs as take_overs_of,
     transactions::Transactions,
     upkeep as upkeep_of,
@@ -719,8 +719,8 @@ impl Transactions for Link {
         self.run("accepted_losses", Access::Read, move |tables, _| Ok(tables.accepted_losses(pipeline))).await
     }
 
-    async fn standing(&self, pipeline: PipelineId) -> Result<Vec<Standing>, StoreError> {
-        self.run("standing", Access::Read, move |tables, _| Ok(tables.standing(pipeline))).await
+    async fn committed(&self, pipeline: PipelineId) -> Result<Vec<Committed>, StoreError> {
+        self.run("committed", Access::Read, move |tables, _| Ok(tables.committed(pipeline))).await
     }
 
     async fn notify(&self, payloads: Vec<String>) -> Result<(), StoreError> {

@@ -28,6 +28,7 @@ use super::{
     audit,
     changes::CHANNEL,
     claims,
+    committed::{self, Committed},
     differences::{self, Found, Note},
     drive::{self, Cancel, Claim, Progress},
     identity, list,
@@ -40,9 +41,7 @@ use super::{
     schedules::{self, SaveSchedule},
     schema::{self, Schema},
     sqlstate::Fail,
-    standbys,
-    standing::{self, Standing},
-    take_over_cancels, take_overs,
+    standbys, take_over_cancels, take_overs,
     transactions::Transactions,
     upkeep,
     verifications::{self, Keep, SettleMark},
@@ -488,9 +487,9 @@ impl Transactions for Database {
         .await
     }
 
-    async fn standing(&self, pipeline: PipelineId) -> Result<Vec<Standing>, StoreError> {
-        self.run("standing", Access::Read, pipeline, |connection, pipeline| {
-            Box::pin(standing::standing(connection, *pipeline))
+    async fn committed(&self, pipeline: PipelineId) -> Result<Vec<Committed>, StoreError> {
+        self.run("committed", Access::Read, pipeline, |connection, pipeline| {
+            Box::pin(committed::committed(connection, *pipeline))
         })
         .await
     }

@@ -28,6 +28,7 @@ use super::{
     apply,
     ask::Request,
     claims::{FenceOut, Settle},
+    committed::Committed,
     differences::{Found, Note},
     drive::{Cancel, Claim, Progress},
     losses::{Accept, AcceptedLoss},
@@ -36,7 +37,6 @@ use super::{
     schedules::SaveSchedule,
     schema::Schema,
     standbys::{SaveFollowState, Steer},
-    standing::Standing,
     take_overs, upkeep,
     verifications::{Keep, SettleMark},
     verify_budget::SaveBudget,
@@ -91,7 +91,7 @@ pub(super) trait Transactions: fmt::Debug + Send + Sync + 'static {
     async fn found_again(&self, found: Found) -> Result<bool, StoreError>;
     async fn accept_loss(&self, accept: Accept) -> Result<AcceptedLoss, StoreError>;
     async fn accepted_losses(&self, pipeline: PipelineId) -> Result<Vec<AcceptedLoss>, StoreError>;
-    async fn standing(&self, pipeline: PipelineId) -> Result<Vec<Standing>, StoreError>;
+    async fn committed(&self, pipeline: PipelineId) -> Result<Vec<Committed>, StoreError>;
 
     async fn due_pushes(&self, lease: Duration, at_most: u32) -> Result<DuePushes, StoreError>;
     async fn save_push_schedule(&self, save: SaveSchedule) -> Result<bool, StoreError>;

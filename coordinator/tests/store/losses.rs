@@ -138,16 +138,16 @@ async fn what_is_taken_to_stand_is_committed_and_neither_retired_nor_given_up() 
             commits.push(committed(&rig, &pipeline, step).await);
         }
         admitted(rig.store.admit_push(push(&pipeline), &alice()).await.unwrap());
-        let standing = async || {
-            let standing = rig.store.standing(pipeline.id).await.unwrap();
-            standing.into_iter().map(|one| (one.step.get(), one.commit)).collect::<Vec<_>>()
+        let committed = async || {
+            let committed = rig.store.committed(pipeline.id).await.unwrap();
+            committed.into_iter().map(|one| (one.step.get(), one.commit)).collect::<Vec<_>>()
         };
         let all = [(40, commits[3]), (30, commits[2]), (20, commits[1]), (10, commits[0])];
-        assert_eq!(standing().await, all);
+        assert_eq!(committed().await, all);
         note(&rig, &pipeline, commits[2]).await;
-        assert_eq!(standing().await, all, "what is lost is looked for again");
+        assert_eq!(committed().await, all, "what is lost is looked for again");
         rig.store.accept_loss(accept(&pipeline), &alice()).await.unwrap();
-        assert_eq!(standing().await, [all[0], all[2], all[3]]);
+        assert_eq!(committed().await, [all[0], all[2], all[3]]);
         let marking = Marking {
             pipeline: pipeline.id,
             generation: pipeline.generation,
@@ -157,7 +157,7 @@ async fn what_is_taken_to_stand_is_committed_and_neither_retired_nor_given_up() 
             cause: "a test".to_owned(),
         };
         rig.store.mark_retired(marking).await.unwrap();
-        assert_eq!(standing().await, [all[0], all[2]]);
+        assert_eq!(committed().await, [all[0], all[2]]);
     })
     .await;
 }

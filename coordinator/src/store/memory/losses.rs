@@ -8,9 +8,9 @@ use lockstep_protocol::{commit::CommitRef, id::PipelineId, round::Kind};
 use super::{Line, Tables, rounds::StoredRound};
 use crate::store::{
     audit::event,
+    committed::{AT_MOST, Committed},
     losses::{Accept, AcceptedLoss},
     sqlstate::Fail,
-    standing::{AT_MOST, Standing},
     text::text,
 };
 
@@ -68,22 +68,22 @@ impl Tables {
         self.accepted_losses.iter().any(same)
     }
 
-    pub(super) fn standing(&self, pipeline: PipelineId) -> Vec<Standing> {
+    pub(super) fn committed(&self, pipeline: PipelineId) -> Vec<Committed> {
         let given_up = |commit: &CommitRef| self.is_given_up(pipeline, commit);
         let retired = |commit: &CommitRef| self.retirements.contains_key(&(pipeline, commit.generation, commit.seq));
-        let mut standing: Vec<Standing> = self
+        let mut committed: Vec<Committed> = self
             .rounds
             .values()
             .map(StoredRound::round)
             .filter(|round| round.pipeline == pipeline)
             .filter_map(|round| match &round.kind {
-                Kind::Push(push) => Some(Standing { commit: push.committed?, step: push.step? }),
+                Kind::Push(push) => Some(Committed { commit: push.committed?, step: push.step? }),
                 Kind::Pull(_) => None,
             })
-            .filter(|standing| !retired(&standing.commit) && !given_up(&standing.commit))
+            .filter(|committed| !retired(&committed.commit) && !given_up(&committed.commit))
             .collect();
-        standing.sort_by_key(|standing| Reverse((standing.commit.generation, standing.commit.seq)));
-        standing.truncate(usize::try_from(AT_MOST).unwrap_or(usize::MAX));
+        committed.sort_by_key(|committed| Reverse((committed.commit.generation, committed.commit.seq)));
+        committed.truncate(usize::try_from(AT_MOST).unwrap_or(usize::MAX));
         standing
     }
 }

@@ -18,7 +18,7 @@ pub(super) const AT_MOST: u32 = 10_000;
 
 /// One of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Standing {
+pub struct Committed {
     /// Its place and digest.
     pub commit: CommitRef,
     /// Of its cut.
@@ -27,12 +27,12 @@ pub struct Standing {
 
 impl Store {
     /// Newest first, the newest 10,000. Also such as this database doesn't know any more, or never knew, to be retired: their tombstones say so.
-    pub async fn standing(&self, pipeline: PipelineId) -> Result<Vec<Standing>, StoreError> {
-        self.database.standing(pipeline).await
+    pub async fn committed(&self, pipeline: PipelineId) -> Result<Vec<Committed>, StoreError> {
+        self.database.committed(pipeline).await
     }
 }
 
-pub(super) async fn standing(connection: &mut Session, pipeline: PipelineId) -> Result<Vec<Standing>, Fail> {
+pub(super) async fn committed(connection: &mut Session, pipeline: PipelineId) -> Result<Vec<Committed>, Fail> {
     let rows = sqlx::query(
         "SELECT r.generation AS at_generation, r.seq AS at_seq, r.id AS at_round_id, r.commit_digest AS at_digest, r.step
          FROM rounds r
@@ -48,11 +48,11 @@ pub(super) async fn standing(connection: &mut Session, pipeline: PipelineId) -> 
     Ok(readable(&rows, read))
 }
 
-fn read(row: &PgRow) -> Result<Standing, Fail> {
+fn read(row: &PgRow) -> Result<Committed, Fail> {
     let commit: Option<CommitRef> = commit_ref(row, "at")?;
     let step: Option<i64> = row.try_get("step")?;
     match (commit, step) {
-        (Some(commit), Some(step)) => Ok(Standing { commit, step: number(step)? }),
+        (Some(commit), Some(step)) => Ok(Committed { commit, step: number(step)? }),
         _ => Err(Fail::Unreadable("a committed round names no commit or no step".to_owned())),
     }
 }
