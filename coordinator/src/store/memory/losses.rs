@@ -84,6 +84,6 @@ impl Tables {
             .collect();
         committed.sort_by_key(|committed| Reverse((committed.commit.generation, committed.commit.seq)));
         committed.truncate(usize::try_from(AT_MOST).unwrap_or(usize::MAX));
-        standing
+        committed
     }
 }
