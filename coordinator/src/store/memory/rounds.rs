@@ -10,7 +10,11 @@ use lockstep_protocol::{
     round::{CancelRequest, Event, Kind, Phase, Round, check_cancellable, decide},
 };
 
-use super::{Line, Tables, digest_of, later, limit};
+use super::{
+    audit::Line,
+    tables::Tables,
+    values::{digest_of, later, limit},
+};
 use crate::store::{
     Admission, Applied, Caller, HostProgress, LastCommit, Listed, Page, PipelineRow, RoundFilter, RoundKind,
     RoundRecord, Trigger,
