@@ -5,6 +5,8 @@
 //! statements in this module's parent by the conformance test (`coordinator/tests/store/conformance.rs`); what both must say in the same words is
 //! written once, beside the statements. Builds without debug assertions don't have it: no process of a release can be told to forget its database.
 
+mod admit;
+mod apply;
 mod audit;
 mod backup;
 mod differences;
