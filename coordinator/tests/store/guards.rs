@@ -3,22 +3,16 @@
 use std::time::Duration;
 
 use chrono::Utc;
-use lockstep_coordinator::store::{Applied, Change, HostProgress, TakeOverApplied, UpkeepApplied};
+use lockstep_coordinator::store::{Applied, Change, HostProgress};
 use lockstep_protocol::{
     fence::{FenceBase, Successor},
     id::{Attempt, Generation},
     problem::{Problem, Reason},
     round::{CancelRequest, DecisionKnown, Event, Kind, ParticipantPhase, Phase, decide},
-    takeover::{self, Purpose},
-    upkeep::{self, Outcome, Work},
 };
 
-use crate::{
-    location_scene::{problem, take_over, to, upkeep},
-    rig::{
-        LEASE, Rig, admitted, alice, both, events_of_a_push, part_done, planned, pull, push, refused, replica,
-        resolved_locally,
-    },
+use crate::rig::{
+    LEASE, Rig, admitted, alice, events_of_a_push, part_done, planned, pull, push, refused, replica, resolved_locally,
 };
 
 #[tokio::test]
@@ -274,29 +268,4 @@ async fn another_replica_hears_of_an_admission() {
         }
     };
     tokio::time::timeout(Duration::from_secs(20), heard).await.expect("a hint arrives");
-}
-
-/// Its driver included, which therefore stores an end in its own turn: a renewal that came between would take the row for somebody else's.
-#[tokio::test]
-async fn what_has_ended_is_renewed_for_nobody() {
-    both(async |rig| {
-        let pipeline = rig.pipeline("orders").await;
-        rig.store.admit_upkeep(upkeep(&pipeline, Work::Collect), &alice()).await.unwrap();
-        let held = rig.store.claim_upkeep("one", LEASE, 9).await.unwrap().pop().unwrap();
-        assert!(rig.store.renew_upkeep(held.id, held.term, LEASE, held.tally).await.unwrap());
-        let end = upkeep::decide(&held, Outcome::Done(None), held.tally, Utc::now());
-        let applied = rig.store.apply_upkeep(&held, &end, &replica()).await.unwrap();
-        assert!(matches!(applied, UpkeepApplied::Stored(_)), "{applied:?}");
-        assert!(!rig.store.renew_upkeep(held.id, held.term, LEASE, held.tally).await.unwrap());
-
-        rig.store.admit_take_over(take_over(&pipeline, Purpose::TakeOver), &alice()).await.unwrap();
-        let held = rig.store.claim_take_overs("one", LEASE).await.unwrap().pop().unwrap();
-        assert!(rig.store.renew_take_over(held.id, held.term, LEASE).await.unwrap());
-        let mut end = to(&held, takeover::Phase::Failed);
-        end.next.problem = Some(problem());
-        let applied = rig.store.apply_take_over(&held, &end, None, &replica()).await.unwrap();
-        assert!(matches!(applied, TakeOverApplied::Stored(_)), "{applied:?}");
-        assert!(!rig.store.renew_take_over(held.id, held.term, LEASE).await.unwrap());
-    })
-    .await;
 }
