@@ -8,7 +8,7 @@ use crate::{
 /// Seeds of one run of the suite.
 const SEEDS: u64 = 200;
 
-const FAULTS: [&str; 41] = [
+const FAULTS: [&str; 44] = [
     "agent down",
     "agent restarted",
     "bucket: Conflict",
@@ -32,9 +32,12 @@ const FAULTS: [&str; 41] = [
     "round open in the backup",
     "object altered",
     "object lost",
+    "owner became a standby",
     "verified by hand",
     "deadline of seconds",
     "deleted while pulled",
+    "failed back",
+    "failed back to what the other one pushed",
     "disk lost",
     "location taken back",
     "location taken over",

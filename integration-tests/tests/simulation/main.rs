@@ -10,6 +10,7 @@ mod bucket;
 mod check;
 mod damage;
 mod dispatch;
+mod fail_back;
 mod figures;
 mod gate;
 mod log;

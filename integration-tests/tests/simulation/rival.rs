@@ -6,9 +6,9 @@ use lockstep_bucket::{
     Operation,
     memory::fault::{Fault, FaultRule},
 };
-use lockstep_coordinator::store::{AdmitPush, ClaimState, PipelineRow, Trigger};
+use lockstep_coordinator::store::{AdmitPush, ClaimState, Trigger};
 use lockstep_protocol::{
-    id::{Generation, LocalCheckpointId},
+    id::LocalCheckpointId,
     round::{Phase, RetryPolicy, WantedCut},
     takeover::Purpose,
 };
@@ -24,7 +24,7 @@ pub(crate) struct Rival {
     pub(crate) world: World,
     gives_back: bool,
     /// It stays a standby and never wants the location.
-    only_follows: bool,
+    pub(crate) only_follows: bool,
     rng: RefCell<StdRng>,
 }
 
@@ -158,8 +158,7 @@ impl Rival {
 
     /// A standby has what is newest on every host, and nothing else, soon after it was pushed.
     pub(crate) async fn follows(&self, newest: &[LocalCheckpointId]) -> Result<(), String> {
-        let standby = |row: &PipelineRow| row.claim == ClaimState::Standby && row.generation == Generation::NONE;
-        if !self.world.row().is_some_and(|row| standby(&row) && row.fenced.is_none()) {
+        if !self.world.row().is_some_and(|row| row.claim == ClaimState::Standby && !row.holds_fence()) {
             return Ok(());
         }
         self.world.weather.count("standby followed to the end");
