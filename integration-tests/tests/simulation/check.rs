@@ -21,9 +21,10 @@ mod fences;
 mod garbage;
 mod restore;
 mod schedule;
+mod source;
 
 pub(crate) use damage::{damaged_and_unmarked, document, state_of};
-pub(crate) use fail_back::{Fenced, newest_parts};
+pub(crate) use fail_back::{Fenced, newest, newest_parts};
 pub(crate) use fences::{Fences, Place};
 use garbage::Retired;
 pub(crate) use garbage::no_orphans;
@@ -55,6 +56,7 @@ pub(crate) fn now(world: &World) -> Result<(), String> {
         decided_as_told(world, &fences, record)?;
         let newest = rounds.last().is_some_and(|last| last.round.id == record.round.id);
         installed_everywhere(world, record, newest)?;
+        source::is_one(world, record)?;
     }
     // First of all what bears a mark, since retention counts it no more.
     damage::is_passed_over(world, &rounds)?;

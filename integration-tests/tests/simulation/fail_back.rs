@@ -5,13 +5,12 @@ use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use lockstep_coordinator::{
     api::{Api, ApiOptions},
-    store::{AdmitPush, AuditRow, ClaimState, RoundRecord, StoreError, Trigger, memory::Gate},
+    store::{AuditRow, ClaimState, RoundRecord, StoreError, memory::Gate},
 };
 use lockstep_proto::v1::{self, coordinator_server::Coordinator as _};
 use lockstep_protocol::{
     id::{Generation, LocalCheckpointId, RoundId},
     problem::Reason,
-    round::{RetryPolicy, WantedCut},
     takeover::{Phase, Purpose},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
@@ -25,7 +24,7 @@ use crate::{
     gate::ReplicaGate,
     rival::Rival,
     wire,
-    world::{World, alice},
+    world::World,
 };
 
 /// Looks at what has to come about in calm weather, half a second apart.
@@ -100,6 +99,9 @@ impl WayBack {
     pub(crate) async fn live(&self, over: &CancellationToken) {
         let pause = || Duration::from_millis(self.draw(5_000));
         while over.run_until_cancelled(tokio::time::sleep(pause())).await.is_some() {
+            if self.rival.is_left_alone.get() {
+                continue;
+            }
             let world = if self.draw(3) == 0 { &self.rival.world } else { self.home.as_ref() };
             match stands(world) {
                 Stands::TakenOver if self.draw(3) > 0 => start_standby(world).await,
@@ -154,18 +156,7 @@ async fn follows_again(world: &World) -> Result<(), String> {
 
 /// A standby admits no push, in whatever generation it owned the location.
 async fn is_no_owner(world: &World) -> Result<(), String> {
-    let Some(row) = world.row() else { return Ok(()) };
-    let push = AdmitPush {
-        pipeline: row.id.into(),
-        wanted: WantedCut::Newest,
-        force: false,
-        trigger: Trigger::Manual,
-        found: None,
-        request_id: None,
-        deadline: Duration::from_secs(3_600),
-        retry: RetryPolicy::default(),
-    };
-    match world.store().admit_push(push, &alice()).await {
+    match world.push(false).await {
         Err(StoreError::Problem(problem)) if problem.reason == Reason::NotOwner => Ok(()),
         other => Err(format!("F4: a push of {}, which follows, was answered with {other:?}", world.name)),
     }

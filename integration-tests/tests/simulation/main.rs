@@ -18,6 +18,7 @@ mod network;
 mod pins;
 mod planted;
 mod restore;
+mod retirer;
 mod rival;
 mod schedule;
 mod story;

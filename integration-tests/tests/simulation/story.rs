@@ -28,6 +28,7 @@ use crate::{
     log,
     pins::Keeper,
     restore::{self, Disaster},
+    retirer::{self, Retirer},
     rival::Rival,
     schedule,
     told::Told,
@@ -105,6 +106,7 @@ struct Story {
     world: Rc<World>,
     rival: Option<Rc<Rival>>,
     way_back: Option<WayBack>,
+    retirer: Option<Retirer>,
     keeper: Option<Keeper>,
     decay: Option<Decay>,
     disaster: Option<Disaster>,
@@ -138,10 +140,11 @@ impl Story {
         let rival =
             if is_rivalled(seed) { Some(Rc::new(Rival::begin(Rc::clone(&world), seed, chances).await)) } else { None };
         let way_back = WayBack::of(&world, rival.as_ref(), seed);
+        let retirer = Retirer::of(&world, rival.as_ref(), seed);
         let (keeper, decay) = (Keeper::of(&world, seed), Decay::of(&world, seed));
         let disaster = Disaster::of(&world, seed);
         world.checkpoint();
-        Self { world, rival, way_back, keeper, decay, disaster, rng, pipeline, requests: BTreeMap::new() }
+        Self { world, rival, way_back, retirer, keeper, decay, disaster, rng, pipeline, requests: BTreeMap::new() }
     }
 
     async fn run(mut self) -> Result<Told, String> {
@@ -163,6 +166,12 @@ impl Story {
             }
             way_back
         };
+        let retirer = self.retirer.take();
+        let retiring = async {
+            if let Some(retirer) = &retirer {
+                retirer.live(&over).await;
+            }
+        };
         let keeping = async {
             if let Some(keeper) = &keeper {
                 keeper.live(&over).await;
@@ -183,7 +192,7 @@ impl Story {
             over.cancel();
             outcome
         };
-        let (trouble, way_back, ..) = tokio::join!(trouble, going, life, keeping, decaying, striking);
+        let (trouble, way_back, ..) = tokio::join!(trouble, going, retiring, life, keeping, decaying, striking);
         trouble?;
         self.way_back = way_back;
         self.calm_down();
@@ -205,6 +214,7 @@ impl Story {
         self.leaves_no_orphans().await?;
         self.check()?;
         self.worlds().for_each(fail_back::count);
+        self.worlds().for_each(retirer::count);
         let mut told = Told::of(&self.world, recovery, begun.elapsed());
         if let Some(rival) = &self.rival {
             told.add_rival(&rival.world);

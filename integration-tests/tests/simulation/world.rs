@@ -42,7 +42,7 @@ use crate::{
     wire,
 };
 
-mod upkeep;
+mod asked;
 
 pub(crate) const BUCKET: &str = "acme";
 

@@ -9,7 +9,7 @@ use lockstep_protocol::{
     takeover::{Phase, Purpose, TakeOver, exact_base},
 };
 
-use super::{Fences, damage::committed_at};
+use super::{Fences, Place, damage::committed_at};
 use crate::{log, world::World};
 
 /// A pipeline that can't push any more in its generation, and what it had admitted in it.
@@ -91,9 +91,14 @@ pub(super) fn goes_on_from_its_base(world: &World, rounds: &[RoundRecord]) -> Re
     Ok(())
 }
 
+/// The newest commit, if nothing keeps it from being known.
+pub(crate) fn newest(world: &World) -> Option<Option<Place>> {
+    Fences::of(&world.buckets).latest(&world.buckets)
+}
+
 /// What each host has of the newest commit; empty: there is none; none: nobody knows.
 pub(crate) fn newest_parts(world: &World) -> Option<Vec<LocalCheckpointId>> {
-    let Some(newest) = Fences::of(&world.buckets).latest(&world.buckets)? else { return Some(Vec::new()) };
+    let Some(newest) = newest(world)? else { return Some(Vec::new()) };
     let document = committed_at(world, newest)?;
     Some(document.parts.iter().map(|part| part.local_checkpoint).collect())
 }

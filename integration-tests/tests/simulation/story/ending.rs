@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use lockstep_coordinator::store::{Admission, AdmitPull, AdmitPush, ClaimState, RoundRecord, StoreError, Trigger};
+use lockstep_coordinator::store::{Admission, AdmitPull, ClaimState, RoundRecord, StoreError};
 use lockstep_protocol::{
     problem::Reason,
-    round::{Phase, PullRequest, RetryPolicy, WantedCut},
+    round::{Phase, PullRequest, RetryPolicy},
     spec::PullSelector,
     takeover::Purpose,
 };
@@ -47,7 +47,7 @@ impl Story {
         let fenced = || self.world.row().is_some_and(|row| row.fenced.is_some());
         if !fenced() {
             self.world.checkpoint();
-            match self.admit_push().await {
+            match self.world.push(false).await {
                 // The schedule was faster.
                 Err(StoreError::Problem(problem)) if self.world.push_interval.is_some() => {
                     info!(reason = %problem.reason, "not pushed by hand");
@@ -59,7 +59,7 @@ impl Story {
                 return Err(format!("F4: a push of an owner that was taken over: {pushed:#?}"));
             }
         }
-        match self.admit_push().await {
+        match self.world.push(false).await {
             Err(StoreError::Problem(problem)) if fenced() && problem.reason == Reason::Fenced => Ok(()),
             other => Err(format!("F4: a push of an owner that was taken over was admitted: {other:?}")),
         }
@@ -127,22 +127,8 @@ impl Story {
         no_orphans(&self.world)
     }
 
-    async fn admit_push(&self) -> Result<Admission, StoreError> {
-        let push = AdmitPush {
-            pipeline: self.pipeline.id.into(),
-            wanted: WantedCut::Newest,
-            force: false,
-            trigger: Trigger::Manual,
-            found: None,
-            request_id: None,
-            deadline: Duration::from_secs(3_600),
-            retry: RetryPolicy::default(),
-        };
-        self.world.store().admit_push(push, &alice()).await
-    }
-
     async fn push_until_known(&self) -> Result<(), String> {
-        match self.admit_push().await {
+        match self.world.push(false).await {
             Ok(Admission::New(_)) => Ok(()),
             other => Err(format!("L2: a push after the last fault was not admitted: {other:?}")),
         }

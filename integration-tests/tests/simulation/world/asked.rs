@@ -1,11 +1,11 @@
-//! Upkeep that somebody asks for.
+//! What somebody asks for: a push, and upkeep.
 
 use std::time::Duration;
 
-use lockstep_coordinator::store::{AdmitUpkeep, StoreError};
+use lockstep_coordinator::store::{Admission, AdmitPush, AdmitUpkeep, StoreError, Trigger};
 use lockstep_protocol::{
     commit::CommitRef,
-    round::RetryPolicy,
+    round::{RetryPolicy, WantedCut},
     upkeep::{Phase, Upkeep, Work},
 };
 use tracing::info;
@@ -13,6 +13,21 @@ use tracing::info;
 use super::{World, alice};
 
 impl World {
+    /// Of the newest step that every host has. Once the pipeline is there.
+    pub(crate) async fn push(&self, force: bool) -> Result<Admission, StoreError> {
+        let push = AdmitPush {
+            pipeline: self.row().unwrap().id.into(),
+            wanted: WantedCut::Newest,
+            force,
+            trigger: Trigger::Manual,
+            found: None,
+            request_id: None,
+            deadline: Duration::from_secs(3_600),
+            retry: RetryPolicy::default(),
+        };
+        self.store().admit_push(push, &alice()).await
+    }
+
     /// Somebody asks for upkeep of the location. None: the pipeline isn't there.
     async fn admitted(&self, work: Work) -> Option<Result<Upkeep, StoreError>> {
         let pipeline = self.row()?.id.into();
