@@ -183,7 +183,7 @@ async fn has_the_newest_and_waits(world: &World) -> Result<(), String> {
 
 /// Pulls of before it became a standby by which hosts go still.
 fn told_as_owner(world: &World) -> Vec<RoundId> {
-    let became = world.database.audit().into_iter().filter(|row| becomes_standby(row)).map(|row| row.at).max();
+    let became = world.database.audit().into_iter().filter(becomes_standby).map(|row| row.at).max();
     let rounds = world.database.rounds();
     let before = |told: &RoundId| {
         let since = |record: &RoundRecord| record.round.id == *told && Some(record.created_at) > became;
