@@ -5,7 +5,7 @@
 //!
 //! - [`store`]: the trait, its outcomes, and [`Connector`], which opens locations; [`Payload`]: what is sent, [`Pace`]: how fast
 //! - [`error`]: [`StoreError`], mapped by HTTP status first and S3 code second to the error table
-//! - [`aws`]: the real thing
+//! - [`aws`]: the real thing; [`Insisting`]: what asks it again, for those who read much
 //! - [`decide`]: a push round's decision (push steps 4 to 6); [`fences`]: who owns a location; [`catalog`]: which checkpoints it holds;
 //!   [`parts`]: what a host's share of one holds; [`verify`]: whether they are whole
 //! - [`garbage`]: what a collector reads, and the tombstones it puts; [`pins`]: what keeps a checkpoint from it
@@ -21,6 +21,7 @@ mod document;
 pub mod error;
 pub mod fences;
 pub mod garbage;
+mod insist;
 pub mod memory;
 mod pace;
 pub mod parts;
@@ -38,6 +39,7 @@ pub use damage::{is_marked, is_retired, put_mark, still_stands};
 pub use decide::{DecisionFound, DecisionOutcome, acknowledge, put_decision, read_decision, retired_commit, successor};
 pub use error::{Operation, StoreError, StoreErrorKind};
 pub use fences::{Claim, FenceOutcome, claim_first, finish_base, location_owned, owner, put_fence};
+pub use insist::Insisting;
 pub use memory::{MemoryBuckets, MemoryStore};
 pub use pace::Pace;
 pub use payload::Payload;

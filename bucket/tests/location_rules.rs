@@ -8,6 +8,8 @@ mod catalog;
 mod decisions;
 #[path = "location/fences.rs"]
 mod fences;
+#[path = "location/insist.rs"]
+mod insist;
 #[path = "location/probes.rs"]
 mod probes;
 #[path = "location/sample.rs"]

@@ -2,7 +2,7 @@
 
 use std::{io::Write as _, net::SocketAddr, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
-use lockstep_bucket::{AwsConnector, Connector};
+use lockstep_bucket::{AwsConnector, Connector, Insisting};
 use lockstep_proto::v1::coordinator_server::{self, CoordinatorServer};
 use lockstep_protocol::problem::{Problem, Retryable};
 use lockstep_rpc::{GrpcServer, MAX_MESSAGE_BYTES, ServerOptions};
@@ -113,7 +113,7 @@ async fn serve(args: CoordinatorArgs, url: DatabaseUrl, prometheus: PrometheusHa
     let http = lockstep_rpc::listen(args.http_listen).await?;
     let (addr, http_addr) = (bound(&listener)?, bound(&http)?);
 
-    let connector: Arc<dyn Connector> = Arc::new(AwsConnector::from_env().await);
+    let connector: Arc<dyn Connector> = Arc::new(Insisting(AwsConnector::from_env().await));
     let agents = AgentPool::new(AgentPoolOptions::default());
     let options = ApiOptions {
         push_deadline: args.push_deadline,

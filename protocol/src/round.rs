@@ -118,6 +118,25 @@ pub struct PushState {
     pub settle: SettleState,
 }
 
+impl PushState {
+    /// As it is admitted: nothing was planned yet.
+    pub fn asked(seq: Seq, wanted: WantedCut, force: bool, base: Option<CommitRef>) -> Self {
+        Self {
+            seq,
+            wanted,
+            force,
+            base,
+            parent: None,
+            step: None,
+            fingerprint: None,
+            commit_bytes: None,
+            abort_bytes: None,
+            committed: None,
+            settle: SettleState::default(),
+        }
+    }
+}
+
 /// How the decision PUT is going.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct SettleState {

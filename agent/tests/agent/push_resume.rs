@@ -147,7 +147,9 @@ async fn a_completion_whose_answer_was_lost_is_found_out_by_the_next_attempt() {
     let order = order(&host, 1, &state());
     let hang = FaultRule::new(FaultAction::HangAfterWrite).operation("CompleteMultipartUpload").times(1);
     let done = replaced_at(&s3, &host, &order, hang).await;
-    assert_eq!((answered(&s3, "UploadPart"), open_uploads(&s3)), (8, 0));
+    // A piece of the other object may have been on its way when the first attempt was ended: the store took it, and nobody was told.
+    assert!((8..=9).contains(&answered(&s3, "UploadPart")), "{}", answered(&s3, "UploadPart"));
+    assert_eq!(open_uploads(&s3), 0);
     assert_eq!(without_document(content(&s3, &part(&s3, &done))), state());
 }
 

@@ -134,6 +134,10 @@ async fn until_pipelines_change(changes: &mut Changes, at_most: Duration, burst:
 }
 
 #[cfg(test)]
+#[cfg(debug_assertions)]
+mod ends_tests;
+
+#[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 

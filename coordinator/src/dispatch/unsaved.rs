@@ -111,9 +111,7 @@ mod tests {
         host::Layout,
         id::{Attempt, Generation, Incarnation, PipelineId, PipelineName, RoundId, RoundNo, Seq, Step, Term},
         problem::{Problem, Reason},
-        round::{
-            HostReport, Kind, Participant, ParticipantPhase, Phase, PushState, RetryPolicy, SettleState, WantedCut,
-        },
+        round::{HostReport, Kind, Participant, ParticipantPhase, Phase, PushState, RetryPolicy, WantedCut},
     };
     use uuid::Uuid;
 
@@ -151,17 +149,8 @@ mod tests {
             participants: (0..hosts).map(at_work).collect(),
             retry: RetryPolicy::default(),
             kind: Kind::Push(PushState {
-                seq: Seq::new(1).unwrap(),
-                wanted: WantedCut::Newest,
-                force: false,
-                base: None,
-                parent: None,
                 step: Some(Step::new(4).unwrap()),
-                fingerprint: None,
-                commit_bytes: None,
-                abort_bytes: None,
-                committed: None,
-                settle: SettleState::default(),
+                ..PushState::asked(Seq::FIRST, WantedCut::Newest, false, None)
             }),
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use lockstep_protocol::{
     id::{RoundId, Term},
-    round::{Kind, Participant, Phase, PullRequest, PushState, RetryPolicy, Round, SettleState, WantedCut},
+    round::{Kind, Participant, Phase, PullRequest, PushState, RetryPolicy, Round, WantedCut},
     spec::PullSelector,
 };
 use uuid::Uuid;
@@ -41,19 +41,7 @@ pub fn round(row: &PipelineRow, kind: Kind, now: DateTime<Utc>, deadline: Durati
 
 /// The kind of a push round that nobody has planned.
 pub fn push(row: &PipelineRow, wanted: WantedCut, force: bool) -> Kind {
-    Kind::Push(PushState {
-        seq: row.next_seq,
-        wanted,
-        force,
-        base: row.last_commit.as_ref().map(|last| last.commit),
-        parent: None,
-        step: None,
-        fingerprint: None,
-        commit_bytes: None,
-        abort_bytes: None,
-        committed: None,
-        settle: SettleState::default(),
-    })
+    Kind::Push(PushState::asked(row.next_seq, wanted, force, row.last_commit.as_ref().map(|last| last.commit)))
 }
 
 /// A standby's pull: never of what only the hosts' own disks hold, and never a fresh start.

@@ -24,7 +24,7 @@ use lockstep_protocol::{
     },
     key::{AttemptPath, Key},
     location::Location,
-    round::{Kind, Participant, Phase, PullRequest, PullState, PushState, RetryPolicy, Round, SettleState, WantedCut},
+    round::{Kind, Participant, Phase, PullRequest, PullState, PushState, RetryPolicy, Round, WantedCut},
     selection::LocalCheckpoint,
     spec::PullSelector,
 };
@@ -274,19 +274,7 @@ fn round(kind: Kind, phase: Phase) -> Round {
 
 /// A push that was given this seq.
 pub(super) fn push(number: u64, wanted: WantedCut, base: Option<CommitRef>) -> Round {
-    let state = PushState {
-        seq: seq(number),
-        wanted,
-        force: false,
-        base,
-        parent: None,
-        step: None,
-        fingerprint: None,
-        commit_bytes: None,
-        abort_bytes: None,
-        committed: None,
-        settle: SettleState::default(),
-    };
+    let state = PushState::asked(seq(number), wanted, false, base);
     round(Kind::Push(state), Phase::Planning)
 }
 

@@ -1,6 +1,6 @@
 //! What a database knows as committed and the bucket has lost: found, and noted in the pipeline's row (protocol.md, "Resync": the reverse). Reads only of the bucket.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lockstep_bucket::{DecisionFound, garbage::Decisions};
 use lockstep_protocol::{
@@ -111,12 +111,9 @@ pub async fn losses(place: &Place, row: &PipelineRow, committed: &[Committed]) -
 /// Those of `committed` in whose places documents of other bytes were read.
 pub fn edited(committed: &[Committed], decisions: &Decisions) -> Vec<Lost> {
     let retired: BTreeSet<_> = decisions.landed.iter().map(|landed| at(&landed.commit())).collect();
-    let others = |commit: &CommitRef| {
-        decisions
-            .counted
-            .iter()
-            .any(|one| at(&one.commit) == at(commit) && one.commit.digest != commit.digest && one.document.is_ok())
-    };
+    let read = decisions.counted.iter().filter(|one| one.document.is_ok());
+    let digests: BTreeMap<_, _> = read.map(|one| (at(&one.commit), one.commit.digest)).collect();
+    let others = |commit: &CommitRef| digests.get(&at(commit)).is_some_and(|digest| *digest != commit.digest);
     let edited = committed.iter().filter(|one| !retired.contains(&at(&one.commit)) && others(&one.commit));
     edited.map(|&committed| Lost { committed, found: OTHER_BYTES }).collect()
 }

@@ -7,7 +7,7 @@ use lockstep_protocol::{
     digest::Digest,
     id::{Generation, RoundId, Term},
     problem::{Problem, Reason, Retryable},
-    round::{Event, Kind, Participant, Phase, PullState, PushState, Round, SettleState, WantedCut, decide},
+    round::{Event, Kind, Participant, Phase, PullState, PushState, Round, WantedCut, decide},
 };
 use serde_json::Value;
 use sqlx::{Row, postgres::PgRow};
@@ -149,17 +149,21 @@ async fn load(connection: &mut Session, id: RoundId) -> Result<RoundRecord, Fail
     record(&row)
 }
 
+/// Somebody else owns its location, as far as is known here.
+pub(super) fn refuse_fenced(pipeline: &PipelineRow) -> Result<(), Problem> {
+    let Some(fenced) = &pipeline.fenced else { return Ok(()) };
+    let name = &pipeline.spec.name;
+    let mut problem = Problem::new(
+        Reason::Fenced,
+        format!("pipeline {name} is fenced in generation {}: {}", pipeline.generation, fenced.message),
+    );
+    problem.metadata.clone_from(&fenced.metadata);
+    Err(problem.with("pipeline", name).with("generation", pipeline.generation))
+}
+
 /// Fenced, not an owner, or not yet.
 pub(super) fn check_admits(pipeline: &PipelineRow, ask: &Ask) -> Result<(), Problem> {
-    let name = &pipeline.spec.name;
-    if let Some(fenced) = &pipeline.fenced {
-        let mut problem = Problem::new(
-            Reason::Fenced,
-            format!("pipeline {name} is fenced in generation {}: {}", pipeline.generation, fenced.message),
-        );
-        problem.metadata.clone_from(&fenced.metadata);
-        return Err(problem.with("pipeline", name).with("generation", pipeline.generation));
-    }
+    refuse_fenced(pipeline)?;
     refuse_behind(pipeline)?;
     match (&pipeline.claim, ask) {
         (ClaimState::Claiming, _) => {
@@ -277,19 +281,12 @@ pub(super) fn new_round(pipeline: &PipelineRow, request: &Request, now: DateTime
     let (phase, kind) = match &request.ask {
         Ask::Push(push) => (
             Phase::Planning,
-            Kind::Push(PushState {
-                seq: pipeline.next_seq,
-                wanted: push.wanted,
-                force: push.force,
-                base: pipeline.last_commit.as_ref().map(|last| last.commit),
-                parent: None,
-                step: None,
-                fingerprint: None,
-                commit_bytes: None,
-                abort_bytes: None,
-                committed: None,
-                settle: SettleState::default(),
-            }),
+            Kind::Push(PushState::asked(
+                pipeline.next_seq,
+                push.wanted,
+                push.force,
+                pipeline.last_commit.as_ref().map(|last| last.commit),
+            )),
         ),
         Ask::Pull(pull) => (Phase::Resolving, Kind::Pull(PullState::asked(pull.request))),
     };

@@ -5,7 +5,7 @@ use lockstep_protocol::{
     commit::{CommitDocument, CommitRef},
     digest::Digest,
     id::{RoundNo, Term},
-    round::{Kind, Participant, ParticipantPhase, Phase, PushState, Round, SettleState, WantedCut},
+    round::{Kind, Participant, ParticipantPhase, Phase, PushState, Round, WantedCut},
     takeover::TakeOver,
 };
 
@@ -60,17 +60,12 @@ pub(super) fn round_of(pipeline: &PipelineRow, take_over: &TakeOver, learnt: &Le
         participants: participants.collect(),
         retry: take_over.retry,
         kind: Kind::Push(PushState {
-            seq: commit.seq,
-            wanted: WantedCut::Step(document.step),
-            force: false,
-            base: document.base,
             parent: document.parent,
             step: Some(document.step),
             fingerprint: document.fingerprint,
             commit_bytes: exact.then(|| String::from_utf8(bytes).unwrap_or_default()),
-            abort_bytes: None,
             committed: Some(*commit),
-            settle: SettleState::default(),
+            ..PushState::asked(commit.seq, WantedCut::Step(document.step), false, document.base)
         }),
     })
 }

@@ -405,6 +405,7 @@ mod tests {
     use lockstep_protocol::spec::PullSelector;
 
     use super::*;
+    use crate::plan::draft::of_standby;
 
     /// Replicas are upgraded one after the other.
     #[test]
@@ -413,13 +414,7 @@ mod tests {
         struct OfBefore {
             resolved: Option<Resolved>,
         }
-        let request = PullRequest {
-            selector: PullSelector::Latest,
-            standby: true,
-            fail_if_none: true,
-            allow_fingerprint: false,
-            discard_local: false,
-        };
+        let request = of_standby(PullSelector::Latest);
         let digest = lockstep_protocol::digest::Digest::of(b"commit");
         let (round, seq) = (RoundId::new(Uuid::from_u128(5)), Seq::FIRST);
         let retired = vec![CommitRef { generation: Generation::FIRST, seq, round, digest }];

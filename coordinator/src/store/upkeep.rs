@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::{
     Caller, Change, ClaimState, PipelineRow, PipelineSelector, Store, StoreError,
+    admit::refuse_fenced,
     audit::{self, Entry, event},
     changes::Reach,
     differences::refuse_behind,
@@ -163,15 +164,8 @@ impl Store {
 /// Only the owner of a location may write into it, and only while its database knows all of it.
 pub(super) fn check_owns(pipeline: &PipelineRow) -> Result<(), Problem> {
     refuse_behind(pipeline)?;
+    refuse_fenced(pipeline)?;
     let name = &pipeline.spec.name;
-    if let Some(fenced) = &pipeline.fenced {
-        let mut problem = Problem::new(
-            Reason::Fenced,
-            format!("pipeline {name} is fenced in generation {}: {}", pipeline.generation, fenced.message),
-        );
-        problem.metadata.clone_from(&fenced.metadata);
-        return Err(problem.with("pipeline", name).with("generation", pipeline.generation));
-    }
     let (why, retryable) = match pipeline.claim {
         ClaimState::Owned => return Ok(()),
         ClaimState::Claiming => ("still claims its location: wait until it owns it", Retryable::Yes),

@@ -8,7 +8,7 @@ use lockstep_coordinator::store::{
     TakeOverApplied, UnderWay, Verification, VerificationsOf, VerifyBudget,
 };
 use lockstep_protocol::{
-    commit::{CommitDocument, CommitPart, CommitRef},
+    commit::{CommitDocument, CommitRef},
     digest::Digest,
     fence::{Fence, FenceBase},
     id::{Generation, PipelineId, RequestId, RoundId, RoundNo, Seq, Step, Term},
@@ -21,7 +21,7 @@ use lockstep_protocol::{
 use rand::{Rng as _, rngs::StdRng};
 use uuid::Uuid;
 
-use crate::rig::{FINGERPRINT, alice, incarnation, local, replica};
+use crate::rig::{FINGERPRINT, alice, local, part_of, replica};
 
 #[derive(Debug)]
 pub(crate) enum LocationOperation {
@@ -417,17 +417,7 @@ fn decided(
 fn learnt(row: &PipelineRow, numbers: Numbers) -> Learnt {
     let commit = commit_of(numbers);
     let own = numbers.sort > 14;
-    let part = |host_idx: u32| CommitPart {
-        host_idx,
-        local_checkpoint: local(numbers.step, host_idx),
-        manifest: format!("host{host_idx}/1/{}/{}-1/part.json", commit.round, incarnation(host_idx)),
-        manifest_length: 10,
-        manifest_blake3: Digest::of(b"manifest"),
-        files: 2,
-        bytes: 100,
-        bytes_uploaded: 40,
-        processed_records: Some(7),
-    };
+    let part = |host_idx: u32| part_of(commit.round, numbers.step, host_idx);
     let document = CommitDocument {
         pipeline: if own { row.id } else { PipelineId::new(numbers.id) },
         pipeline_name: row.spec.name.clone(),

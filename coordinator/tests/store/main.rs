@@ -7,6 +7,7 @@ mod another_database;
 mod conformance;
 mod cost;
 mod dropped;
+mod ends;
 mod fail_back;
 mod failover;
 mod ground;

@@ -11,12 +11,13 @@ use lockstep_protocol::{
     id::{Attempt, Generation, RequestId, RoundId, Seq, Step},
     problem::{Problem, Reason},
     ready::{Role, Telling},
-    round::{Event, HostReport, Phase, Resolved, RetryPolicy, Round, Source},
+    round::{Event, HostReport, Phase, Resolved, Round, Source},
     takeover::{self, Purpose},
 };
 
-use crate::rig::{
-    LEASE, Rig, admitted, alice, both, found, incarnation, new_pipeline, pull, replica, resolved_locally, spec,
+use crate::{
+    location_scene::take_over,
+    rig::{LEASE, Rig, admitted, alice, both, found, incarnation, new_pipeline, pull, replica, resolved_locally, spec},
 };
 
 /// A pull that is installing.
@@ -175,14 +176,7 @@ async fn standby(rig: &Rig, name: &str) -> PipelineRow {
 
 /// An activation of the standby is done, with this base.
 async fn activated(rig: &Rig, row: &PipelineRow, newest: Option<CommitRef>) {
-    let ask = AdmitTakeOver {
-        pipeline: row.id.into(),
-        purpose: Purpose::Activate,
-        chosen: None,
-        request_id: None,
-        retry: RetryPolicy::default(),
-    };
-    rig.store.admit_take_over(ask, &alice()).await.unwrap();
+    rig.store.admit_take_over(take_over(row, Purpose::Activate), &alice()).await.unwrap();
     let mut before = rig.store.claim_take_overs("one", LEASE).await.unwrap().pop().unwrap();
     let generation = Generation::FIRST.next();
     let fence = Some(takeover::Prepared { generation, bytes: "{}".to_owned() });
@@ -223,13 +217,8 @@ async fn what_an_activation_goes_on_from_is_kept_and_the_same_request_means_the_
     both(async |rig| {
         let row = standby(&rig, "heir").await;
         let chosen = |step| Some(takeover::Chosen::Step(Step::new(step).unwrap()));
-        let ask = |chosen| AdmitTakeOver {
-            pipeline: row.id.into(),
-            purpose: Purpose::Activate,
-            chosen,
-            request_id: Some(RequestId::new(uuid::Uuid::from_u128(7))),
-            retry: RetryPolicy::default(),
-        };
+        let request_id = Some(RequestId::new(uuid::Uuid::from_u128(7)));
+        let ask = |chosen| AdmitTakeOver { chosen, request_id, ..take_over(&row, Purpose::Activate) };
         let admitted = rig.store.admit_take_over(ask(chosen(3)), &alice()).await.unwrap();
         assert_eq!(rig.store.get_take_over(admitted.id).await.unwrap().chosen, chosen(3));
         assert_eq!(rig.store.admit_take_over(ask(chosen(3)), &alice()).await.unwrap(), admitted);

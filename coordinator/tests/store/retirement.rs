@@ -3,27 +3,21 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use chrono::{DateTime, Utc};
-use lockstep_coordinator::store::{
-    AdmitUpkeep, Applied, Marking, PipelineRow, Store, UpkeepApplied, memory::MemoryDatabase,
-};
+use lockstep_coordinator::store::{AdmitUpkeep, Applied, Marking, PipelineRow, Store, UpkeepApplied};
 use lockstep_protocol::{
     commit::CommitRef,
     garbage::{Candidates, Retiring, RoundState},
     id::{Generation, RoundId, Step},
     problem::{Problem, Reason},
-    round::{Event, Kind, Phase, Resolved, RetryPolicy, Round, Source, decide},
+    round::{Event, Kind, Phase, Resolved, Round, Source, decide},
     upkeep::{self, Outcome, Tally, Work},
 };
 use uuid::Uuid;
 
-use crate::rig::{FINGERPRINT, LEASE, Rig, admitted, alice, events_of_a_push, found, pull, push, refused, replica};
-
-/// Postgres, and the twin.
-async fn both() -> [Rig; 2] {
-    let postgres = Rig::new().await;
-    let twin = Rig { store: MemoryDatabase::new(Utc::now).store(), ..Rig::new().await };
-    [postgres, twin]
-}
+use crate::{
+    location_scene::upkeep,
+    rig::{FINGERPRINT, LEASE, Rig, admitted, alice, events_of_a_push, found, pull, push, refused, replica, rigs},
+};
 
 async fn committed(rig: &Rig, pipeline: &PipelineRow, step: u64) -> CommitRef {
     let Kind::Push(push) = rig.commit(pipeline, step).await.kind else { panic!("a push") };
@@ -59,23 +53,13 @@ fn from_location(round: &Round, commit: CommitRef, step: u64) -> Event {
     }
 }
 
-fn ask(pipeline: &PipelineRow, work: Work) -> AdmitUpkeep {
-    AdmitUpkeep {
-        pipeline: pipeline.id.into(),
-        work,
-        request_id: None,
-        at_least_apart: None,
-        retry: RetryPolicy::default(),
-    }
-}
-
 fn pin(commit: CommitRef) -> Work {
     Work::Pin { commit, key: "pins/keep-x.json".to_owned(), bytes: "{}".to_owned() }
 }
 
 #[tokio::test]
 async fn r7_neither_the_newest_commit_nor_the_base_of_a_push_is_marked() {
-    for rig in both().await {
+    for rig in rigs().await {
         let pipeline = rig.pipeline("orders").await;
         let old = committed(&rig, &pipeline, 10).await;
         let base = committed(&rig, &pipeline, 20).await;
@@ -94,7 +78,7 @@ async fn r7_neither_the_newest_commit_nor_the_base_of_a_push_is_marked() {
 
 #[tokio::test]
 async fn r8_a_pull_is_not_given_a_marked_source_and_what_it_was_given_is_not_marked() {
-    for rig in both().await {
+    for rig in rigs().await {
         let pipeline = rig.pipeline("orders").await;
         let commits = [
             committed(&rig, &pipeline, 10).await,
@@ -121,7 +105,7 @@ async fn r8_a_pull_is_not_given_a_marked_source_and_what_it_was_given_is_not_mar
 
 #[tokio::test]
 async fn a_mark_that_landed_is_not_open_and_one_that_is_taken_back_frees_its_commit() {
-    for rig in both().await {
+    for rig in rigs().await {
         let pipeline = rig.pipeline("orders").await;
         let commits = [
             committed(&rig, &pipeline, 10).await,
@@ -133,23 +117,23 @@ async fn a_mark_that_landed_is_not_open_and_one_that_is_taken_back_frees_its_com
         rig.store.retirement_landed(pipeline.id, commits[0]).await.unwrap();
         rig.store.take_mark_back(pipeline.id, commits[1]).await.unwrap();
         assert_eq!(mark(&rig.store, &pipeline, &[], now).await, []);
-        rig.store.admit_upkeep(ask(&pipeline, pin(commits[1])), &alice()).await.unwrap();
-        let gone = rig.store.admit_upkeep(ask(&pipeline, pin(commits[0])), &alice()).await;
+        rig.store.admit_upkeep(upkeep(&pipeline, pin(commits[1])), &alice()).await.unwrap();
+        let gone = rig.store.admit_upkeep(upkeep(&pipeline, pin(commits[0])), &alice()).await;
         refused(gone.unwrap_err(), Reason::CheckpointNotFound);
     }
 }
 
 #[tokio::test]
 async fn what_is_pinned_while_a_collector_looks_is_not_marked() {
-    for rig in both().await {
+    for rig in rigs().await {
         let pipeline = rig.pipeline("orders").await;
         let old = committed(&rig, &pipeline, 10).await;
         committed(&rig, &pipeline, 20).await;
         let before = rig.store.now().await.unwrap();
-        let upkeep = rig.store.admit_upkeep(ask(&pipeline, pin(old)), &alice()).await.unwrap();
+        let admitted = rig.store.admit_upkeep(upkeep(&pipeline, pin(old)), &alice()).await.unwrap();
         assert_eq!(mark(&rig.store, &pipeline, &[old], before).await, [], "its pin is on its way");
         let claimed = rig.store.claim_upkeep("one", LEASE, 9).await.unwrap().pop().unwrap();
-        assert_eq!(claimed.id, upkeep.id);
+        assert_eq!(claimed.id, admitted.id);
         let next = upkeep::decide(&claimed, Outcome::Done(None), Tally::default(), Utc::now());
         rig.store.apply_upkeep(&claimed, &next, &replica()).await.unwrap();
         assert_eq!(mark(&rig.store, &pipeline, &[old], before).await, [], "it came after the listing of pins");
@@ -160,10 +144,10 @@ async fn what_is_pinned_while_a_collector_looks_is_not_marked() {
 
 #[tokio::test]
 async fn a_collection_is_one_row_that_only_its_term_moves() {
-    for rig in both().await {
+    for rig in rigs().await {
         let pipeline = rig.pipeline("orders").await;
-        let first = rig.store.admit_upkeep(ask(&pipeline, Work::Collect), &alice()).await.unwrap();
-        let second = rig.store.admit_upkeep(ask(&pipeline, Work::Collect), &alice()).await.unwrap();
+        let first = rig.store.admit_upkeep(upkeep(&pipeline, Work::Collect), &alice()).await.unwrap();
+        let second = rig.store.admit_upkeep(upkeep(&pipeline, Work::Collect), &alice()).await.unwrap();
         assert_eq!(first, second, "one at a time");
         let old = rig.store.claim_upkeep("one", Duration::ZERO, 9).await.unwrap().pop().unwrap();
         let new = rig.store.claim_upkeep("two", LEASE, 9).await.unwrap().pop().expect("the lease is over");
@@ -184,9 +168,9 @@ async fn a_collection_is_one_row_that_only_its_term_moves() {
         assert_eq!((last.id, last.phase, last.version), (first.id, upkeep::Phase::Done, new.version + 2));
         assert_eq!(rig.store.due_collections(Duration::from_secs(3600), 9).await.unwrap(), []);
         assert_eq!(rig.store.due_collections(Duration::ZERO, 9).await.unwrap(), [pipeline.id]);
-        let soon = AdmitUpkeep { at_least_apart: Some(LEASE), ..ask(&pipeline, Work::Collect) };
+        let soon = AdmitUpkeep { at_least_apart: Some(LEASE), ..upkeep(&pipeline, Work::Collect) };
         assert_eq!(rig.store.admit_upkeep(soon, &alice()).await.unwrap().id, first.id, "not twice in a minute");
-        let again = rig.store.admit_upkeep(ask(&pipeline, Work::Collect), &alice()).await.unwrap();
+        let again = rig.store.admit_upkeep(upkeep(&pipeline, Work::Collect), &alice()).await.unwrap();
         assert_ne!(again.id, first.id);
         let unknown = RoundId::new(Uuid::from_u128(7));
         let view = rig.store.collection_view(pipeline.id, BTreeSet::from([unknown])).await.unwrap();

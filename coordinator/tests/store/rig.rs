@@ -12,7 +12,7 @@ use lockstep_protocol::{
     commit::CommitPart,
     digest::Digest,
     fence::Successor,
-    id::{Fingerprint, Generation, Incarnation, LocalCheckpointId, PipelineId, RequestId, Step},
+    id::{Fingerprint, Generation, Incarnation, LocalCheckpointId, PipelineId, RequestId, RoundId, Step},
     problem::Reason,
     round::{
         DecisionKnown, Event, FoundHost, HostReport, Phase, PullRequest, Resolved, RetryPolicy, Round, Source,
@@ -198,10 +198,15 @@ pub(crate) fn found(round: &Round, step: u64) -> Vec<FoundHost> {
 }
 
 pub(crate) fn part(round: &Round, step: u64, host_idx: u32) -> CommitPart {
+    part_of(round.id, step, host_idx)
+}
+
+/// Its part by a round of which no more is known.
+pub(crate) fn part_of(round: RoundId, step: u64, host_idx: u32) -> CommitPart {
     CommitPart {
         host_idx,
         local_checkpoint: local(step, host_idx),
-        manifest: format!("host{host_idx}/1/{}/{}-1/part.json", round.id, incarnation(host_idx)),
+        manifest: format!("host{host_idx}/1/{round}/{}-1/part.json", incarnation(host_idx)),
         manifest_length: 10,
         manifest_blake3: Digest::of(b"manifest"),
         files: 2,
@@ -253,10 +258,15 @@ pub(crate) fn resolved_locally(round: &Round, step: u64) -> Event {
     }
 }
 
+/// On the twin, and on Postgres.
+pub(crate) async fn rigs() -> [Rig; 2] {
+    let twin = MemoryDatabase::new(Utc::now).store();
+    [Rig { database: TestDatabase::create().await.unwrap(), store: twin }, Rig::new().await]
+}
+
 /// On the twin, then on Postgres: they do the same.
 pub(crate) async fn both(run: impl AsyncFn(Rig)) {
-    let rig = Rig::new().await;
-    let twin = MemoryDatabase::new(Utc::now).store();
-    run(Rig { database: TestDatabase::create().await.unwrap(), store: twin }).await;
-    run(rig).await;
+    for rig in rigs().await {
+        run(rig).await;
+    }
 }

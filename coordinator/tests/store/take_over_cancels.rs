@@ -1,27 +1,23 @@
 //! Stopping a take-over before its fence, alike by Postgres and by its twin.
 
 use chrono::Utc;
-use lockstep_coordinator::store::{AdmitTakeOver, AuditFilter, NewPipeline, Page, PipelineRow, TakeOverApplied};
+use lockstep_coordinator::store::{AuditFilter, NewPipeline, Page, PipelineRow, TakeOverApplied};
 use lockstep_protocol::{
     problem::Reason,
-    round::{CancelRequest, RetryPolicy},
+    round::CancelRequest,
     takeover::{Event, Phase, Purpose, TakeOver, decide},
 };
 
-use crate::rig::{LEASE, Rig, alice, both, new_pipeline, replica, spec};
+use crate::{
+    location_scene::take_over,
+    rig::{LEASE, Rig, alice, both, new_pipeline, replica, spec},
+};
 
 /// A standby whose activation is driven.
 async fn activated(rig: &Rig) -> (PipelineRow, TakeOver) {
     let new = NewPipeline { fence_bytes: None, ..new_pipeline(spec("heir", "heir")) };
     let row = rig.store.create_pipeline(new, &alice()).await.unwrap().into_row();
-    let ask = AdmitTakeOver {
-        pipeline: row.id.into(),
-        purpose: Purpose::Activate,
-        chosen: None,
-        request_id: None,
-        retry: RetryPolicy::default(),
-    };
-    rig.store.admit_take_over(ask, &alice()).await.unwrap();
+    rig.store.admit_take_over(take_over(&row, Purpose::Activate), &alice()).await.unwrap();
     (row, rig.store.claim_take_overs("one", LEASE).await.unwrap().pop().unwrap())
 }
 

@@ -1,6 +1,9 @@
 //! moto's server: a mock of S3 in Python, kept in memory. Takes any credentials.
 
-use std::{env, path::PathBuf};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
 
 use super::{Account, NotInstalled, child::Child, client, in_path, is_program, scratch::Scratch};
 use crate::wait;
@@ -8,6 +11,23 @@ use crate::wait;
 /// Where moto's program is.
 #[derive(Clone, Debug)]
 pub struct Installed(PathBuf);
+
+/// Python runs it before moto. Moto answers in threads, and looks whether a key is there before it writes it: of eight creates that race, two have won on a busy machine. So its requests are let in
+/// one after the other.
+const ONE_AT_A_TIME: &str = "\
+import threading
+import werkzeug.serving
+
+run, turn = werkzeug.serving.run_simple, threading.Lock()
+
+def run_in_turn(host, port, application, **options):
+    def in_turn(environ, start_response):
+        with turn:
+            return list(application(environ, start_response))
+    run(host, port, in_turn, **options)
+
+werkzeug.serving.run_simple = run_in_turn
+";
 
 /// A running server. Dropping it kills it.
 #[derive(Debug)]
@@ -31,7 +51,11 @@ impl Moto {
     /// Starts it and makes the bucket.
     pub async fn start(installed: &Installed, account: Account<'_>, bucket: &str) -> Self {
         let scratch = Scratch::new("moto");
-        let child = Child::start("moto", &installed.0, &["-H", "127.0.0.1", "-p", "0"], scratch.path());
+        fs::write(scratch.path().join("sitecustomize.py"), ONE_AT_A_TIME).expect("the scratch folder can be written");
+        let path = format!("PYTHONPATH={}", scratch.path().display());
+        let program = installed.0.display().to_string();
+        let args = [path.as_str(), &program, "-H", "127.0.0.1", "-p", "0"];
+        let child = Child::start("moto", Path::new("env"), &args, scratch.path());
         let endpoint = wait::until("moto says where it listens", || {
             child.must_run();
             let found = child.log().split_once("Running on ").and_then(|(_, rest)| {

@@ -16,9 +16,7 @@ use lockstep_protocol::{
     key::AttemptPath,
     location::{Location, RawLocation},
     manifest::{Delta, FileEntry, Inherited, ObjectEntry, PartManifest, RelativePath},
-    round::{
-        Kind, Phase, PullRequest, PullState, PushState, Resolved, RetryPolicy, Round, SettleState, Source, WantedCut,
-    },
+    round::{Kind, Phase, PullRequest, PullState, PushState, Resolved, RetryPolicy, Round, Source, WantedCut},
     spec::PullSelector,
     tombstone::Tombstone,
 };
@@ -275,19 +273,7 @@ fn round(phase: Phase, kind: Kind) -> Round {
 
 /// An active push with this base.
 pub(super) fn push(base: Option<CommitRef>) -> Round {
-    let state = PushState {
-        seq: Seq::FIRST,
-        wanted: WantedCut::Newest,
-        force: false,
-        base,
-        parent: None,
-        step: None,
-        fingerprint: None,
-        commit_bytes: None,
-        abort_bytes: None,
-        committed: None,
-        settle: SettleState::default(),
-    };
+    let state = PushState::asked(Seq::FIRST, WantedCut::Newest, false, base);
     round(Phase::Transferring, Kind::Push(state))
 }
 

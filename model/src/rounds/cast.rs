@@ -14,8 +14,7 @@ use lockstep_protocol::{
     location::Location,
     order::{AgentIdentity, OrderHeader, OrderMark, PipelineSelector},
     round::{
-        CancelRequest, Kind, Participant, Phase, PullRequest, PullState, PushState, RetryPolicy, Round, SettleState,
-        WantedCut,
+        CancelRequest, Kind, Participant, Phase, PullRequest, PullState, PushState, RetryPolicy, Round, WantedCut,
     },
     spec::PullSelector,
 };
@@ -131,19 +130,7 @@ impl Cast {
 
     /// As admission makes it.
     pub(super) fn push(&self, round: u8) -> Round {
-        let kind = Kind::Push(PushState {
-            seq: seq(round),
-            wanted: WantedCut::Newest,
-            force: false,
-            base: None,
-            parent: None,
-            step: None,
-            fingerprint: None,
-            commit_bytes: None,
-            abort_bytes: None,
-            committed: None,
-            settle: SettleState::default(),
-        });
+        let kind = Kind::Push(PushState::asked(seq(round), WantedCut::Newest, false, None));
         self.round(round, Phase::Planning, kind)
     }
 

@@ -15,7 +15,7 @@ use lockstep_protocol::{
     problem::{Problem, Reason},
     round::{
         CancelRequest, Decision, Event, Kind, Participant, Phase, PullRequest, PullState, PushState, RetryPolicy,
-        Round, SettleState, WantedCut, check_cancellable, decide,
+        Round, WantedCut, check_cancellable, decide,
     },
 };
 
@@ -191,19 +191,7 @@ impl Database {
         let (phase, kind) = match request.ask {
             Ask::Push(wanted) => (
                 Phase::Planning,
-                Kind::Push(PushState {
-                    seq: self.seq,
-                    wanted,
-                    force: true,
-                    base: self.last.as_ref().map(|last| last.commit),
-                    parent: None,
-                    step: None,
-                    fingerprint: None,
-                    commit_bytes: None,
-                    abort_bytes: None,
-                    committed: None,
-                    settle: SettleState::default(),
-                }),
+                Kind::Push(PushState::asked(self.seq, wanted, true, self.last.as_ref().map(|last| last.commit))),
             ),
             Ask::Pull(request) => (Phase::Resolving, Kind::Pull(PullState::asked(request))),
         };

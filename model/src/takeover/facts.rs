@@ -10,7 +10,7 @@ use lockstep_protocol::{
     host::Layout,
     id::{DatabaseId, Generation, PipelineId, PipelineName, RoundId, RoundNo, Seq, Term},
     location::{Location, RawLocation},
-    round::{Kind, Phase, PushState, RetryPolicy, Round, SettleState, WantedCut},
+    round::{Kind, Phase, PushState, RetryPolicy, Round, WantedCut},
 };
 use uuid::Uuid;
 
@@ -101,19 +101,8 @@ pub(super) fn first_fence() -> Fence {
 /// A push whose commit's bytes are stored.
 pub(super) fn round(place: Place) -> Round {
     let commit = commit(place);
-    let state = PushState {
-        seq: commit.seq,
-        wanted: WantedCut::Newest,
-        force: false,
-        base: None,
-        parent: None,
-        step: None,
-        fingerprint: None,
-        commit_bytes: Some(bytes(place)),
-        abort_bytes: None,
-        committed: None,
-        settle: SettleState::default(),
-    };
+    let state =
+        PushState { commit_bytes: Some(bytes(place)), ..PushState::asked(commit.seq, WantedCut::Newest, false, None) };
     Round {
         id: commit.round,
         pipeline: pipeline(0),

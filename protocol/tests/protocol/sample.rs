@@ -13,7 +13,7 @@ use lockstep_protocol::{
     location::Location,
     manifest::{FileEntry, ObjectEntry, PartManifest, RelativePath},
     order::OrderHeader,
-    round::{Kind, Participant, Phase, PullRequest, PullState, PushState, RetryPolicy, Round, SettleState, WantedCut},
+    round::{Kind, Participant, Phase, PullRequest, PullState, PushState, RetryPolicy, Round, WantedCut},
     spec::PullSelector,
 };
 use uuid::Uuid;
@@ -170,19 +170,7 @@ fn round(hosts: u32, phase: Phase, kind: Kind) -> Round {
 }
 
 pub(crate) fn push(hosts: u32) -> Round {
-    let state = PushState {
-        seq: Seq::FIRST,
-        wanted: WantedCut::Newest,
-        force: false,
-        base: None,
-        parent: None,
-        step: None,
-        fingerprint: None,
-        commit_bytes: None,
-        abort_bytes: None,
-        committed: None,
-        settle: SettleState::default(),
-    };
+    let state = PushState::asked(Seq::FIRST, WantedCut::Newest, false, None);
     round(hosts, Phase::Planning, Kind::Push(state))
 }
 

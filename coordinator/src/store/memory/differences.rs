@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use lockstep_protocol::{commit::CommitRef, round::Kind};
 
-use super::{Line, Tables, as_json, rounds::StoredRound};
+use super::{audit::Line, rounds::StoredRound, tables::Tables, values::as_json};
 use crate::store::{
     Difference, Loss, PipelineRow,
     audit::event,

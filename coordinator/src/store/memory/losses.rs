@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use chrono::{DateTime, Utc};
 use lockstep_protocol::{commit::CommitRef, id::PipelineId, round::Kind};
 
-use super::{Line, Tables, rounds::StoredRound};
+use super::{audit::Line, rounds::StoredRound, tables::Tables};
 use crate::store::{
     audit::event,
     committed::{AT_MOST, Committed},

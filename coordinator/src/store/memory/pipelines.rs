@@ -10,7 +10,12 @@ use lockstep_protocol::{
     problem::Problem,
 };
 
-use super::{Line, Tables, as_json, later, limit, standbys::StoredStandby};
+use super::{
+    audit::Line,
+    standbys::StoredStandby,
+    tables::Tables,
+    values::{as_json, later, limit},
+};
 use crate::store::{
     Caller, ClaimOutcome, ClaimSettled, ClaimState, Created, LastCommit, Listed, NewPipeline, Page, PipelineRow,
     PipelineSelector, RoundKind,

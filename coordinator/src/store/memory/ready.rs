@@ -9,7 +9,10 @@ use lockstep_protocol::{
     round::{Kind, Round},
 };
 
-use super::{Tables, as_json, later};
+use super::{
+    tables::Tables,
+    values::{as_json, later},
+};
 use crate::store::{
     ClaimState,
     ready::{SaveTelling, WordOf, activates, base_of, nobody_told, stored},

@@ -5,7 +5,10 @@ use std::time::Duration;
 use chrono::{DateTime, SubsecRound, Utc};
 use lockstep_protocol::{id::PipelineId, schedule::PushSchedule};
 
-use super::{Tables, as_json, later};
+use super::{
+    tables::Tables,
+    values::{as_json, later},
+};
 use crate::store::{ClaimState, DuePush, DuePushes, schedules::SaveSchedule, sqlstate::Fail};
 
 /// One row of `push_schedules`.

@@ -8,7 +8,11 @@ use lockstep_protocol::{
     standby::{FollowState, Sighting, Standing},
 };
 
-use super::{Line, Tables, as_json, later};
+use super::{
+    audit::Line,
+    tables::Tables,
+    values::{as_json, later},
+};
 use crate::store::{
     Caller, ClaimState, DueStandby, DueStandbys, PipelineRow, StandbyRow,
     ask::Ask,

@@ -10,7 +10,7 @@ use lockstep_protocol::{
 };
 use uuid::Uuid;
 
-use super::{Line, Tables, later};
+use super::{audit::Line, tables::Tables, values::later};
 use crate::store::{
     Applied, Caller, ClaimState, PipelineRow, PipelineSelector, TakeOverApplied,
     apply::Change,

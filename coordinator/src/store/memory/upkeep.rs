@@ -11,7 +11,11 @@ use lockstep_protocol::{
 };
 use uuid::Uuid;
 
-use super::{Line, Tables, as_json, later};
+use super::{
+    audit::Line,
+    tables::Tables,
+    values::{as_json, later},
+};
 use crate::store::{
     ClaimState, CollectionView, Marking, UpkeepApplied,
     audit::event,

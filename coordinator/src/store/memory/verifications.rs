@@ -9,7 +9,11 @@ use chrono::{DateTime, SubsecRound, Utc};
 use lockstep_protocol::id::{PipelineId, RoundId};
 use uuid::Uuid;
 
-use super::{Line, Tables, as_json, later};
+use super::{
+    audit::Line,
+    tables::Tables,
+    values::{as_json, later},
+};
 use crate::store::{
     Verification, VerificationsOf,
     audit::event,

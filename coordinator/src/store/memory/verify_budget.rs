@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use chrono::{DateTime, Utc};
 use lockstep_protocol::id::PipelineId;
 
-use super::{Tables, later};
+use super::{tables::Tables, values::later};
 use crate::store::{ClaimState, VerifyBudget, text::as_read, verify_budget::SaveBudget};
 
 /// The row of `verify_budget`, and the turns.
