@@ -185,11 +185,12 @@ impl Agent {
         self.state().disk.clone()
     }
 
-    /// When this process first answered that it has this checkpoint, and nothing else.
-    pub(crate) fn installed_at(&self, incarnation: Incarnation, id: LocalCheckpointId) -> Option<Duration> {
+    /// When this process first answered, at that time or later, that it has this checkpoint and nothing else.
+    pub(crate) fn installed_at(&self, life: Incarnation, id: LocalCheckpointId, since: Duration) -> Option<Duration> {
         let state = self.state();
         let mut installed = state.installed.iter();
-        installed.find(|(process, local, _)| *process == incarnation && *local == id).map(|(_, _, at)| *at)
+        let found = installed.find(|(process, local, at)| (*process, *local) == (life, id) && *at >= since);
+        found.map(|(_, _, at)| *at)
     }
 
     /// A step of before an install that is still there.

@@ -1,6 +1,6 @@
 //! The invariants of protocol.md, looked for past all faults. A violation is a sentence that begins with its number.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use lockstep_bucket::MemoryBuckets;
 use lockstep_coordinator::store::{AuditRow, RoundRecord};
@@ -16,13 +16,16 @@ use lockstep_protocol::{
 use crate::world::{BUCKET, World, location};
 
 mod damage;
+mod fail_back;
 mod fences;
 mod garbage;
 mod restore;
 mod schedule;
+mod source;
 
 pub(crate) use damage::{damaged_and_unmarked, document, state_of};
-pub(crate) use fences::{Fenced, Fences, Place};
+pub(crate) use fail_back::{Fenced, newest, newest_parts};
+pub(crate) use fences::{Fences, Place};
 use garbage::Retired;
 pub(crate) use garbage::no_orphans;
 
@@ -45,13 +48,15 @@ pub(crate) fn now(world: &World) -> Result<(), String> {
     }
     let fences = Fences::of(&world.buckets);
     fences::never_goes_back(world, &fences)?;
-    fences::stays_fenced(world, &rounds)?;
+    fail_back::stays_fenced(world, &rounds)?;
     fences::failed_for_good(world, &fences)?;
     fences::activated_with_the_base(world, &rounds)?;
+    fail_back::goes_on_from_its_base(world, &rounds)?;
     for record in &rounds {
         decided_as_told(world, &fences, record)?;
         let newest = rounds.last().is_some_and(|last| last.round.id == record.round.id);
         installed_everywhere(world, record, newest)?;
+        source::is_one(world, record)?;
     }
     // First of all what bears a mark, since retention counts it no more.
     damage::is_passed_over(world, &rounds)?;
@@ -188,7 +193,9 @@ fn installed_everywhere(world: &World, record: &RoundRecord, newest: bool) -> Re
     }
     for (participant, agent) in round.participants.iter().zip(&world.agents) {
         let has = participant.incarnation.zip(participant.local_checkpoint);
-        let installed = has.and_then(|(incarnation, id)| Some((incarnation, id, agent.installed_at(incarnation, id)?)));
+        let installed = has.and_then(|(incarnation, id)| {
+            Some((incarnation, id, agent.installed_at(incarnation, id, Duration::ZERO)?))
+        });
         let Some((incarnation, id, at)) = installed else {
             let host = participant.host_idx;
             return Err(format!("S12: round {} is installed, host {host} never had it in that process", round.id));

@@ -8,7 +8,7 @@ use crate::{
 /// Seeds of one run of the suite.
 const SEEDS: u64 = 200;
 
-const FAULTS: [&str; 41] = [
+const FAULTS: [&str; 43] = [
     "agent down",
     "agent restarted",
     "bucket: Conflict",
@@ -32,9 +32,11 @@ const FAULTS: [&str; 41] = [
     "round open in the backup",
     "object altered",
     "object lost",
+    "owner became a standby",
     "verified by hand",
     "deadline of seconds",
     "deleted while pulled",
+    "failed back",
     "disk lost",
     "location taken back",
     "location taken over",
@@ -51,6 +53,10 @@ const FAULTS: [&str; 41] = [
     "taker killed",
     "unpinned by hand",
 ];
+
+/// Ends of long stories: fewer seeds come so far.
+const RARE: [&str; 3] =
+    ["failed back to what the other one pushed", "resolved anew and installed", "source retired while it was pulled"];
 
 /// Shows where two logs part.
 pub(crate) fn assert_same(seed: u64, first: &str, second: &str) {
@@ -79,7 +85,8 @@ fn dispatch_holds_the_invariants_whatever_fails() {
     }
     let figures = Figures::of(number_of("LOCKSTEP_SEEDS").unwrap_or(SEEDS), story::play);
     figures.print();
-    figures.assert_met(&FAULTS);
+    figures.assert_met(&FAULTS, 20);
+    figures.assert_met(&RARE, 100);
     figures.assert_outcomes(&["push committed", "push CANCELLED", "push FENCED", "pull installed", "pull SUPERSEDED"]);
     figures.assert_outcomes(&["collect done", "retired", "swept", "deleted objects", "heir: collect done"]);
     figures.assert_outcomes(&["pin done", "unpin done"]);

@@ -385,6 +385,6 @@ fn network_holds_the_invariants_whatever_fails() {
     }
     let figures = Figures::of(number_of("LOCKSTEP_NETWORK_SEEDS").unwrap_or(SEEDS), play);
     figures.print();
-    figures.assert_met(&FAULTS);
+    figures.assert_met(&FAULTS, 20);
     figures.assert_outcomes(&["push committed", "pull installed"]);
 }

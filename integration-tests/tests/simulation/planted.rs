@@ -7,19 +7,19 @@ use crate::{damage, number_of, restore, schedule, story, world::Garbage};
 /// Each with a seed that caught it; another one is looked for if the histories have changed since. What else there is, the model and the seeds of
 /// docs/reliability/seeds.md catch.
 const BUGS: [(Bug, u64); 31] = [
-    (Bug::EffectsBeforeStored, 4),
+    (Bug::EffectsBeforeStored, 5),
     (Bug::UnknownTakenAsFailed, 0),
     (Bug::UnconditionalCommitPut, 24),
     // The version alone guards most writes, since each claim raises it too: what shows the bug is a replica that hands back a round of another's.
     (Bug::NoTermInWhere, 21),
-    (Bug::NoVersionInWhere, 37),
-    (Bug::NoGuardInWhere, 37),
+    (Bug::NoVersionInWhere, 21),
+    (Bug::NoGuardInWhere, 11),
     (Bug::ExistsTakenAsFailed, 0),
-    (Bug::ExistsTakenAsMine, 41),
+    (Bug::ExistsTakenAsMine, 8),
     (Bug::SecondRoundAdmitted, 0),
-    (Bug::AbortOnlyInDatabase, 41),
-    (Bug::DeadlineInCommitting, 41),
-    (Bug::IncarnationNotCompared, 1),
+    (Bug::AbortOnlyInDatabase, 8),
+    (Bug::DeadlineInCommitting, 118),
+    (Bug::IncarnationNotCompared, 2),
     (Bug::SuccessAtTheFirstHost, 3),
     (Bug::CancelWhileInstalling, 51),
     (Bug::OtherCheckpointsStay, 2),
@@ -31,14 +31,14 @@ const BUGS: [(Bug, u64); 31] = [
     (Bug::ExistingFenceIsLost, 37),
     (Bug::UnconditionalFence, 147),
     // Of garbage.
-    (Bug::SweepBeforeTombstoneLanded, 162),
+    (Bug::SweepBeforeTombstoneLanded, 5),
     (Bug::OrphansByDatabaseBeforeListing, 1),
-    (Bug::TombstoneOfFencedOwnerCounts, 99),
+    (Bug::TombstoneOfFencedOwnerCounts, 17),
     // Of schedules.
     (Bug::ScheduleWithoutBackOff, 49),
     (Bug::NewestIsPushedAgain, 1),
     // Of damage and lost databases.
-    (Bug::ReadingsAreNotCharged, 112),
+    (Bug::ReadingsAreNotCharged, 97),
     (Bug::MarkedIsLatest, 10),
     (Bug::MarkedIsAdopted, 10),
     (Bug::ResyncLearnsNothing, 26),

@@ -1,22 +1,22 @@
 //! Another pipeline, with database, hosts and a replica of its own, that takes the location over; and the owner, that takes it back in some of the runs.
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
 
 use lockstep_bucket::{
     Operation,
     memory::fault::{Fault, FaultRule},
 };
-use lockstep_coordinator::store::{AdmitPush, ClaimState, PipelineRow, Trigger};
-use lockstep_protocol::{
-    id::{Generation, LocalCheckpointId},
-    round::{Phase, RetryPolicy, WantedCut},
-    takeover::Purpose,
-};
+use lockstep_coordinator::store::ClaimState;
+use lockstep_protocol::{id::LocalCheckpointId, round::Phase, takeover::Purpose};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::world::{Chances, World, alice};
+use crate::world::{Chances, World};
 
 pub(crate) struct Rival {
     /// Where the location's first owner lives.
@@ -24,7 +24,9 @@ pub(crate) struct Rival {
     pub(crate) world: World,
     gives_back: bool,
     /// It stays a standby and never wants the location.
-    only_follows: bool,
+    pub(crate) only_follows: bool,
+    /// Somebody is in the middle of something for which the location has to stay whose it is.
+    pub(crate) is_left_alone: Cell<bool>,
     rng: RefCell<StdRng>,
 }
 
@@ -49,7 +51,7 @@ impl Rival {
         world.start_replica();
         trouble_the_fences(&world, &mut rng);
         let (gives_back, only_follows) = (rng.random_bool(0.6), rng.random_bool(0.2));
-        Self { home, world, gives_back, only_follows, rng: RefCell::new(rng) }
+        Self { home, world, gives_back, only_follows, is_left_alone: Cell::default(), rng: RefCell::new(rng) }
     }
 
     fn draw(&self, most: u64) -> u64 {
@@ -68,9 +70,9 @@ impl Rival {
     pub(crate) async fn live(&self, over: &CancellationToken) {
         while over.run_until_cancelled(tokio::time::sleep(self.millis(8_000))).await.is_some() {
             match self.draw(20) {
-                0..5 if !self.owns() && !self.only_follows => self.take_over().await,
+                0..5 if !self.owns() && !self.only_follows && !self.is_left_alone.get() => self.take_over().await,
                 0..9 => self.push().await,
-                9..13 if self.gives_back => {
+                9..13 if self.gives_back && !self.is_left_alone.get() => {
                     self.world.weather.count("location taken back");
                     self.home.take_over(Purpose::TakeOver).await;
                 }
@@ -140,26 +142,14 @@ impl Rival {
     }
 
     async fn push(&self) {
-        let Some(row) = self.world.row() else { return };
         self.world.checkpoint();
-        let push = AdmitPush {
-            pipeline: row.id.into(),
-            wanted: WantedCut::Newest,
-            force: true,
-            trigger: Trigger::Manual,
-            found: None,
-            request_id: None,
-            deadline: Duration::from_secs(3_600),
-            retry: RetryPolicy::default(),
-        };
-        let answer = self.world.store().admit_push(push, &alice()).await;
+        let answer = self.world.push(true).await;
         info!(admitted = answer.is_ok(), "the heir pushes");
     }
 
     /// A standby has what is newest on every host, and nothing else, soon after it was pushed.
     pub(crate) async fn follows(&self, newest: &[LocalCheckpointId]) -> Result<(), String> {
-        let standby = |row: &PipelineRow| row.claim == ClaimState::Standby && row.generation == Generation::NONE;
-        if !self.world.row().is_some_and(|row| standby(&row) && row.fenced.is_none()) {
+        if !self.world.row().is_some_and(|row| row.claim == ClaimState::Standby && !row.holds_fence()) {
             return Ok(());
         }
         self.world.weather.count("standby followed to the end");

@@ -13,10 +13,8 @@ use lockstep_coordinator::{
 use lockstep_protocol::{
     commit::CommitRef,
     id::{RequestId, RoundId},
-    problem::Reason,
-    round::{CancelRequest, Kind, Phase, PullRequest, RetryPolicy, WantedCut},
+    round::{CancelRequest, Kind, PullRequest, RetryPolicy, WantedCut},
     spec::PullSelector,
-    takeover::Purpose,
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tokio::time::Instant;
@@ -24,17 +22,21 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
-    check::{self, Fences, no_orphans},
+    check,
     damage::{self, Decay},
+    fail_back::{self, WayBack},
     log,
     pins::Keeper,
     restore::{self, Disaster},
+    retirer::{self, Retirer},
     rival::Rival,
     schedule,
     told::Told,
     weather::LATEST,
     world::{Chances, Garbage, World, alice},
 };
+
+mod ending;
 
 /// L1: every round is terminal this long after the last fault.
 const L1: Duration = Duration::from_secs(60);
@@ -103,6 +105,8 @@ fn still_active(record: &RoundRecord) -> String {
 struct Story {
     world: Rc<World>,
     rival: Option<Rc<Rival>>,
+    way_back: Option<WayBack>,
+    retirer: Option<Retirer>,
     keeper: Option<Keeper>,
     decay: Option<Decay>,
     disaster: Option<Disaster>,
@@ -135,10 +139,12 @@ impl Story {
         trouble_the_tombstones(&world, seed);
         let rival =
             if is_rivalled(seed) { Some(Rc::new(Rival::begin(Rc::clone(&world), seed, chances).await)) } else { None };
+        let way_back = WayBack::of(&world, rival.as_ref(), seed);
+        let retirer = Retirer::of(&world, rival.as_ref(), seed);
         let (keeper, decay) = (Keeper::of(&world, seed), Decay::of(&world, seed));
         let disaster = Disaster::of(&world, seed);
         world.checkpoint();
-        Self { world, rival, keeper, decay, disaster, rng, pipeline, requests: BTreeMap::new() }
+        Self { world, rival, way_back, retirer, keeper, decay, disaster, rng, pipeline, requests: BTreeMap::new() }
     }
 
     async fn run(mut self) -> Result<Told, String> {
@@ -151,6 +157,19 @@ impl Story {
         let life = async {
             if let Some(rival) = &rival {
                 rival.live(&over).await;
+            }
+        };
+        let (way_back, way) = (self.way_back.take(), &over);
+        let going = async move {
+            if let Some(way_back) = &way_back {
+                way_back.live(way).await;
+            }
+            way_back
+        };
+        let retirer = self.retirer.take();
+        let retiring = async {
+            if let Some(retirer) = &retirer {
+                retirer.live(&over).await;
             }
         };
         let keeping = async {
@@ -173,7 +192,9 @@ impl Story {
             over.cancel();
             outcome
         };
-        tokio::join!(trouble, life, keeping, decaying, striking).0?;
+        let (trouble, way_back, ..) = tokio::join!(trouble, going, retiring, life, keeping, decaying, striking);
+        trouble?;
+        self.way_back = way_back;
         self.calm_down();
         calm.cancel();
         late.await.unwrap();
@@ -192,6 +213,8 @@ impl Story {
         self.ends_well().await?;
         self.leaves_no_orphans().await?;
         self.check()?;
+        self.worlds().for_each(fail_back::count);
+        self.worlds().for_each(retirer::count);
         let mut told = Told::of(&self.world, recovery, begun.elapsed());
         if let Some(rival) = &self.rival {
             told.add_rival(&rival.world);
@@ -411,131 +434,5 @@ impl Story {
         }
         self.world.agents.iter().for_each(crate::agent::Agent::start);
         self.rival.iter().for_each(|rival| rival.calm_down());
-    }
-
-    /// F4: whoever was taken over is told so, by the row or by what its next push finds. The first take-over in calm weather succeeds.
-    async fn owns_its_location(&self) -> Result<(), String> {
-        let owner = || Fences::of(&self.world.buckets).owner();
-        if owner() == Some(self.pipeline.id) {
-            return Ok(());
-        }
-        self.is_fenced().await?;
-        info!("takes its location back");
-        self.world.take_over(Purpose::TakeOver).await;
-        self.until_idle(Instant::now() + L1, 50).await?;
-        if owner() != Some(self.pipeline.id) {
-            return Err(format!("L2: a take-over after the last fault: {:#?}", self.world.database.take_overs()));
-        }
-        Ok(())
-    }
-
-    async fn is_fenced(&self) -> Result<(), String> {
-        let fenced = || self.world.row().is_some_and(|row| row.fenced.is_some());
-        if !fenced() {
-            self.world.checkpoint();
-            match self.admit_push().await {
-                // The schedule was faster.
-                Err(StoreError::Problem(problem)) if self.world.push_interval.is_some() => {
-                    info!(reason = %problem.reason, "not pushed by hand");
-                }
-                pushed => drop(pushed.map_err(|error| format!("L2: a push after the last fault: {error}"))?),
-            }
-            let pushed = self.ended().await?.round;
-            if pushed.problem.as_ref().map(|problem| problem.reason) != Some(Reason::Fenced) {
-                return Err(format!("F4: a push of an owner that was taken over: {pushed:#?}"));
-            }
-        }
-        match self.admit_push().await {
-            Err(StoreError::Problem(problem)) if fenced() && problem.reason == Reason::Fenced => Ok(()),
-            other => Err(format!("F4: a push of an owner that was taken over was admitted: {other:?}")),
-        }
-    }
-
-    /// L2: a new push succeeds first try; and what it pushed comes back to every host.
-    async fn ends_well(&mut self) -> Result<(), String> {
-        let step = self.world.checkpoint();
-        self.push_until_known().await?;
-        let pushed = self.ended().await?;
-        let first_try = pushed.round.participants.iter().all(|participant| participant.attempt.get() == 1);
-        if pushed.round.phase != Phase::Committed || !first_try {
-            return Err(format!("L2: a push after the last fault: {:#?}", pushed.round));
-        }
-        self.world.agents.iter().for_each(|agent| {
-            agent.crash();
-            agent.lose_disk();
-            agent.start();
-        });
-        let request = PullRequest {
-            selector: PullSelector::Latest,
-            standby: true,
-            fail_if_none: true,
-            allow_fingerprint: false,
-            discard_local: false,
-        };
-        if let Some(rival) = &self.rival {
-            let newest = pushed.round.participants.iter().filter_map(|part| part.local_checkpoint).collect::<Vec<_>>();
-            rival.follows(&newest).await?;
-        }
-        self.start_pull(request).await?;
-        let pulled = self.ended().await?;
-        if pulled.round.phase != Phase::Installed {
-            return Err(format!("L2: a pull after the last fault: {:#?}", pulled.round));
-        }
-        for (agent, part) in self.world.agents.iter().zip(&pushed.round.participants) {
-            let disk: Vec<_> = agent.disk().into_iter().map(|local| (Some(local.id), local.step.get())).collect();
-            if disk != [(part.local_checkpoint, step)] {
-                return Err(format!("S12: a host that pulled step {step} has {disk:?}"));
-            }
-        }
-        Ok(())
-    }
-
-    async fn start_pull(&mut self, request: PullRequest) -> Result<(), String> {
-        let pull = AdmitPull {
-            follows: None,
-            pipeline: self.pipeline.id.into(),
-            request,
-            request_id: None,
-            deadline: Duration::from_secs(3_600),
-            retry: RetryPolicy::default(),
-        };
-        let admitted = self.world.store().admit_pull(pull, &alice()).await;
-        admitted.map(|_| ()).map_err(|error| format!("L2: a pull after the last fault was not admitted: {error}"))
-    }
-
-    /// L3: what nothing needs is gone after two collections.
-    async fn leaves_no_orphans(&self) -> Result<(), String> {
-        let Some(garbage) = &self.world.garbage else { return Ok(()) };
-        tokio::time::sleep(garbage.min_age + Duration::from_secs(1)).await;
-        self.world.collect().await?;
-        tokio::time::sleep(garbage.grace + Duration::from_secs(1)).await;
-        self.world.collect().await?;
-        no_orphans(&self.world)
-    }
-
-    async fn admit_push(&self) -> Result<Admission, StoreError> {
-        let push = AdmitPush {
-            pipeline: self.pipeline.id.into(),
-            wanted: WantedCut::Newest,
-            force: false,
-            trigger: Trigger::Manual,
-            found: None,
-            request_id: None,
-            deadline: Duration::from_secs(3_600),
-            retry: RetryPolicy::default(),
-        };
-        self.world.store().admit_push(push, &alice()).await
-    }
-
-    async fn push_until_known(&self) -> Result<(), String> {
-        match self.admit_push().await {
-            Ok(Admission::New(_)) => Ok(()),
-            other => Err(format!("L2: a push after the last fault was not admitted: {other:?}")),
-        }
-    }
-
-    async fn ended(&self) -> Result<RoundRecord, String> {
-        self.until_idle(Instant::now() + L1, 50).await?;
-        self.world.database.rounds().pop().ok_or_else(|| "no round".to_owned())
     }
 }

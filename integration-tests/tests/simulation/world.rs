@@ -14,8 +14,7 @@ use lockstep_bucket::{MemoryBuckets, ObjectStore};
 use lockstep_coordinator::{
     dispatch::{DispatchOptions, Dispatcher, GarbageOptions},
     store::{
-        AdmitTakeOver, AdmitUpkeep, Caller, ClaimState, DatabaseIdentity, NewPipeline, PipelineRow, RoundRecord, Store,
-        StoreError,
+        AdmitTakeOver, Caller, ClaimState, DatabaseIdentity, NewPipeline, PipelineRow, RoundRecord, Store,
         memory::{Gate, MemoryDatabase},
     },
 };
@@ -28,7 +27,6 @@ use lockstep_protocol::{
     round::RetryPolicy,
     spec::PipelineSpec,
     takeover::Purpose,
-    upkeep::{Phase, Upkeep, Work},
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +41,8 @@ use crate::{
     weather::Weather,
     wire,
 };
+
+mod asked;
 
 pub(crate) const BUCKET: &str = "acme";
 
@@ -98,9 +98,9 @@ pub(crate) struct World {
     pub(crate) pinned: RefCell<BTreeMap<String, CommitRef>>,
     /// Pins that somebody has asked to take away.
     pub(crate) unpinned: RefCell<BTreeSet<String>>,
-    /// Of all pipelines of the location: no two checkpoints of engines have the same step.
-    step: Rc<Cell<u64>>,
-    name: &'static str,
+    /// When the engines of any pipeline of the location made their checkpoints: no two have the same step, which is the place here.
+    made: Rc<RefCell<Vec<Duration>>>,
+    pub(crate) name: &'static str,
     store: OnceCell<Store>,
     replicas: RefCell<Vec<Replica>>,
     started: RefCell<u32>,
@@ -154,10 +154,10 @@ impl World {
         let slots = self.agents.iter().map(Agent::slot);
         let beside = Self::over((self.buckets.clone(), self.weather.clone()), database, name, slots);
         let (garbage, push_interval) = (self.garbage.clone(), self.push_interval);
-        let (latest, step, deleted) = (Rc::clone(&self.latest), Rc::clone(&self.step), Rc::clone(&self.deleted));
+        let (latest, made, deleted) = (Rc::clone(&self.latest), Rc::clone(&self.made), Rc::clone(&self.deleted));
         let (rotten, marked) = (Rc::clone(&self.rotten), Rc::clone(&self.marked));
         let verify_bytes_per_day = self.verify_bytes_per_day;
-        Self { latest, step, deleted, rotten, marked, garbage, push_interval, verify_bytes_per_day, ..beside }
+        Self { latest, made, deleted, rotten, marked, garbage, push_interval, verify_bytes_per_day, ..beside }
     }
 
     fn over(
@@ -188,7 +188,7 @@ impl World {
             lost_rounds: RefCell::default(),
             pinned: RefCell::default(),
             unpinned: RefCell::default(),
-            step: Rc::default(),
+            made: Rc::default(),
             name,
             store: OnceCell::new(),
             replicas: RefCell::default(),
@@ -294,7 +294,7 @@ impl World {
     fn spec(&self) -> serde_json::Value {
         let agents: Vec<_> = self.agents.iter().map(Agent::address).collect();
         let mut spec = serde_json::json!({
-            "name": self.name, "agents": agents, "location": {"bucket": BUCKET, "prefix": "orders"},
+            "name": self.name, "agents": agents, "location": {"bucket": BUCKET, "prefix": "orders"}, "pull_interval": "5s",
         });
         match self.agents.first().and_then(|agent| agent.host_info()) {
             None => spec["solo"] = true.into(),
@@ -314,7 +314,6 @@ impl World {
     pub(crate) async fn create_standby(&self) -> PipelineId {
         let mut spec = self.spec();
         spec["initial"] = "standby".into();
-        spec["pull_interval"] = "5s".into();
         let spec = PipelineSpec::from_value(spec).unwrap();
         let id = PipelineId::new(self.weather.uuid());
         let new = NewPipeline { id, spec, fence_bytes: None, follows: true, request_id: None };
@@ -360,11 +359,16 @@ impl World {
 
     /// The engines of all hosts make one.
     pub(crate) fn checkpoint(&self) -> u64 {
-        let step = self.step.get() + 1;
-        self.step.set(step);
+        self.made.borrow_mut().push(log::elapsed());
+        let step = u64::try_from(self.made.borrow().len()).unwrap();
         info!(step, pipeline = self.name, "checkpoint");
         self.agents.iter().for_each(|agent| agent.checkpoint(step));
         step
+    }
+
+    /// When that was.
+    pub(crate) fn made(&self, step: u64) -> Option<Duration> {
+        self.made.borrow().get(usize::try_from(step).ok()?.checked_sub(1)?).copied()
     }
 
     /// The pipeline as its row is now, past all faults.
@@ -384,50 +388,6 @@ impl World {
         };
         let answer = self.store().admit_take_over(ask, &alice()).await;
         info!(pipeline = self.name, ?purpose, admitted = answer.is_ok(), "take-over asked for");
-    }
-
-    /// Somebody asks for upkeep of the location. None: the pipeline isn't there.
-    async fn admitted(&self, work: Work) -> Option<Result<Upkeep, StoreError>> {
-        let pipeline = self.row()?.id.into();
-        let ask = AdmitUpkeep { pipeline, work, request_id: None, at_least_apart: None, retry: RetryPolicy::default() };
-        Some(self.store().admit_upkeep(ask, &alice()).await)
-    }
-
-    /// Whether or not it is admitted.
-    pub(crate) async fn ask_for(&self, work: Work) {
-        let what = work.as_str();
-        let admitted = self.admitted(work).await.is_some_and(|answer| answer.is_ok());
-        info!(what, admitted, pipeline = self.name, "asked for upkeep");
-    }
-
-    /// Somebody asks for one and waits until it has ended.
-    pub(crate) async fn collect(&self) -> Result<(), String> {
-        // One that is under way already would be the answer.
-        self.until_collected().await?;
-        let Some(asked) = self.admitted(Work::Collect).await else { return Ok(()) };
-        let asked = asked.map_err(|error| format!("L3: {error}"))?;
-        self.until_collected().await?;
-        let ended = self.database.upkeep().into_iter().find(|upkeep| upkeep.id == asked.id);
-        match ended {
-            Some(ended) if ended.phase == Phase::Done && ended.problem.is_none() => Ok(()),
-            other => Err(format!("L3: a collection after the last fault came to {other:?}")),
-        }
-    }
-
-    /// Somebody asks to delete one checkpoint.
-    pub(crate) async fn delete(&self, commit: CommitRef) {
-        self.deleted.borrow_mut().insert((commit.generation, commit.seq));
-        self.ask_for(Work::Retire { commit }).await;
-    }
-
-    async fn until_collected(&self) -> Result<(), String> {
-        for _ in 0..600 {
-            if self.database.upkeep().iter().all(|upkeep| upkeep.phase.is_terminal()) {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        Err(format!("L1: upkeep does not end: {:#?}", self.database.upkeep()))
     }
 
     pub(crate) fn is_taking_over(&self) -> bool {

@@ -1,4 +1,4 @@
-//! Which commits count and who may write, in words of its own: rules F1, F2 and F4, past all faults.
+//! Which commits count and who may write, in words of its own: rules F1 and F2, past all faults.
 
 use lockstep_bucket::MemoryBuckets;
 use lockstep_coordinator::store::RoundRecord;
@@ -44,6 +44,11 @@ impl Fences {
         self.0.last().map(|(fence, _)| fence.pipeline)
     }
 
+    /// The fence before a generation's.
+    pub(crate) fn before(&self, generation: Generation) -> Option<&Fence> {
+        self.0.iter().map(|(fence, _)| fence).find(|fence| fence.generation.next() == generation)
+    }
+
     /// F1: the next generation's base decides, if it stands.
     pub(crate) fn counts(&self, (generation, seq): Place) -> bool {
         let next = self.0.iter().find(|(fence, _)| fence.generation == generation.next());
@@ -79,27 +84,6 @@ pub(super) fn never_goes_back(world: &World, fences: &Fences) -> Result<(), Stri
     let before = world.latest.replace(latest);
     if latest < before {
         return Err(format!("S11: the newest commit that counts was {before:?}, now it is {latest:?}"));
-    }
-    Ok(())
-}
-
-/// A row that was fenced: in which generation, and how many rounds it had admitted in it by then.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Fenced(Generation, usize);
-
-/// F4: who is fenced stays so and admits nothing in that generation.
-pub(super) fn stays_fenced(world: &World, rounds: &[RoundRecord]) -> Result<(), String> {
-    let Some(row) = world.row() else { return Ok(()) };
-    let admitted = rounds.iter().filter(|record| record.round.generation == row.generation).count();
-    let now = row.fenced.is_some().then_some(Fenced(row.generation, admitted));
-    if let Some(Fenced(generation, before)) = world.fenced.replace(now)
-        && generation == row.generation
-        && (row.fenced.is_none() || admitted > before)
-    {
-        return Err(format!(
-            "F4: {} was fenced in generation {generation} with {before} rounds, now it is {:?} with {admitted}",
-            row.spec.name, row.fenced
-        ));
     }
     Ok(())
 }
