@@ -21,7 +21,7 @@ use lockstep_protocol::{
 use crate::{
     document::{self, Decided},
     fences, parts,
-    store::{CreateOutcome, Lookup, ObjectStore},
+    store::{CreateOutcome, Lookup, MAX_PAGE, ObjectStore},
 };
 
 /// A commit that counts, retired or not.
@@ -94,9 +94,9 @@ impl Decisions {
 
 /// Reads every decision of a location whose highest generation is `mine`: listed first, then its marks, then the bytes.
 pub async fn read_decisions(store: &dyn ObjectStore, mine: Generation) -> Result<Decisions, Problem> {
-    let places = places(store, Key::COMMITS).await?;
-    let retired = places_of(&places, self::places(store, Key::RETIRED).await?);
-    let damaged = places_of(&places, self::places(store, Key::DAMAGED).await?);
+    let places = places(store, Key::Commit, None).await?;
+    let retired = places_of(&places, self::places(store, Key::Retired, None).await?);
+    let damaged = places_of(&places, self::places(store, Key::Damaged, None).await?);
     let bases = bases(store, mine, &places).await?;
     let counting: Vec<(Generation, Seq)> = places
         .iter()
@@ -133,16 +133,32 @@ pub async fn read_decisions(store: &dyn ObjectStore, mine: Generation) -> Result
     Ok(decisions)
 }
 
-/// Places of decisions, tombstones or marks of damage below their folder, rising.
-pub async fn places(store: &dyn ObjectStore, folder: &str) -> Result<Vec<(Generation, Seq)>, Problem> {
-    let listed = store.list_all(folder).await?;
-    let place = |key: &str| match Key::parse(key) {
-        Some(Key::Commit(generation, seq) | Key::Retired(generation, seq) | Key::Damaged(generation, seq)) => {
-            Some((generation, seq))
+/// Places of decisions, tombstones or marks of damage, as `kind` says, rising; `from`: this one and those after it.
+pub async fn places(
+    store: &dyn ObjectStore,
+    kind: fn(Generation, Seq) -> Key,
+    from: Option<(Generation, Seq)>,
+) -> Result<Vec<(Generation, Seq)>, Problem> {
+    let first = kind(Generation::FIRST, Seq::FIRST).to_string();
+    let folder = first.split_inclusive('/').next().unwrap_or_default();
+    // Numbers have one length, so that keys are listed in the order of places, and what a key begins with comes just before it.
+    let mut after =
+        from.map(|(generation, seq)| kind(generation, seq).to_string().trim_end_matches(".json").to_owned());
+    let mut places = Vec::new();
+    loop {
+        let page = store.list(folder, after.as_deref(), MAX_PAGE).await?;
+        let of_kind = page.objects.iter().filter_map(|object| match Key::parse(&object.key) {
+            Some(Key::Commit(generation, seq) | Key::Retired(generation, seq) | Key::Damaged(generation, seq)) => {
+                Some((generation, seq))
+            }
+            _ => None,
+        });
+        places.extend(of_kind);
+        match page.next {
+            None => return Ok(places),
+            Some(next) => after = Some(next),
         }
-        _ => None,
-    };
-    Ok(listed.iter().filter_map(|object| place(&object.key)).collect())
+    }
 }
 
 fn places_of(decided: &[(Generation, Seq)], marked: Vec<(Generation, Seq)>) -> BTreeSet<(Generation, Seq)> {

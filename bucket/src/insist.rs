@@ -24,10 +24,10 @@ const TRIES: u32 = 4;
 /// Pause after the first try; each one after it is twice as long. Half of it is left to chance.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// No try begins after this: where a store doesn't answer at all it is the caller's patience that counts.
+/// After this none is added: where a store doesn't answer at all it is the caller's patience that counts.
 const AT_MOST: Duration = Duration::from_secs(2);
 
-/// Opens locations whose reads are asked up to 4 times within 2 s while they fail in a way that may pass.
+/// Opens locations whose reads are asked up to 4 times while they fail in a way that may pass, as long as that takes less than 2 s.
 #[derive(Debug)]
 pub struct Insisting<C>(pub C);
 

@@ -168,7 +168,7 @@ pub struct OpenUpload {
 pub type ByteStream = BoxStream<'static, Result<Bytes, StoreError>>;
 
 /// An object store, bound to one [`Location`]: keys are relative to its prefix. Nothing here retries by itself: what is worth a second
-/// try, and for how long, is the caller's to say.
+/// try, and for how long, is the caller's to say, who may open locations through [`Insisting`](crate::Insisting).
 #[async_trait]
 pub trait ObjectStore: fmt::Debug + Send + Sync {
     /// Where keys are relative to.

@@ -70,7 +70,7 @@ mod verify_budget;
 pub use admit::check_pushes;
 pub use changes::{Change, Changes};
 pub use committed::Committed;
-pub use differences::{Difference, refuse_behind, refuse_lost};
+pub use differences::{Difference, not_collected, refuse_behind, refuse_lost};
 pub use endpoint::Pooler;
 pub use fail_back::is_no_standby;
 pub use identity::{DatabaseIdentity, another_database, is_foreign};

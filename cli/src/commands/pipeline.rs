@@ -79,7 +79,7 @@ pub(crate) struct AcceptLoss {
 const ACCEPT_LOSS_HELP: &str = "\
 While a checkpoint is lost nothing of the pipeline is collected: its objects are all that brings it back. If its commit is put back as it was, for example from a version of
 the bucket, the next collection (`lockstep gc`) or coordinator that starts notices. Otherwise give it up: collections go on, its step can be pushed again, and it is not reported any more.
-One that is lost is shown at a time, the newest, and it names the others: once it is given up or back, the next one is. With --all you give them all up.
+One that is lost is shown at a time, the newest, and it names the others: once it is given up or back, the next one is. With --all you give them all up (in JSON they stand in `accepted`, one after the other).
 
 Examples:
   lockstep pipeline accept-loss orders --cause 'deleted by a lifecycle rule, which is gone'
@@ -218,31 +218,41 @@ async fn apply(context: &Context, args: Apply) -> Result<(), Failure> {
 async fn accept_loss(context: &Context, args: AcceptLoss) -> Result<(), Failure> {
     let AcceptLoss { pipeline, checkpoint, all, cause, request_id } = args;
     let request = v1::AcceptLossRequest { pipeline: pipeline.clone(), checkpoint, cause, request_id };
-    let mut accepted = Vec::new();
+    let mut accepted: Vec<v1::AcceptLossResponse> = Vec::new();
+    let checkpoint =
+        |done: &v1::AcceptLossResponse| done.commit.as_ref().map(|commit| commit.round.clone()).unwrap_or_default();
+    let line = |done: &v1::AcceptLossResponse| {
+        format!("checkpoint {} of pipeline {pipeline} is given up: it counts as never committed", checkpoint(done))
+    };
     let left = loop {
-        let done = context.client.accept_loss(request.clone()).await?;
-        let checkpoint = done.commit.as_ref().map(|commit| commit.round.clone()).unwrap_or_default();
-        let lost = done.lost.as_ref().map(json::problem);
-        accepted.push((checkpoint, lost, json::time(done.accept_time.as_ref())));
-        match done.pipeline {
-            Some(pipeline) if all && pipeline.lost.is_some() => {}
-            pipeline => break pipeline,
+        let mut done = match context.client.accept_loss(request.clone()).await {
+            Ok(done) => done,
+            // Somebody has put the last one back, or accepted it.
+            Err(error) if !accepted.is_empty() && error.reason() == "CHECKPOINT_NOT_FOUND" => break None,
+            Err(error) => {
+                accepted.iter().for_each(|done| note(&line(done)));
+                return Err(error.into());
+            }
+        };
+        let pipeline = done.pipeline.take();
+        accepted.push(done);
+        if !(all && pipeline.as_ref().is_some_and(|pipeline| pipeline.lost.is_some())) {
+            break pipeline;
         }
     };
     let document = || {
-        let mut losses = accepted.iter().map(|(checkpoint, lost, accept_time)| {
-            json!({"checkpoint": checkpoint, "lost": lost, "accept_time": accept_time})
+        let mut losses = accepted.iter().map(|done| {
+            json!({
+                "checkpoint": checkpoint(done),
+                "lost": done.lost.as_ref().map(json::problem),
+                "accept_time": json::time(done.accept_time.as_ref()),
+            })
         });
         let mut document = if all { json!({"accepted": losses.collect::<Vec<_>>()}) } else { losses.next().into() };
         document["pipeline"] = left.as_ref().map(json::pipeline).into();
         document
     };
-    context.format.give(document, || {
-        let line = |(checkpoint, ..): &(String, _, _)| {
-            format!("checkpoint {checkpoint} of pipeline {pipeline} is given up: it counts as never committed")
-        };
-        accepted.iter().map(line).collect::<Vec<_>>().join("\n")
-    });
+    context.format.give(document, || accepted.iter().map(line).collect::<Vec<_>>().join("\n"));
     if let Some(next) = left.as_ref().and_then(|pipeline| pipeline.lost.as_ref()) {
         note(&format!("another one is lost, --all gives up every one: {}", next.message));
     }

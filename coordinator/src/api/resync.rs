@@ -110,16 +110,16 @@ impl Api {
         let learnt = found.iter().map(|one| one.commit.round).filter(|round| !known.contains(round)).collect();
         let lost = match row {
             None => Vec::new(),
-            Some(row) => self.lost(row).await?,
+            Some(row) => self.lost_rounds(row, &found).await?,
         };
         Ok(Compared { found, learnt, lost })
     }
 
-    async fn lost(&self, row: &PipelineRow) -> Result<Vec<RoundId>, Problem> {
-        let committed = losses::committed(&self.store, row).await?;
+    async fn lost_rounds(&self, row: &PipelineRow, whole: &[Checkpoint]) -> Result<Vec<RoundId>, Problem> {
         let place = Place::open(&self.context(self.options.preview), &row.spec.location, Right::Read).await?;
-        let found = losses::losses(&place, row, &committed).await?;
-        Ok(found.lost.iter().map(|one| one.committed.commit.round).collect())
+        let found = losses::compare(place.look(), &self.store, row).await?;
+        let over = losses::missing_of(place.look(), &found.listed, whole).await?;
+        Ok(losses::together(found.lost, over).iter().map(|one| one.committed.commit.round).collect())
     }
 
     /// Every commit that the database knows to have stood.

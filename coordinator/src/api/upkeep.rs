@@ -20,7 +20,10 @@ use tokio::time::Instant;
 use super::{Api, checkpoints, request};
 use crate::{
     chance, convert,
-    plan::garbage::{Collector, Ground, NO_LIMITS, check_may_go},
+    plan::{
+        garbage::{Collector, Ground, NO_LIMITS, check_may_go},
+        losses,
+    },
     store::{AdmitUpkeep, Caller, Change, ClaimState, PipelineRow},
 };
 
@@ -186,6 +189,9 @@ impl Api {
     /// Exactly what a collection would do now, found in the same way.
     async fn what_would_go(&self, row: &PipelineRow) -> Result<v1::CollectGarbageResponse, Problem> {
         let collector = self.collector(row).await?;
+        let found = losses::compare(collector.look(), &self.store, row).await?;
+        losses::refuse(row, &found.lost)?;
+        let collector = collector.expecting(row, found.listed);
         let survey = collector.survey(row.spec.retention).await?;
         let retire = collector.foreseen(&survey);
         let sweep = collector.sweep(&retire).await?;

@@ -17,9 +17,10 @@ use crate::{
     plan::{
         BackOff,
         garbage::{Collector, Ground, NO_LIMITS, Survey, check_may_go, stays},
+        losses::{self, Found},
         patiently,
     },
-    store::{Marking, refuse_lost},
+    store::{Marking, PipelineRow, refuse_lost},
 };
 
 /// Tries of one delete whose outcome is unknown, before it is put off.
@@ -60,20 +61,37 @@ pub(super) async fn collect(
     counting: &Counting,
 ) -> Result<Option<Problem>, Problem> {
     let row = services.store.get_pipeline(&upkeep.pipeline.into()).await?;
-    let committed = compare::before_collecting(services, &row).await?;
-    let row = services.store.get_pipeline(&upkeep.pipeline.into()).await?;
+    let Found { lost, listed, .. } = compare::before_collecting(services, &row).await?;
+    let collector = open(services, upkeep).await?.expecting(&row, listed);
+    let (store, caller) = (&services.store, services.caller());
+    if !lost.is_empty() {
+        // Noted while its objects are still there. Whether or not that is taken: the newest may have been given up meanwhile, and the others are lost all the same.
+        let lost = losses::together(lost, collector.look_for_missing().await?);
+        losses::note(store, &row, &lost, &caller).await?;
+        return losses::refuse(&row, &lost).map(|()| None);
+    }
+    let row = store.get_pipeline(&upkeep.pipeline.into()).await?;
     refuse_lost(&row)?;
-    let collector = open(services, upkeep).await?;
+    let collected = carried_out(services, &row, &collector, counting).await;
+    losses::note(store, &row, &collector.missing(), &caller).await?;
+    collected
+}
+
+async fn carried_out(
+    services: &Services,
+    row: &PipelineRow,
+    collector: &Collector,
+    counting: &Counting,
+) -> Result<Option<Problem>, Problem> {
     let survey = collector.survey(row.spec.retention).await?;
-    compare::once_read(services, &row, &committed, &survey.decisions).await?;
-    retire(services, &collector, &survey, "retention permits it", counting).await?;
+    retire(services, collector, &survey, "retention permits it", counting).await?;
     let pace = Deletes::at(services.options.garbage.deletes_per_second);
     let sweep = collector.sweep(&[]).await?;
     reached(Point::SweepPlanned);
-    let swept = carry_out(&collector, &sweep, &pace, counting).await;
+    let swept = carry_out(collector, &sweep, &pace, counting).await;
     let orphans = collector.orphans().await?;
     reached(Point::OrphansPlanned);
-    let deleted = carry_out(&collector, &orphans, &pace, counting).await;
+    let deleted = carry_out(collector, &orphans, &pace, counting).await;
     // Last: what a dry run foretold is what this collection did. The next one retires what they kept.
     left_pins::remove(services, collector.bucket(), &survey.pins).await;
     Ok(swept.or(deleted).or_else(|| collector.lost()))

@@ -7,7 +7,6 @@
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
-use lockstep_bucket::garbage::Decisions;
 use lockstep_protocol::problem::{Problem, Reason};
 use tokio_util::sync::CancellationToken;
 
@@ -15,11 +14,11 @@ use super::Services;
 use crate::{
     plan::{
         PlanContext, Right,
-        losses::{self, Losses, Since},
+        losses::{self, Found, Since},
         place::Place,
         taken_over::check_not_taken_over,
     },
-    store::{ClaimState, Committed, Difference, Loss, Page, PipelineRow, refuse_lost},
+    store::{ClaimState, Difference, Loss, Page, PipelineRow},
 };
 
 /// Locations at a time.
@@ -124,8 +123,12 @@ async fn compare(services: &Services, context: &PlanContext, row: &PipelineRow) 
             Err(about(Reason::DatabaseBehind, what).with("seq", newest.seq).with("next_seq", row.next_seq))
         }
         _ => {
-            let committed = losses::committed(&services.store, row).await?;
-            let Losses { lost, unreadable } = losses::losses(&place, row, &committed).await?;
+            let Found { lost, unreadable, .. } = losses::compare(place.look(), &services.store, row).await?;
+            let known = row.lost.as_ref().map(|loss| loss.commit);
+            // What a collection has noted of it, which reads every document, says more.
+            if known.is_some() && known == lost.first().map(|one| one.committed.commit) {
+                return losses::refuse(row, &lost);
+            }
             let noted = losses::note(&services.store, row, &lost, &services.caller()).await?;
             noted.or(unreadable).map_or(Ok(()), Err)
         }
@@ -134,7 +137,7 @@ async fn compare(services: &Services, context: &PlanContext, row: &PipelineRow) 
 
 /// What was lost at an earlier look and stands as it was, since somebody has put it back, is not lost any more. Nor is one that was retired meanwhile.
 async fn found_again(services: &Services, place: &Place, row: &PipelineRow, loss: &Loss) -> Result<(), Problem> {
-    if losses::since(place, &loss.commit).await? != Since::Stands {
+    if losses::since(place.look(), &loss.commit).await? != Since::Stands {
         return Ok(());
     }
     let caller = services.caller();
@@ -145,30 +148,11 @@ async fn found_again(services: &Services, place: &Place, row: &PipelineRow, loss
     Ok(())
 }
 
-/// Before a collection, whose row is to be read again afterwards: what is lost is noted while its objects are still there, and what was put back holds nothing up any more. What is taken
-/// to stand.
-pub(super) async fn before_collecting(services: &Services, row: &PipelineRow) -> Result<Vec<Committed>, Problem> {
+/// Before a collection, whose row is to be read again afterwards: what was put back holds nothing up any more. What is lost, and what whoever collects must find.
+pub(super) async fn before_collecting(services: &Services, row: &PipelineRow) -> Result<Found, Problem> {
     let place = Place::open(&services.plan_context(), &row.spec.location, Right::Read).await?;
     if let Some(loss) = &row.lost {
         found_again(services, &place, row, loss).await?;
     }
-    let committed = losses::committed(&services.store, row).await?;
-    let found = losses::losses(&place, row, &committed).await?;
-    losses::note(&services.store, row, &found.lost, &services.caller()).await?;
-    Ok(committed)
-}
-
-/// Once a collection has read every document: what somebody has written over is noted, and nothing is collected.
-pub(super) async fn once_read(
-    services: &Services,
-    row: &PipelineRow,
-    committed: &[Committed],
-    decisions: &Decisions,
-) -> Result<(), Problem> {
-    let edited = losses::edited(committed, decisions);
-    if edited.is_empty() {
-        return Ok(());
-    }
-    losses::note(&services.store, row, &edited, &services.caller()).await?;
-    refuse_lost(&services.store.get_pipeline(&row.id.into()).await?)
+    losses::compare(place.look(), &services.store, row).await
 }

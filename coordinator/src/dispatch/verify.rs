@@ -140,10 +140,15 @@ async fn step(services: &Services, budget: &mut VerifyBudget) -> Result<Option<D
         lockstep_bucket::verify_some(bucket.as_ref(), &document, under_way.position, STEP.min(left.max(1))).await?;
     metrics::counter!("lockstep_verified_bytes_total").increment(read.bytes);
     let allowance = allowance.spent(read.bytes);
+    let before = under_way.clone();
     let mut under_way = UnderWay { bytes: under_way.bytes.saturating_add(read.bytes), ..under_way };
     under_way.problems.extend(read.broken);
     if let Some(position) = read.next {
         return save(services, budget, allowance, Some(UnderWay { position, ..under_way })).await;
+    }
+    // Spent before anything else: what is kept is not read again, so that nobody would account for it later.
+    if let Some(pause) = save(services, budget, allowance, Some(before)).await? {
+        return Ok(Some(pause));
     }
     if !under_way.problems.is_empty()
         && let Err(problem) = lockstep_bucket::still_stands(bucket.as_ref(), &under_way.commit).await

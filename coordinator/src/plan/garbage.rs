@@ -26,8 +26,11 @@ use lockstep_protocol::{
     spec::Retention,
 };
 
-use super::patiently;
-use crate::store::{CollectionView, Store, refuse_behind, refuse_lost};
+use super::{
+    losses::{self, Look, Lost},
+    patiently,
+};
+use crate::store::{CollectionView, Committed, PipelineRow, Store, refuse_behind, refuse_lost};
 
 /// Commits whose manifests are read at once.
 const PARALLEL: usize = 4;
@@ -60,6 +63,10 @@ pub struct Collector {
     reaches: Mutex<BTreeMap<CommitRef, Arc<CommitReach>>>,
     /// Of a commit that lives and can't be read whole.
     lost: Mutex<Option<Problem>>,
+    /// What is taken to stand there, of which row.
+    expected: Option<(Box<PipelineRow>, Vec<Committed>)>,
+    /// What of it was not found.
+    missing: Mutex<Vec<Lost>>,
 }
 
 /// What may be retired, and why the rest stays.
@@ -81,7 +88,32 @@ impl Collector {
     /// Opens the location; no request is made yet.
     pub async fn open(connector: &dyn Connector, store: &Store, ground: Ground) -> Result<Self, Problem> {
         let bucket = connector.connect(&ground.location).await?;
-        Ok(Self { ground, bucket, store: store.clone(), reaches: Mutex::default(), lost: Mutex::default() })
+        Ok(Self {
+            ground,
+            bucket,
+            store: store.clone(),
+            reaches: Mutex::default(),
+            lost: Mutex::default(),
+            expected: None,
+            missing: Mutex::default(),
+        })
+    }
+
+    /// Refuses to say what is garbage where one of these is not read as itself: no commit reaches its objects, and they are all that brings it back.
+    #[must_use]
+    pub fn expecting(mut self, row: &PipelineRow, committed: Vec<Committed>) -> Self {
+        self.expected = Some((Box::new(row.clone()), committed));
+        self
+    }
+
+    /// What it was refused for.
+    pub fn missing(&self) -> Vec<Lost> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The location, for those who read decisions only.
+    pub fn look(&self) -> Look<'_> {
+        Look { bucket: self.bucket(), patience: self.ground.patience }
     }
 
     /// What it works on.
@@ -211,7 +243,24 @@ impl Collector {
 
     async fn decisions(&self) -> Result<Decisions, Problem> {
         let (bucket, mine) = (self.bucket(), self.ground.generation);
-        self.patiently(|| garbage::read_decisions(bucket, mine)).await
+        let decisions = self.patiently(|| garbage::read_decisions(bucket, mine)).await?;
+        if let Some((row, _)) = &self.expected {
+            let missing = self.missing_of(&decisions).await?;
+            self.missing.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&missing);
+            losses::refuse(row, &missing)?;
+        }
+        Ok(decisions)
+    }
+
+    async fn missing_of(&self, decisions: &Decisions) -> Result<Vec<Lost>, Problem> {
+        let Some((_, expected)) = &self.expected else { return Ok(Vec::new()) };
+        losses::missing(self.look(), expected, decisions).await
+    }
+
+    /// Those that are expected and not read as themselves.
+    pub async fn look_for_missing(&self) -> Result<Vec<Lost>, Problem> {
+        let (bucket, mine) = (self.bucket(), self.ground.generation);
+        self.missing_of(&self.patiently(|| garbage::read_decisions(bucket, mine)).await?).await
     }
 
     async fn pins(&self) -> Result<Vec<Pin>, Problem> {

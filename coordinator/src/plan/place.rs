@@ -1,10 +1,10 @@
 //! One location, read with patience: what may pass by itself is asked again for a while, then the problem stands with operation, bucket, key, HTTP
 //! status and S3 code.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use lockstep_bucket::{
-    Access, Checkpoint, DecisionFound, Newest, ObjectStore, Selector, decide, fences, find, garbage, newest, parts,
+    Access, Checkpoint, DecisionFound, Newest, ObjectStore, Selector, decide, fences, find, newest, parts,
 };
 use lockstep_protocol::{
     commit::{CommitDocument, CommitPart, CommitRef, DecisionObject},
@@ -23,6 +23,7 @@ use lockstep_protocol::{
 use super::{
     PlanContext, Right,
     known::{Known, Reach},
+    losses::Look,
     patiently,
 };
 
@@ -62,7 +63,7 @@ impl Place {
         Ok(Self { bucket, patience: context.options.store_patience, right, known })
     }
 
-    /// The same place for what is asked by the way: one try.
+    /// The same place for what is asked by the way: nobody insists on more than the connector does (`Insisting`).
     #[must_use]
     pub fn impatient(&self) -> Self {
         Self { patience: Duration::ZERO, ..self.clone() }
@@ -104,10 +105,9 @@ impl Place {
         patiently(self.patience, async || decide::read_decision(self.bucket(), generation, seq).await.known()).await
     }
 
-    /// The places of a chain that a folder has something of.
-    pub async fn places(&self, folder: &str) -> Result<BTreeSet<(Generation, Seq)>, Problem> {
-        let places = patiently(self.patience, async || garbage::places(self.bucket(), folder).await).await?;
-        Ok(places.into_iter().collect())
+    /// The same for those who read decisions and tombstones only.
+    pub fn look(&self) -> Look<'_> {
+        Look { bucket: self.bucket(), patience: self.patience }
     }
 
     const fn access(&self) -> Access {

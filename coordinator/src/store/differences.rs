@@ -2,7 +2,7 @@
 
 use lockstep_protocol::{
     commit::CommitRef,
-    id::{Generation, PipelineId},
+    id::{Generation, PipelineId, PipelineName},
     problem::{Problem, Reason},
 };
 
@@ -116,14 +116,18 @@ fn resync_first(row: &PipelineRow, found: &Problem) -> Problem {
 
 /// Why nothing is collected while a checkpoint is lost: its objects are all that brings it back, and no commit reaches them. With both ways out.
 pub fn refuse_lost(row: &PipelineRow) -> Result<(), Problem> {
-    let Some(Loss { commit, problem: found }) = &row.lost else { return Ok(()) };
-    let name = &row.spec.name;
+    row.lost.as_ref().map_or(Ok(()), |loss| Err(not_collected(&row.spec.name, loss)))
+}
+
+/// Why nothing of it is collected.
+pub fn not_collected(name: &PipelineName, loss: &Loss) -> Problem {
+    let Loss { commit, problem: found } = loss;
     let mut problem = Problem::new(
         Reason::CheckpointNotFound,
         format!("garbage of pipeline {name} is not collected while a checkpoint is lost: {}", found.message),
     );
     problem.metadata.clone_from(&found.metadata);
-    Err(problem.with("pipeline", name).with("checkpoint", commit.round).with("key", commit.key()))
+    problem.with("pipeline", name).with("checkpoint", commit.round).with("key", commit.key())
 }
 
 /// For the audit trail.

@@ -109,7 +109,8 @@ impl Accept {
             (Some(loss), None) => Ok(loss.clone()),
             (Some(loss), Some(meant)) if loss.commit.round == meant => Ok(loss.clone()),
             (Some(Loss { commit, .. }), Some(meant)) => Err(refused(format!(
-                "of pipeline {name} checkpoint {} is lost, not {meant}: `lockstep pipeline get {name}` shows it",
+                "of pipeline {name} checkpoint {} is to be settled before {meant} is: losses are one after the other, the newest first. \
+                 Put its commit back or accept its loss, or accept every one with --all; `lockstep pipeline get {name}` shows what is lost",
                 commit.round
             ))
             .with("lost", commit.round)

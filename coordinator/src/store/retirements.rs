@@ -24,7 +24,7 @@ use super::{
     session::Session,
     settle_twice,
     sqlstate::{Fail, Settling},
-    upkeep::{KEPT_DAYS, check_owns},
+    upkeep::check_owns,
 };
 
 /// Commits that shall be marked.
@@ -214,14 +214,6 @@ pub(super) async fn mark(connection: &mut Session, marking: &Marking) -> Result<
         };
         audit::write(&mut transaction, &marking.caller, &entry).await?;
     }
-    // No pull that has found it before its tombstone landed is under way any more: deadlines are of days.
-    sqlx::query(
-        "DELETE FROM retirements WHERE pipeline_id = $1 AND landed_at < clock_timestamp() - make_interval(days => $2)",
-    )
-    .bind(pipeline.id.uuid())
-    .bind(i32::try_from(KEPT_DAYS).unwrap_or(i32::MAX))
-    .execute(&mut *transaction)
-    .await?;
     let open = sqlx::query(
         "SELECT generation, seq, tombstone FROM retirements WHERE pipeline_id = $1 AND landed_at IS NULL ORDER BY generation, seq",
     )

@@ -1,11 +1,18 @@
 //! Scenario 34: a commit that the bucket has lost is put back, or given up.
 
+use std::collections::BTreeSet;
+
 use lockstep_client::v1::{self, RoundPhase};
 use lockstep_integration_tests::{
     cli::{Ran, lockstep},
     cluster::{BUCKET, Cluster, PIPELINE},
     wait,
 };
+use lockstep_protocol::{
+    commit::AbortRecord,
+    id::{Generation, Seq},
+};
+use sqlx::{Connection as _, PgConnection};
 
 use crate::{
     garbage::{AT_ONCE, cluster, collect_as_foretold, keys, push_step},
@@ -154,25 +161,40 @@ async fn s34_lost_commits_that_are_not_the_newest_are_named_at_the_next_start_an
     assert!(!cluster.s3.admin().keys(BUCKET, "orders/commits/").unwrap().contains(&commit_key(1)));
     compared_again(&mut cluster).await;
     assert_eq!(named_as_lost(&cluster).await, None);
+    // Nor is what another owner has retired, of which this database knows nothing: its tombstone says so.
+    let mut database = PgConnection::connect(cluster.database.url()).await.unwrap();
+    sqlx::query("DELETE FROM retirements").execute(&mut database).await.unwrap();
+    compared_again(&mut cluster).await;
+    assert_eq!(named_as_lost(&cluster).await, None);
+    assert_eq!(lockstep(&cluster, &["gc", PIPELINE]).code, 0);
 
+    let before = keys(&cluster);
     for seq in [2, 3] {
         cluster.s3.admin().remove(BUCKET, &commit_key(seq)).unwrap();
     }
+    // A dry run looks as a collection does, and notes nothing.
+    failed_with(&lockstep(&cluster, &["gc", PIPELINE, "--dry-run"]), "CHECKPOINT_NOT_FOUND");
+    assert_eq!(named_as_lost(&cluster).await, None);
     compared_again(&mut cluster).await;
     let (newest, lost, message) = named_as_lost(&cluster).await.unwrap();
     assert_eq!((&newest, lost.as_str()), (&rounds[2], "2"));
-    assert!(message.contains(&format!("1 older ones are lost as well: {} (", rounds[1])), "{message}");
+    assert!(
+        message.contains(&format!("(`accept-loss orders --all` gives up every one): {} (", rounds[1])),
+        "{message}"
+    );
     let planned = lockstep(&cluster, &["resync", PIPELINE, "--dry-run"]).document;
     assert_eq!(planned["lost"], serde_json::json!([rounds[2], rounds[1]]));
-    let before = keys(&cluster);
     failed_with(&lockstep(&cluster, &["gc", PIPELINE]), "CHECKPOINT_NOT_FOUND");
-    assert_eq!(keys(&cluster), before);
+    let objects =
+        |keys: BTreeSet<String>| keys.into_iter().filter(|key| !key.starts_with("commits/")).collect::<Vec<_>>();
+    assert_eq!(objects(keys(&cluster)), objects(before.clone()));
     // What stands is pulled and pushed all the same.
     cluster.pulled().await;
     push_step(&cluster, 50).await;
 
     let accept = |more: &[&str]| lockstep(&cluster, &[&["pipeline", "accept-loss", PIPELINE], more].concat());
-    failed_with(&accept(&["--checkpoint", &rounds[1]]), "CHECKPOINT_NOT_FOUND");
+    let refused = accept(&["--checkpoint", &rounds[1]]);
+    assert!(failed_with(&refused, "CHECKPOINT_NOT_FOUND").stderr.contains("the newest first"), "{refused:?}");
     let one = accept(&["--checkpoint", &rounds[2]]);
     assert_eq!((one.code, one.document["checkpoint"].as_str()), (0, Some(rounds[2].as_str())), "{one:?}");
     assert!(one.stderr.contains("another one is lost"), "{}", one.stderr);
@@ -195,25 +217,65 @@ async fn s34_lost_commits_that_are_not_the_newest_are_named_at_the_next_start_an
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn s34_a_collection_notices_that_an_older_commit_was_written_over_by_one_that_can_be_read() {
+async fn s34_commits_that_were_written_over_are_noticed_by_a_collection_and_what_is_put_back_is_not_given_up() {
     let cluster = cluster(&AT_ONCE, Some((1, 0))).await;
+    let mut rounds = Vec::new();
     for step in [10, 20, 30] {
-        push_step(&cluster, step).await;
+        rounds.push(push_step(&cluster, step).await.id);
     }
-    let whole = cluster.s3.admin().read(BUCKET, COMMIT).unwrap();
-    let edited = String::from_utf8(whole.clone()).unwrap().replace("\"step\":20", "\"step\":21");
-    assert_ne!(edited.as_bytes(), whole);
-    cluster.s3.admin().put_raw(BUCKET, COMMIT, edited.into_bytes()).unwrap();
+    let admin = cluster.s3.admin();
+    let whole = [1, 2].map(|seq| admin.read(BUCKET, &commit_key(seq)).unwrap());
+    for (seq, whole) in [1, 2].iter().zip(&whole) {
+        let step = format!("\"step\":{}", seq * 10);
+        let edited = String::from_utf8(whole.clone()).unwrap().replace(&step, &format!("{step}1"));
+        assert_ne!(edited.as_bytes(), whole);
+        admin.put_raw(BUCKET, &commit_key(*seq), edited.into_bytes()).unwrap();
+    }
     let before = keys(&cluster);
+    failed_with(&lockstep(&cluster, &["gc", PIPELINE, "--dry-run"]), "CHECKPOINT_NOT_FOUND");
+    assert_eq!(named_as_lost(&cluster).await, None, "a dry run notes nothing");
     for _ in 0..2 {
         failed_with(&lockstep(&cluster, &["gc", PIPELINE]), "CHECKPOINT_NOT_FOUND");
     }
     assert_eq!(keys(&cluster), before, "nothing is retired, nothing deleted");
-    let (_, _, message) = named_as_lost(&cluster).await.unwrap();
+    let (newest, lost, message) = named_as_lost(&cluster).await.unwrap();
+    assert_eq!((&newest, lost.as_str()), (&rounds[1], "2"));
     assert!(message.contains(&format!("{} holds other bytes", COMMIT.strip_prefix("orders/").unwrap())), "{message}");
     assert_eq!(count(&cluster, "checkpoint_lost").await, 1);
-    cluster.s3.admin().put_raw(BUCKET, COMMIT, whole).unwrap();
+    let planned = lockstep(&cluster, &["resync", PIPELINE, "--dry-run"]).document;
+    assert_eq!(planned["lost"], serde_json::json!([rounds[1], rounds[0]]));
+
+    // The newer one is put back, and nobody has noticed when everything that is lost is given up.
+    admin.put_raw(BUCKET, COMMIT, whole[1].clone()).unwrap();
+    let all = lockstep(&cluster, &["pipeline", "accept-loss", PIPELINE, "--all"]);
+    let given_up = &all.document["accepted"];
+    assert_eq!((all.code, given_up.as_array().map(Vec::len)), (0, Some(1)), "{all:?}");
+    assert_eq!(given_up[0]["checkpoint"].as_str(), Some(rounds[0].as_str()));
+    assert_eq!((count(&cluster, "checkpoint_found").await, named_as_lost(&cluster).await), (1, None));
     assert_eq!(lockstep(&cluster, &["gc", PIPELINE]).code, 0);
-    assert_eq!(named_as_lost(&cluster).await, None);
     assert_ne!(keys(&cluster), before, "it has collected");
+    assert_eq!(count(&cluster, "loss_accepted").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s34_an_abort_record_in_the_place_of_a_commit_is_a_loss_and_its_objects_stay() {
+    let cluster = cluster(&AT_ONCE, None).await;
+    let lost = push_step(&cluster, 10).await;
+    push_step(&cluster, 20).await;
+    let admin = cluster.s3.admin();
+    let pipeline = cluster.client.get_pipeline(PIPELINE).await.unwrap();
+    let record = AbortRecord {
+        pipeline: pipeline.id.parse().unwrap(),
+        round: lost.id.parse().unwrap(),
+        generation: Generation::FIRST,
+        seq: Seq::FIRST,
+        aborted_by: "somebody".to_owned(),
+        cause: "by hand".to_owned(),
+        aborted_at: chrono::DateTime::UNIX_EPOCH,
+    };
+    admin.put_raw(BUCKET, &commit_key(1), record.encode()).unwrap();
+    let before = keys(&cluster);
+    failed_with(&lockstep(&cluster, &["gc", PIPELINE]), "CHECKPOINT_NOT_FOUND");
+    assert_eq!(keys(&cluster), before);
+    assert_eq!(named_as_lost(&cluster).await.unwrap().0, lost.id);
 }

@@ -258,9 +258,6 @@ impl Tables {
                 },
             );
         }
-        let oldest = now - TimeDelta::days(KEPT_DAYS);
-        self.retirements
-            .retain(|(of, ..), stored| *of != pipeline.id || stored.landed_at.is_none_or(|landed| landed >= oldest));
         let of_pipeline = self.retirements.iter().filter(|((of, ..), _)| *of == pipeline.id);
         Ok(of_pipeline
             .filter(|(_, stored)| stored.landed_at.is_none())
