@@ -37,11 +37,11 @@ pub struct WaitReady {
     pub agent: String,
 
     /// Which word to wait for
-    #[arg(long, value_enum, default_value_t = WaitedFor::Active)]
+    #[arg(long, env = "LOCKSTEP_AGENT_WAIT_ROLE", value_enum, default_value_t = WaitedFor::Active)]
     pub role: WaitedFor,
 
     /// Give up after this long, for example 90s or 10m [default: never]
-    #[arg(long, value_parser = timeout, value_name = "DURATION")]
+    #[arg(long, env = "LOCKSTEP_AGENT_WAIT_TIMEOUT", value_parser = timeout, value_name = "DURATION")]
     pub timeout: Option<Duration>,
 }
 

@@ -125,4 +125,60 @@ mod tests {
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
+
+    /// The commands that people type and that do something, with their way from the top.
+    fn leaves(command: &clap::Command, path: &str, found: &mut Vec<(String, String)>) {
+        let shown: Vec<_> = command.get_subcommands().filter(|below| !below.is_hide_set()).collect();
+        for below in &shown {
+            leaves(below, &format!("{path} {}", below.get_name()), found);
+        }
+        if shown.is_empty() {
+            found.push((path.to_owned(), command.get_after_help().map(ToString::to_string).unwrap_or_default()));
+        }
+    }
+
+    #[test]
+    fn the_help_of_every_command_has_examples_of_that_command() {
+        let mut found = Vec::new();
+        leaves(&Cli::command(), "lockstep", &mut found);
+        assert!(found.len() > 25, "{} commands", found.len());
+        for (path, help) in found {
+            let (_, examples) = help.split_once("Examples:\n").unwrap_or_default();
+            // Global options may stand before the command.
+            let plain = examples.replace("--output json ", "");
+            assert!(plain.contains(&path), "{path}: {help}");
+        }
+    }
+
+    #[test]
+    fn what_the_examples_say_is_understood() {
+        let mut found = Vec::new();
+        leaves(&Cli::command(), "lockstep", &mut found);
+        for (path, help) in found {
+            let (_, examples) = help.split_once("Examples:\n").unwrap_or_default();
+            for line in examples.lines().filter(|line| line.starts_with("  lockstep ")) {
+                let words = words(line.trim());
+                assert!(Cli::try_parse_from(&words).is_ok(), "{path}: {words:?}");
+            }
+        }
+    }
+
+    /// As a shell takes it apart, without what follows the command: a pipe, a redirection, a remark. A substitution is one word.
+    fn words(line: &str) -> Vec<String> {
+        let (line, substituted) = line.split_once(" $(").map_or((line, None), |(before, _)| (before, Some("UUID")));
+        let command = line.split(['|', '>']).next().unwrap_or_default();
+        let command = command.split("   ").next().unwrap_or_default().trim();
+        let mut words = vec![String::new()];
+        let mut quoted = false;
+        for char in command.chars() {
+            match (char, quoted, words.last_mut()) {
+                ('\'', _, _) => quoted = !quoted,
+                (' ', false, _) => words.push(String::new()),
+                (char, _, Some(word)) => word.push(char),
+                (_, _, None) => {}
+            }
+        }
+        words.extend(substituted.map(str::to_owned));
+        words
+    }
 }

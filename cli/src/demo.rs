@@ -31,7 +31,11 @@ pushed, the coordinator is killed in the middle of a push, every disk is lost, t
 byte is compared. Nothing outside of a temporary directory is touched; everything ends with the command.
 
 Needs only Postgres binaries (apt-get install postgresql); says how to get them if there are none.
-Exit code: 0 if every host's state came back byte by byte, 1 otherwise.";
+Exit code: 0 if every host's state came back byte by byte, 1 otherwise.
+
+Examples:
+  lockstep demo
+  lockstep demo --keep /tmp/demo                what it leaves, to look at";
 
 const HOSTS: u32 = 3;
 

@@ -13,6 +13,7 @@ use crate::{json, view};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// The checkpoints in a pipeline's location, newest first, read from the bucket.
+    #[command(after_help = LIST_HELP)]
     List {
         /// Name or UUID of the pipeline.
         pipeline: String,
@@ -21,10 +22,11 @@ pub(crate) enum Command {
         limit: usize,
     },
     /// One checkpoint with the part of every host.
+    #[command(after_help = SHOW_HELP)]
     Show {
         /// Name or UUID of the pipeline.
         pipeline: String,
-        /// UUID, step, or latest.
+        /// UUID, step, latest, or place GENERATION-SEQ.
         #[arg(default_value = "latest")]
         checkpoint: String,
     },
@@ -32,10 +34,11 @@ pub(crate) enum Command {
     ///
     /// The result is kept and shown by `checkpoint list` and `show`. A damaged checkpoint is marked in the bucket: from then on it is neither latest nor a base, pulls of
     /// latest get the one before, and the next push sends everything again.
+    #[command(after_help = VERIFY_HELP)]
     Verify {
         /// Name or UUID of the pipeline.
         pipeline: String,
-        /// UUID, step, or latest.
+        /// UUID, step, latest, or place GENERATION-SEQ.
         #[arg(default_value = "latest")]
         checkpoint: String,
         /// Read its documents and look whether every object is there and long enough, but read no file: finds what is missing, not what was changed.
@@ -43,16 +46,18 @@ pub(crate) enum Command {
         structure_only: bool,
     },
     /// Keep a checkpoint, whatever the pipeline's retention says, until it is unpinned.
+    #[command(after_help = PIN_HELP)]
     Pin {
         /// Name or UUID of the pipeline.
         pipeline: String,
-        /// UUID, step, or latest.
+        /// UUID, step, latest, or place GENERATION-SEQ; not one that can't be read.
         checkpoint: String,
         /// What the pin is called: letters, digits, - and _.
         #[arg(long, default_value = "pin", value_name = "NAME")]
         name: String,
     },
     /// Take a pin away; retention may retire the checkpoint from then on.
+    #[command(after_help = UNPIN_HELP)]
     Unpin {
         /// Name or UUID of the pipeline.
         pipeline: String,
@@ -62,16 +67,52 @@ pub(crate) enum Command {
     /// Retire a checkpoint now, past min_age and min_count: nobody can pull it any more, and its objects go after the grace period.
     ///
     /// Refused for the newest checkpoint, one that is pinned, and the base or source of a round that runs.
+    #[command(after_help = DELETE_HELP)]
     Delete {
         /// Name or UUID of the pipeline.
         pipeline: String,
-        /// UUID or step.
+        /// UUID, step, or place GENERATION-SEQ.
         checkpoint: String,
         /// Say whether it may go, change nothing.
         #[arg(long)]
         dry_run: bool,
     },
 }
+
+const LIST_HELP: &str = "\
+One whose commit document can't be read is listed as unreadable, by its place GENERATION-SEQ; show, verify and delete take that as its name.
+
+Examples:
+  lockstep checkpoint list orders
+  lockstep --output json checkpoint list orders --limit 1000 | jq -r '.checkpoints[].id'";
+
+const SHOW_HELP: &str = "\
+Examples:
+  lockstep checkpoint show orders                     the newest
+  lockstep checkpoint show orders 1200                that of step 1200
+  lockstep checkpoint show orders 1-17                the push with seq 17 of generation 1, readable or not";
+
+const VERIFY_HELP: &str = "\
+Examples:
+  lockstep checkpoint verify orders                   the newest
+  lockstep checkpoint verify orders 1200 --structure-only
+  lockstep checkpoint verify orders 1-17              one that checkpoint list shows as unreadable: marked damaged if the same bytes are found";
+
+const PIN_HELP: &str = "\
+Examples:
+  lockstep checkpoint pin orders 1200 --name before-the-migration
+  lockstep checkpoint pin orders latest";
+
+const UNPIN_HELP: &str = "\
+Examples:
+  lockstep checkpoint unpin orders before-the-migration
+  lockstep checkpoint unpin orders 3f0c9a52-6e0a-4a53-9b0e-1f3a4a2d7c11";
+
+const DELETE_HELP: &str = "\
+Examples:
+  lockstep checkpoint delete orders 1200 --dry-run
+  lockstep checkpoint delete orders 1200
+  lockstep checkpoint delete orders 1-17              one that can't be read, once verify has marked it";
 
 pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     match command {

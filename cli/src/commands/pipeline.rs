@@ -19,11 +19,13 @@ pub(crate) enum Command {
     #[command(after_help = APPLY_HELP)]
     Apply(Apply),
     /// Show one pipeline with its spec and last rounds.
+    #[command(after_help = GET_HELP)]
     Get {
         /// Name or UUID.
         pipeline: String,
     },
     /// Show all pipelines.
+    #[command(after_help = LIST_HELP)]
     List {
         /// At most this many.
         #[arg(long, default_value_t = 1000, value_name = "N")]
@@ -36,6 +38,7 @@ pub(crate) enum Command {
     #[command(after_help = ACCEPT_LOSS_HELP)]
     AcceptLoss(AcceptLoss),
     /// Forget a pipeline. Its checkpoints stay in the bucket.
+    #[command(after_help = DELETE_HELP)]
     Delete {
         /// Name or UUID.
         pipeline: String,
@@ -108,6 +111,24 @@ Every field of the block is mapped, ignored with a word why (on stderr), or refu
 Examples:
   lockstep pipeline import sync.json --name orders --hosts 3 --agent 'http://orders-{host}.orders:7402' > orders.yaml
   lockstep pipeline apply -f orders.yaml --dry-run";
+
+const GET_HELP: &str = "\
+Examples:
+  lockstep pipeline get orders
+  lockstep --output json pipeline get orders | jq .spec > orders.json     a spec that apply and resync take with -f";
+
+const LIST_HELP: &str = "\
+Examples:
+  lockstep pipeline list
+  lockstep --output json pipeline list | jq -r '.pipelines[].name'";
+
+const DELETE_HELP: &str = "\
+Refused while a round or a take-over of it is under way. Nothing in the bucket changes: the location stays owned, by a pipeline that nobody drives. Another pipeline with `initial: standby`
+there may take it over (`lockstep take-over`) and go on from the newest checkpoint.
+
+Examples:
+  lockstep pipeline delete orders
+  lockstep pipeline delete orders --etag $(lockstep --output json pipeline get orders | jq -r .etag)";
 
 const APPLY_HELP: &str = "\
 A spec (only name, hosts or solo, agents and location must be there; unknown fields are errors):

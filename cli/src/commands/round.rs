@@ -11,6 +11,7 @@ use crate::{follow, json, view};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// A pipeline's rounds, newest first.
+    #[command(after_help = LIST_HELP)]
     List {
         /// Name or UUID of the pipeline.
         pipeline: String,
@@ -25,16 +26,19 @@ pub(crate) enum Command {
         limit: usize,
     },
     /// One round with every host.
+    #[command(after_help = SHOW_HELP)]
     Show {
         /// UUID of the round.
         round: String,
     },
     /// Follow a round until it has ended; the exit code says whether it succeeded.
+    #[command(after_help = WATCH_HELP)]
     Watch {
         /// UUID of the round.
         round: String,
     },
     /// Ask a round to end. Too late once its decision is being written.
+    #[command(after_help = CANCEL_HELP)]
     Cancel {
         /// UUID of the round.
         round: String,
@@ -58,6 +62,25 @@ impl From<Kind> for v1::RoundKind {
         }
     }
 }
+
+const LIST_HELP: &str = "\
+Examples:
+  lockstep round list orders
+  lockstep round list orders --active
+  lockstep --output json round list orders --kind push | jq -r '.rounds[] | select(.phase == \"failed\") | .id'";
+
+const SHOW_HELP: &str = "\
+Examples:
+  lockstep round show 0b9f1f0e-0f39-4f2b-9b06-0d9a3b8f2c11";
+
+const WATCH_HELP: &str = "\
+Examples:
+  lockstep round watch 0b9f1f0e-0f39-4f2b-9b06-0d9a3b8f2c11
+  lockstep round watch $(lockstep --output json push orders | jq -r .id)";
+
+const CANCEL_HELP: &str = "\
+Examples:
+  lockstep round cancel 0b9f1f0e-0f39-4f2b-9b06-0d9a3b8f2c11 --cause 'wrong step'";
 
 pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     match command {

@@ -17,11 +17,13 @@ const AGAIN: Duration = Duration::from_millis(500);
 #[command(after_help = AFTER_HELP)]
 pub(crate) enum Command {
     /// Follow the location's newest checkpoint, or stay on one; also of a pipeline that owned its location until another one took it over.
+    #[command(after_help = START_HELP)]
     Start(Start),
     /// Become the owner of the location, with exactly its newest checkpoint on every host.
     #[command(after_help = ACTIVATE_HELP)]
     Activate(Activate),
     /// Stop an activation or a take-over before it has fenced the location; from then on it only goes forward.
+    #[command(after_help = CANCEL_HELP)]
     Cancel {
         /// Name or UUID of the pipeline.
         pipeline: String,
@@ -30,11 +32,13 @@ pub(crate) enum Command {
         cause: String,
     },
     /// Follow no more; the hosts keep what they have.
+    #[command(after_help = STOP_HELP)]
     Stop {
         /// Name or UUID of the pipeline.
         pipeline: String,
     },
     /// What it follows, what its hosts hold, and how far that is behind.
+    #[command(after_help = STATUS_HELP)]
     Status {
         /// Name or UUID of the pipeline.
         pipeline: String,
@@ -70,6 +74,24 @@ pub(crate) struct Activate {
     #[arg(long, default_value = "", value_name = "UUID", hide_default_value = true)]
     request_id: String,
 }
+
+const START_HELP: &str = "\
+Examples:
+  lockstep standby start orders-standby         the newest, from now on
+  lockstep standby start orders-standby --checkpoint 3f0c9a52-6e0a-4a53-9b0e-1f3a4a2d7c11";
+
+const CANCEL_HELP: &str = "\
+Examples:
+  lockstep standby cancel orders-standby --cause 'the primary is back'";
+
+const STOP_HELP: &str = "\
+Examples:
+  lockstep standby stop orders-standby";
+
+const STATUS_HELP: &str = "\
+Examples:
+  lockstep standby status orders-standby
+  lockstep --output json standby status orders-standby";
 
 const ACTIVATE_HELP: &str = "\
 The hosts are brought up to the newest checkpoint while the old owner may still write; then the location is fenced, and the hosts get exactly what counts from there.

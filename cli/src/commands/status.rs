@@ -8,10 +8,17 @@ use crate::failure::Failure;
 use crate::{json, view};
 
 #[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
 pub(crate) struct Status {
     /// Only this pipeline, by name or UUID.
     pipeline: Option<String>,
 }
+
+const AFTER_HELP: &str = "\
+Examples:
+  lockstep status
+  lockstep status orders
+  lockstep --output json status | jq -r '.pipelines[] | select(.fenced != null) | .name'";
 
 pub(crate) async fn run(context: &Context, args: Status) -> Result<(), Failure> {
     let pipelines = match args.pipeline {

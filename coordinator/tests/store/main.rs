@@ -4,6 +4,7 @@
 
 mod admission;
 mod another_database;
+mod auditors_guide;
 mod conformance;
 mod cost;
 mod dropped;

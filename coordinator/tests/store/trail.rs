@@ -117,7 +117,7 @@ async fn each_table_and_column_says_what_it_is() {
 }
 
 /// The fenced blocks of docs/audit.md that are marked as SQL.
-fn queries() -> Vec<String> {
+pub(crate) fn queries() -> Vec<String> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/audit.md");
     let text = std::fs::read_to_string(path).unwrap();
     let blocks = text.split("```sql\n").skip(1).filter_map(|rest| rest.split_once("```"));

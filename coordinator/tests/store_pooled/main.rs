@@ -1,4 +1,5 @@
-//! The store's own tests once more, through Debian's PgBouncer in transaction mode, and what is different there.
+//! The store's own tests of pipelines, rounds and connections once more, through Debian's PgBouncer in transaction mode, and what is different there. Writes about locations take the
+//! same way to the database and are tested without it.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't be set up has failed")]
 
