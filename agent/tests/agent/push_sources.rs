@@ -112,8 +112,10 @@ async fn a_replaced_name_changes_nothing_for_a_push_that_holds_the_old_file() {
     let order = order(&host, 1, &state());
     let folder = host.folder(&order.local_checkpoint);
     watch.before_open(move |path| {
-        fs::write(folder.join("new"), b"new").unwrap();
-        fs::rename(folder.join("new"), folder.join(path)).unwrap();
+        // Files are opened by several threads at once.
+        let new = folder.join(format!("new-{}", path.replace('/', "-")));
+        fs::write(&new, b"new").unwrap();
+        fs::rename(new, folder.join(path)).unwrap();
         Ok(())
     });
     let done = host.push(order).await.unwrap();
