@@ -139,11 +139,9 @@ pub async fn places(
     kind: fn(Generation, Seq) -> Key,
     from: Option<(Generation, Seq)>,
 ) -> Result<Vec<(Generation, Seq)>, Problem> {
-    let first = kind(Generation::FIRST, Seq::FIRST).to_string();
-    let folder = first.split_inclusive('/').next().unwrap_or_default();
-    // Numbers have one length, so that keys are listed in the order of places, and what a key begins with comes just before it.
-    let mut after =
-        from.map(|(generation, seq)| kind(generation, seq).to_string().trim_end_matches(".json").to_owned());
+    let folder = kind(Generation::FIRST, Seq::FIRST).prefix();
+    // Numbers have one length, so that keys are listed in the order of places.
+    let mut after = from.and_then(|(generation, seq)| kind(generation, seq).list_after());
     let mut places = Vec::new();
     loop {
         let page = store.list(folder, after.as_deref(), MAX_PAGE).await?;

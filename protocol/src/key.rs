@@ -134,6 +134,32 @@ impl Key {
         slot.prefix()
     }
 
+    /// What every key of this kind begins with: its folder, the slash included; of an attempt [`Self::HOSTS`] or [`Self::SOLO`]; empty: it stands in no folder.
+    pub const fn prefix(&self) -> &'static str {
+        match self {
+            Self::Format | Self::Head => "",
+            Self::Fence(_) | Self::FenceBase(_) => Self::FENCES,
+            Self::Commit(..) => Self::COMMITS,
+            Self::Retired(..) => Self::RETIRED,
+            Self::Damaged(..) => Self::DAMAGED,
+            Self::Pin(..) => Self::PINS,
+            Self::PartManifest(AttemptPath { host_idx, .. }) | Self::Data(AttemptPath { host_idx, .. }, _) => {
+                if host_idx.is_some() {
+                    Self::HOSTS
+                } else {
+                    Self::SOLO
+                }
+            }
+            Self::Probe(..) => Self::PROBES,
+        }
+    }
+
+    /// What to list after so that this key is the first of its kind, those that follow come too, and none before it does: text that it begins with, which sorts before it.
+    /// Between the two stands at most what belongs to it: of a fence its base. Defined for documents, whose keys end in `.json`; none: of another object.
+    pub fn list_after(&self) -> Option<String> {
+        self.to_string().strip_suffix(".json").map(str::to_owned)
+    }
+
     /// Parses a relative key; None: not one of Lockstep's.
     pub fn parse(text: &str) -> Option<Self> {
         let key = parse_loosely(text)?;

@@ -55,6 +55,12 @@ pub enum Bug {
     WaitsForWhatIsGone,
     /// What is chosen instead of a retired source is ordered in the attempt that was for the retired one.
     ResolvedAnewInTheSameAttempt,
+    /// What a host has staged of a source that was retired meanwhile stays its own, while the others pull what is chosen instead.
+    StagedOfRetiredStays,
+    /// What a host finds missing in another's location was retired: no tombstone is looked for.
+    MissingTakenAsRetired,
+    /// Admission doesn't look whether the pipeline is fenced.
+    FencedIsAdmitted,
     /// An install leaves older local checkpoints in place.
     OtherCheckpointsStay,
     /// Admission doesn't look for an active round.
@@ -148,6 +154,9 @@ impl Bug {
         Self::LostHostIsNotPulledAgain,
         Self::WaitsForWhatIsGone,
         Self::ResolvedAnewInTheSameAttempt,
+        Self::StagedOfRetiredStays,
+        Self::MissingTakenAsRetired,
+        Self::FencedIsAdmitted,
         Self::OtherCheckpointsStay,
         Self::SecondRoundAdmitted,
         Self::TakerListsBeforeItsFence,

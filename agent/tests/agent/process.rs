@@ -108,6 +108,27 @@ fn waiting_for_the_word_tells_usage_nobody_there_and_help_apart() {
 }
 
 #[test]
+fn what_is_waited_for_and_for_how_long_may_come_from_the_environment() {
+    let variables = |more: &[(&str, &str)]| {
+        let output = command(&["wait-ready"])
+            .envs([("LOCKSTEP_AGENT", "http://127.0.0.1:9")])
+            .envs(more.to_vec())
+            .output()
+            .unwrap();
+        (output.status.code(), told(&output))
+    };
+    for (name, value, expected) in
+        [("LOCKSTEP_AGENT_WAIT_TIMEOUT", "10", "has no unit"), ("LOCKSTEP_AGENT_WAIT_ROLE", "primary", "standby")]
+    {
+        let (status, told) = variables(&[(name, value)]);
+        assert!(status == Some(2) && told.contains(expected) && told.contains(value), "{name}: {status:?}: {told}");
+    }
+    // Without an end to the wait the process would not come back.
+    let (status, told) = variables(&[("LOCKSTEP_AGENT_WAIT_TIMEOUT", "300ms"), ("LOCKSTEP_AGENT_WAIT_ROLE", "any")]);
+    assert!(status == Some(1) && told.contains("does not answer"), "{status:?}: {told}");
+}
+
+#[test]
 fn what_can_not_be_started_exits_with_1_and_names_it() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");

@@ -15,7 +15,7 @@ use crate::{
         losses::{self, Lost, Since},
         place::Place,
     },
-    store::{AcceptLoss, Caller, ClaimState, PipelineRow, PipelineSelector},
+    store::{AcceptLoss, Caller, PipelineRow, PipelineSelector},
 };
 
 impl Api {
@@ -43,7 +43,7 @@ impl Api {
 
     /// What stands again is not given up, and what is lost besides comes to be noted. Where that can't be found out nothing is accepted.
     async fn put_back(&self, row: &PipelineRow, caller: &Caller) -> Result<(), Problem> {
-        let Some(loss) = row.lost.as_ref().filter(|_| is_owner(row)) else { return Ok(()) };
+        let Some(loss) = row.lost.as_ref().filter(|_| row.is_owner()) else { return Ok(()) };
         let place = Place::open(&self.context(self.options.preview), &row.spec.location, Right::Read).await?;
         if losses::since(place.look(), &loss.commit).await? == Since::Stands {
             self.store.found_again((row.id, row.generation), loss.commit, caller).await?;
@@ -54,7 +54,7 @@ impl Api {
 
     /// One loss is noted at a time, so the one after it is looked for at once. What was accepted is accepted: that the bucket can't be read is no failure, the next collection looks.
     async fn next_loss(&self, row: PipelineRow, caller: &Caller) -> Result<PipelineRow, Problem> {
-        if row.lost.is_some() || !is_owner(&row) {
+        if row.lost.is_some() || !row.is_owner() {
             return Ok(row);
         }
         match self.lost(&row).await {
@@ -81,8 +81,4 @@ impl Api {
         let decisions = lockstep_bucket::garbage::read_decisions(place.bucket(), row.generation).await?;
         losses::missing(place.look(), &found.listed, &decisions).await
     }
-}
-
-fn is_owner(row: &PipelineRow) -> bool {
-    row.claim == ClaimState::Owned && row.fenced.is_none()
 }

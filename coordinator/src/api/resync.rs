@@ -66,17 +66,18 @@ impl Api {
         };
         let found = compared.as_ref().map_or(&[][..], |compared| &compared.found);
         let id = same_pipeline(&selector, known.as_ref(), &spec, &owner, found)?;
+        // Until the take-over has adopted the location it owns nothing, as a standby's row; should that never come, it is a stopped one.
+        let new = NewPipeline { id, spec, fence_bytes: None, follows: false, request_id: None };
+        if known.is_none() {
+            self.store.check_made_anew(&new).await?;
+        }
         if message.validate_only {
             let compared = compared.unwrap_or_default();
             return self.resynced(known.as_ref(), id, &owner, compared, None).await;
         }
         let row = match &known {
             Some(row) => row.clone(),
-            // Until the take-over has adopted the location it owns nothing, as a standby's row; should that never come, it is a stopped one.
-            None => {
-                let new = NewPipeline { id, spec, fence_bytes: None, follows: false, request_id: None };
-                self.store.create_pipeline(new, &caller).await?.into_row()
-            }
+            None => self.store.create_pipeline(new, &caller).await?.into_row(),
         };
         let purpose = Purpose::Resync;
         let ask = AdmitTakeOver {

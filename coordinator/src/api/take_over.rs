@@ -18,7 +18,7 @@ use super::{Api, request, rounds::cause_of};
 use crate::{
     convert,
     plan::{Right, activate, place::Place},
-    store::{AdmitTakeOver, Caller, Change, ClaimState, PipelineRow},
+    store::{AdmitTakeOver, Caller, Change, PipelineRow},
 };
 
 impl Api {
@@ -57,7 +57,7 @@ impl Api {
         let chosen = convert::pipeline::chosen_of(message.selector.as_ref())?;
         let before = self.owner_of(&row).await?;
         // Whoever chose a checkpoint is not told that all is well where the hosts may run another one.
-        let owned = |row: &PipelineRow| row.claim == ClaimState::Owned && row.fenced.is_none() && chosen.is_none();
+        let owned = |row: &PipelineRow| row.is_owner() && chosen.is_none();
         // With an id it may be a call that is made again: its own activation answers, if there is one.
         if owned(&row) && (message.validate_only || request_id.is_none()) {
             return self.taken_over(&row, before, None, row.generation).await;

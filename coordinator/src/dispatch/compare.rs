@@ -18,7 +18,7 @@ use crate::{
         place::Place,
         taken_over::check_not_taken_over,
     },
-    store::{ClaimState, Difference, Loss, Page, PipelineRow},
+    store::{Difference, Loss, Page, PipelineRow},
 };
 
 /// Locations at a time.
@@ -45,7 +45,7 @@ async fn compare_all(services: &Services) {
                 return;
             }
         };
-        let owned = listed.items.into_iter().filter(|row| row.claim == ClaimState::Owned && row.fenced.is_none());
+        let owned = listed.items.into_iter().filter(PipelineRow::is_owner);
         let looks: Vec<_> = owned.map(|row| look(services, row)).collect();
         let mut looks = stream::iter(looks).buffer_unordered(PARALLEL);
         while let Some(as_expected) = looks.next().await {

@@ -52,10 +52,7 @@ pub(super) async fn base_is_newest(
 
 /// The keys of a folder from one on; none: not known, or too many.
 async fn from(bucket: &dyn ObjectStore, prefix: &str, key: &Key) -> Option<Vec<Listed>> {
-    let key = key.to_string();
-    // Without its ending the key sorts right before itself.
-    let before = key.strip_suffix(".json")?;
-    let page = bucket.list(prefix, Some(before), MOST).await.ok()?;
+    let page = bucket.list(prefix, Some(&key.list_after()?), MOST).await.ok()?;
     page.next.is_none().then_some(page.objects)
 }
 

@@ -6,6 +6,7 @@ use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     digest::Digest,
     id::{Generation, RoundId, Term},
+    planted::{self, Bug},
     problem::{Problem, Reason, Retryable},
     round::{Event, Kind, Participant, Phase, PullState, PushState, Round, WantedCut, decide},
 };
@@ -163,7 +164,9 @@ pub(super) fn refuse_fenced(pipeline: &PipelineRow) -> Result<(), Problem> {
 
 /// Fenced, not an owner, or not yet.
 pub(super) fn check_admits(pipeline: &PipelineRow, ask: &Ask) -> Result<(), Problem> {
-    refuse_fenced(pipeline)?;
+    if !planted::is(Bug::FencedIsAdmitted) {
+        refuse_fenced(pipeline)?;
+    }
     refuse_behind(pipeline)?;
     match (&pipeline.claim, ask) {
         (ClaimState::Claiming, _) => {

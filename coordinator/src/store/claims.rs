@@ -10,7 +10,7 @@ use lockstep_protocol::{
 use super::{
     Caller, ClaimOutcome, ClaimSettled, PipelineRow, PipelineSelector,
     audit::{self, Entry, event},
-    pipelines::{not_found, pipeline},
+    pipelines::{any, not_found, pipeline},
     rows::readable,
     session::Session,
     sqlstate::{Fail, Settling},
@@ -154,6 +154,5 @@ pub(super) async fn fence_out(connection: &mut Session, fence: &FenceOut) -> Res
 
 /// After a lost answer of a settle: the row as it stands.
 pub(super) async fn look(connection: &mut Session, id: &PipelineId) -> Result<PipelineRow, Fail> {
-    let row = sqlx::query("SELECT * FROM pipelines WHERE id = $1").bind(id.uuid()).fetch_optional(connection).await?;
-    row.map_or_else(|| Err(not_found(&PipelineSelector::Id(*id)).into()), |row| pipeline(&row))
+    any(connection, id).await?.ok_or_else(|| not_found(&PipelineSelector::Id(*id)).into())
 }

@@ -1,5 +1,6 @@
 //! Creating, changing and deleting pipelines.
 
+use chrono::SecondsFormat;
 use lockstep_failpoint::{Point, reached};
 use lockstep_protocol::{
     digest::Digest,
@@ -85,6 +86,7 @@ async fn known_create(connection: &mut Session, new: &NewPipeline) -> Result<Opt
     let Some(row) = row else { return Ok(None) };
     let digest: Option<String> = row.try_get("request_digest")?;
     let known = pipeline(&row)?;
+    refuse_deleted(new, &known)?;
     if digest.as_deref() == Some(create_digest(new).as_str()) {
         return Ok(Some(known));
     }
@@ -100,6 +102,27 @@ pub(super) fn created_another(new: &NewPipeline, known: &PipelineRow) -> Problem
     )
     .with("request_id", id)
     .with("pipeline", known.id)
+}
+
+/// `PIPELINE_NOT_FOUND`: a row is made anew where the database has lost it, not where it was deleted. What was deleted stays so, with its rounds (ADR 34), and a row with its UUID there is already.
+pub(super) fn refuse_deleted(new: &NewPipeline, known: &PipelineRow) -> Result<(), Problem> {
+    let Some(at) = known.deleted_at.filter(|_| !new.follows && known.id == new.id) else { return Ok(()) };
+    let (name, location) = (&new.spec.name, &new.spec.location);
+    let deleted = &known.spec.name;
+    let at = at.to_rfc3339_opts(SecondsFormat::Secs, true);
+    Err(Problem::new(
+        Reason::PipelineNotFound,
+        format!(
+            "{location} belongs to pipeline {deleted} ({}), which was deleted in this database at {at} and is not made anew as {name}: to go on from its newest checkpoint \
+             create another pipeline with `initial: standby` on that location, of this name or another, and then `lockstep take-over {name}`",
+            known.id
+        ),
+    )
+    .with("pipeline", name)
+    .with("deleted", deleted)
+    .with("deleted_id", known.id)
+    .with("deleted_at", at)
+    .with("location", location))
 }
 
 /// A pipeline that may have the location which another one asks for.

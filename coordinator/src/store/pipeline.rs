@@ -211,4 +211,9 @@ impl PipelineRow {
     pub const fn holds_fence(&self) -> bool {
         self.fence_bytes.is_some()
     }
+
+    /// Whether its location is its own as far as the database knows, and nobody has taken it over: only then does it write there and is compared with what stands there.
+    pub const fn is_owner(&self) -> bool {
+        matches!(self.claim, ClaimState::Owned) && self.fenced.is_none()
+    }
 }

@@ -15,13 +15,21 @@ use super::{
 
 impl Store {
     /// Writes a pipeline whose location is still to be claimed, with the exact bytes of its fence. `PIPELINE_EXISTS`, `REQUEST_ID_REUSED`;
-    /// `LOCATION_OWNED` where another pipeline of this database has the same or an overlapping location.
+    /// `LOCATION_OWNED` where another pipeline of this database has the same or an overlapping location; `PIPELINE_NOT_FOUND` where a row that shall be made anew was deleted.
     pub async fn create_pipeline(&self, new: NewPipeline, caller: &Caller) -> Result<Created, StoreError> {
         let id = new.id;
         let made = settle_twice(|| self.database.create_pipeline(new.clone(), caller.clone())).await?;
         self.hints.tell(Change::Pipeline(id), Reach::Everywhere);
         self.hints.tell(Change::ClaimWaits, Reach::Everywhere);
         Ok(made)
+    }
+
+    /// What [`Self::create_pipeline`] would refuse of a row that is made anew: `PIPELINE_NOT_FOUND` where it was deleted.
+    pub async fn check_made_anew(&self, new: &NewPipeline) -> Result<(), StoreError> {
+        match self.database.any_pipeline(new.id).await? {
+            Some(known) => ownership::refuse_deleted(new, &known).map_err(StoreError::Problem),
+            None => Ok(()),
+        }
     }
 
     /// `PIPELINE_NOT_FOUND`. A pipeline that was refused its location is found by its id only.

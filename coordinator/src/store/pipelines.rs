@@ -72,6 +72,12 @@ pub(super) async fn find(
     }
 }
 
+/// Deleted, refused or neither.
+pub(super) async fn any(connection: &mut Session, id: &PipelineId) -> Result<Option<PipelineRow>, Fail> {
+    let row = sqlx::query("SELECT * FROM pipelines WHERE id = $1").bind(id.uuid()).fetch_optional(connection).await?;
+    row.map(|row| pipeline(&row)).transpose()
+}
+
 /// By name; deleted and refused ones are left out.
 pub(super) async fn list(connection: &mut Session, page: &Page) -> Result<Listed<PipelineRow>, Fail> {
     let after = page.token.as_deref().unwrap_or_default();

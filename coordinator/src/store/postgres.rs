@@ -181,6 +181,10 @@ impl Transactions for Database {
         .await
     }
 
+    async fn any_pipeline(&self, id: PipelineId) -> Result<Option<PipelineRow>, StoreError> {
+        self.run("any_pipeline", Access::Read, id, |connection, id| Box::pin(pipelines::any(connection, id))).await
+    }
+
     async fn list_pipelines(&self, page: Page) -> Result<Listed<PipelineRow>, StoreError> {
         self.run("list_pipelines", Access::Read, page, |connection, page| Box::pin(pipelines::list(connection, page)))
             .await

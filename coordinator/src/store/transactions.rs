@@ -76,6 +76,8 @@ pub(super) trait Transactions: fmt::Debug + Send + Sync + 'static {
 
     async fn create_pipeline(&self, new: NewPipeline, caller: Caller) -> Result<Created, StoreError>;
     async fn get_pipeline(&self, selector: PipelineSelector) -> Result<PipelineRow, StoreError>;
+    /// The row of this id, whether it was deleted or not; none: there never was one.
+    async fn any_pipeline(&self, id: PipelineId) -> Result<Option<PipelineRow>, StoreError>;
     async fn list_pipelines(&self, page: Page) -> Result<Listed<PipelineRow>, StoreError>;
     async fn update_pipeline(&self, update: Update) -> Result<PipelineRow, StoreError>;
     async fn delete_pipeline(&self, delete: Delete) -> Result<PipelineId, StoreError>;

@@ -15,7 +15,7 @@ use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
-    Caller, Change, ClaimState, PipelineRow, Store, StoreError,
+    Caller, Change, PipelineRow, Store, StoreError,
     audit::{self, Entry, event},
     changes::Reach,
     identity::belongs_here,
@@ -156,9 +156,8 @@ pub(super) fn new_verification(keep: &Keep, pipeline: &PipelineRow, now: DateTim
     let mut finding = keep.finding.clone();
     finding.problems.truncate(MOST_PROBLEMS);
     // Only the owner writes into a location.
-    let ours = pipeline.claim == ClaimState::Owned && pipeline.fenced.is_none();
     let damaged = !finding.problems.is_empty();
-    let mark = (damaged && ours).then(|| {
+    let mark = (damaged && pipeline.is_owner()).then(|| {
         let mark = DamageMark::new(pipeline.id, finding.commit, &keep.finding.problems, now);
         // Bytes that are no UTF-8 can't come from JSON.
         String::from_utf8(mark.encode()).unwrap_or_default()

@@ -193,6 +193,40 @@ async fn a_pipeline_with_an_active_round_is_not_deleted_and_one_without_frees_it
 }
 
 #[tokio::test]
+async fn what_was_deleted_is_not_made_anew_and_the_same_request_for_another_one_is() {
+    both(async |rig| {
+        let mut new = new_pipeline(spec("orders", "orders"));
+        new.request_id = Some(request_id());
+        let row = rig.pipeline_of(new.clone()).await;
+        let anew = |spec| NewPipeline { id: row.id, spec, fence_bytes: None, follows: false, request_id: None };
+        rig.store.check_made_anew(&anew(row.spec.clone())).await.unwrap();
+        rig.store.delete_pipeline(&row.id.into(), None, &alice()).await.unwrap();
+
+        // With its own spec, which has the digest of the deleted row, and with another name.
+        for spec in [row.spec.clone(), spec("invoices", "orders")] {
+            let name = spec.name.clone();
+            let refusals = [
+                rig.store.check_made_anew(&anew(spec.clone())).await.unwrap_err(),
+                rig.store.create_pipeline(anew(spec), &alice()).await.unwrap_err(),
+            ];
+            for error in refusals {
+                let problem = refused(error, Reason::PipelineNotFound);
+                assert_eq!(problem.metadata["deleted_id"], row.id.to_string());
+                assert!(problem.message.contains(&format!("take-over {name}")), "the way out: {problem}");
+            }
+        }
+        assert!(rig.store.list_pipelines(Page::default()).await.unwrap().items.is_empty());
+        // S14: who asks again for what it has created learns what that was.
+        let again = rig.store.create_pipeline(new, &alice()).await.unwrap();
+        assert!(matches!(again, Created::Known(known) if known.id == row.id && known.deleted_at.is_some()));
+        let other = NewPipeline { id: new_pipeline(row.spec.clone()).id, ..anew(row.spec.clone()) };
+        rig.store.check_made_anew(&other).await.unwrap();
+        rig.store.create_pipeline(other, &alice()).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn pages_of_pipelines_follow_each_other_without_gap_or_double() {
     let rig = Rig::new().await;
     for name in ["c", "a", "b"] {

@@ -5,7 +5,7 @@
 //! `LOCKSTEP_SEED=7`. docs/reliability/failpoints.md says of each failpoint how a round ends that lost somebody there.
 //!
 //! - `lane`: runs cases over clusters, several at a time
-//! - `coordinators`, `collectors`, `standbys`, `agents`: the cases and what happens in them
+//! - `coordinators`, `collectors`, `standbys`, `agents`: the cases and what happens in them; `take_overs`: the coordinators' of take-overs
 //! - `pairs`: two deaths in one round; `panics`: nobody dies, something panics
 //! - `soundness`: the outside auditor; `engine`: what an engine would find on a disk
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "tests: a failed expectation is a failed test")]

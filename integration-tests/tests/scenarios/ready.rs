@@ -48,11 +48,18 @@ fn nobody_is(cluster: &Cluster, role: &str) {
 
 /// What an init container runs.
 fn wait_ready(agent: &str, more: &[&str]) -> (Option<i32>, String) {
-    let output = Command::new(process::binary("lockstep-agent"))
-        .args(["wait-ready", "--agent", agent])
-        .args(more)
-        .output()
-        .unwrap();
+    answer_of(Command::new(process::binary("lockstep-agent")).args(["wait-ready", "--agent", agent]).args(more))
+}
+
+/// The same, told by variables alone.
+fn wait_ready_by_variables(agent: &str, role: &str, timeout: &str) -> (Option<i32>, String) {
+    let variables =
+        [("LOCKSTEP_AGENT", agent), ("LOCKSTEP_AGENT_WAIT_ROLE", role), ("LOCKSTEP_AGENT_WAIT_TIMEOUT", timeout)];
+    answer_of(Command::new(process::binary("lockstep-agent")).arg("wait-ready").envs(variables))
+}
+
+fn answer_of(command: &mut Command) -> (Option<i32>, String) {
+    let output = command.output().unwrap();
     let told = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(told).unwrap())
 }
@@ -125,6 +132,12 @@ async fn s24_engines_of_a_standby_are_told_to_wait_and_to_write_only_when_the_ac
     assert_eq!(status, Some(1), "{told}");
     let (status, told) = wait_ready(&heir.agents[0].address, &["--role", "standby", "--timeout", "30s"]);
     assert_eq!(status, Some(0), "{told}");
+    let (status, told) = wait_ready_by_variables(&heir.agents[0].address, "active", "1s");
+    assert!(status == Some(1) && told.contains("must not start yet"), "{told}");
+    for role in ["standby", "any"] {
+        let (status, told) = wait_ready_by_variables(&heir.agents[0].address, role, "30s");
+        assert_eq!(status, Some(0), "{role}: {told}");
+    }
 
     // The fence hangs: the activation is under way, and what it does by then makes nobody active. Its coordinator is killed and another one goes on.
     let fence = "orders/fences/00000000000000000002.json";

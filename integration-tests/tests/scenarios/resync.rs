@@ -308,3 +308,35 @@ async fn s34_a_resync_that_dies_before_its_take_over_leaves_a_row_that_does_not_
     assert_eq!(next.step, Some(20), "what was never pushed is there still");
     assert_eq!(listed(&cluster).await, [vec![next.id], known].concat());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s34_a_pipeline_that_was_deleted_is_not_made_anew_and_the_refusal_names_the_way_back_to_its_checkpoints() {
+    let cluster = Cluster::start().await;
+    let known = pushed(&cluster, &[10, 20]).await;
+    let id = cluster.client.get_pipeline(PIPELINE).await.unwrap().id;
+    let deleted = lockstep(&cluster, &["pipeline", "delete", PIPELINE]);
+    assert_eq!(deleted.code, 0, "{deleted:?}");
+
+    let spec = spec_file(&cluster);
+    let by_id = lockstep(&cluster, &["resync", &id, "-f", &spec]);
+    for refused in [resync(&cluster, &["-f", &spec]), resync(&cluster, &["-f", &spec, "--dry-run"]), by_id] {
+        assert_eq!((refused.code, reason(&refused)), (4, Some("PIPELINE_NOT_FOUND")), "{refused:?}");
+        for said in ["was deleted", id.as_str(), "initial: standby", "lockstep take-over orders"] {
+            assert!(refused.stderr.contains(said), "{said}: {}", refused.stderr);
+        }
+    }
+    assert_eq!(cluster.client.list_pipelines(10).await.unwrap().len(), 0);
+    assert_eq!(cluster.s3.admin().keys(BUCKET, "orders/fences/").unwrap().len(), 1, "its fence alone");
+
+    // What it says is what helps.
+    fs::write(&spec, fs::read_to_string(&spec).unwrap() + "initial: standby\n").unwrap();
+    let applied = lockstep(&cluster, &["pipeline", "apply", "-f", &spec]);
+    assert_eq!(applied.code, 0, "{applied:?}");
+    let taken = lockstep(&cluster, &["take-over", PIPELINE, "--yes"]);
+    assert_eq!((taken.code, taken.document["generation"].as_u64()), (0, Some(2)), "{taken:?}");
+    assert_ne!(cluster.client.get_pipeline(PIPELINE).await.unwrap().id, id);
+    assert_eq!(listed(&cluster).await, known);
+    assert_eq!(cluster.pulled().await.step, Some(20));
+    let next = pushed(&cluster, &[30]).await;
+    assert_eq!(listed(&cluster).await, [&next[..], &known].concat());
+}

@@ -157,7 +157,9 @@ fn source_retired(
     pull.resolved = None;
     pull.retired.push(*commit);
     for idx in (0..).take(work.round.participants.len()) {
-        let Some(participant) = work.participant(idx) else { continue };
+        let Some(participant) = work.participant(idx).filter(|participant| !stays_staged(participant)) else {
+            continue;
+        };
         if !planted::is(Bug::ResolvedAnewInTheSameAttempt) {
             participant.attempt = participant.attempt.next();
         }
@@ -168,6 +170,11 @@ fn source_retired(
     let cause = format!("host {host_idx}, attempt {attempt}: {problem}; another one is chosen");
     work.round.problem = Some(problem.clone().with("host_idx", host_idx).with("attempt", attempt));
     work.enter(Phase::Resolving, cause);
+}
+
+/// Planted: what it has of the retired source is not given up for what is chosen instead.
+fn stays_staged(participant: &Participant) -> bool {
+    planted::is(Bug::StagedOfRetiredStays) && participant.phase == ParticipantPhase::Staged
 }
 
 /// Why nothing could be chosen, with what had been.
@@ -196,7 +203,7 @@ fn resolve(work: &mut Work, resolved: &Resolved, hosts: &[FoundHost], discard: b
     work.round.problem = None;
     let step = resolved.step.map_or_else(|| "none".to_owned(), |step| step.to_string());
     for (host_idx, host) in (0..).zip(hosts) {
-        if let Some(participant) = work.participant(host_idx) {
+        if let Some(participant) = work.participant(host_idx).filter(|participant| !stays_staged(participant)) {
             participant.incarnation = Some(host.incarnation);
             participant.local_checkpoint = host.local_checkpoint;
         }
@@ -224,7 +231,8 @@ fn resolve(work: &mut Work, resolved: &Resolved, hosts: &[FoundHost], discard: b
             let which = resolved.commit.map_or_else(String::new, |c| format!(", commit {}-{}", c.generation, c.seq));
             work.enter(Phase::Transferring, format!("step {step} from {from}{which}"));
             for (host_idx, host) in (0..).zip(hosts) {
-                let Some(attempt) = work.participant(host_idx).map(|participant| participant.attempt) else { continue };
+                let to_pull = work.participant(host_idx).filter(|participant| !stays_staged(participant));
+                let Some(attempt) = to_pull.map(|participant| participant.attempt) else { continue };
                 work.move_host(
                     host_idx,
                     ParticipantPhase::Ordered,

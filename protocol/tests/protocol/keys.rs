@@ -78,6 +78,34 @@ proptest! {
     }
 
     #[test]
+    fn a_key_begins_with_what_is_said_of_its_kind(key in any_key()) {
+        prop_assert!(key.to_string().starts_with(key.prefix()), "{} of {key}", key.prefix());
+        let folder = matches!(key, Key::Format | Key::Head) || key.prefix() == Key::HOSTS || key.prefix().ends_with('/');
+        prop_assert!(folder, "{} of {key}", key.prefix());
+    }
+
+    #[test]
+    fn a_listing_from_a_place_on_has_it_and_nothing_before_it(a in (0..=i64::MAX as u64, 0..=i64::MAX as u64), b in (0..=i64::MAX as u64, 0..=i64::MAX as u64)) {
+        for kind in [Key::Commit, Key::Retired, Key::Damaged] {
+            let key = |(g, s)| kind(Generation::new(g).unwrap(), Seq::new(s).unwrap());
+            let after = key(a).list_after().unwrap();
+            prop_assert!(after.starts_with(key(a).prefix()) && after < key(a).to_string());
+            prop_assert_eq!(after < key(b).to_string(), a <= b);
+        }
+        let (generation, other) = (Generation::new(a.0).unwrap(), Generation::new(b.0).unwrap());
+        let after = Key::Fence(generation).list_after().unwrap();
+        for key in [Key::FenceBase(other), Key::Fence(other)] {
+            prop_assert_eq!(after < key.to_string(), generation <= other, "{} after {}", key, after);
+        }
+    }
+
+    #[test]
+    fn only_documents_are_listed_from(key in any_key()) {
+        let data = matches!(key, Key::Data(..) | Key::Probe(..));
+        prop_assert_eq!(key.list_after().is_none(), data, "{}", key);
+    }
+
+    #[test]
     fn host_info_refuses_exactly_what_is_malformed(host_idx in any::<u32>(), n_hosts in any::<u32>()) {
         let good = n_hosts > 0 && n_hosts <= 4096 && host_idx < n_hosts;
         match HostInfo::new(host_idx, n_hosts) {

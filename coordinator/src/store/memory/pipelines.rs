@@ -24,7 +24,7 @@ use crate::store::{
     identity::{is_foreign, seen_from},
     ownership::{
         Delete, FROZEN, Neighbour, Update, changed_fields, check_etag, check_neighbour, check_update, create_digest,
-        created_another, exists_already, first_claim, name_taken, round_in_progress,
+        created_another, exists_already, first_claim, name_taken, refuse_deleted, round_in_progress,
     },
     pipelines::not_found,
     sqlstate::Fail,
@@ -135,6 +135,7 @@ impl Tables {
             stored.row.id == new.id || new.request_id.is_some() && stored.request_id == new.request_id
         };
         if let Some(known) = self.pipelines.values().find(asked) {
+            refuse_deleted(new, &known.row)?;
             if known.request_digest == digest {
                 return Ok(Created::Known(known.row.clone()));
             }

@@ -9,7 +9,7 @@ use super::{
     tables::Tables,
     values::{as_json, later},
 };
-use crate::store::{ClaimState, DuePush, DuePushes, schedules::SaveSchedule, sqlstate::Fail};
+use crate::store::{DuePush, DuePushes, schedules::SaveSchedule, sqlstate::Fail};
 
 /// One row of `push_schedules`.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ impl Tables {
             .pipelines
             .values()
             .map(|stored| &stored.row)
-            .filter(|row| row.deleted_at.is_none() && row.claim == ClaimState::Owned && row.fenced.is_none())
+            .filter(|row| row.deleted_at.is_none() && row.is_owner())
             .filter(|row| row.spec.push_interval.is_some() && self.belongs_here(row.id))
             .map(|row| row.id)
             .collect();

@@ -131,6 +131,10 @@ impl Transactions for Link {
         self.run("get_pipeline", Access::Read, move |tables, _| tables.shown_pipeline(&selector)).await
     }
 
+    async fn any_pipeline(&self, id: PipelineId) -> Result<Option<PipelineRow>, StoreError> {
+        self.run("any_pipeline", Access::Read, move |tables, _| Ok(tables.any_pipeline(id).ok())).await
+    }
+
     async fn list_pipelines(&self, page: Page) -> Result<Listed<PipelineRow>, StoreError> {
         self.run("list_pipelines", Access::Read, move |tables, _| tables.list_pipelines(&page)).await
     }
