@@ -137,7 +137,7 @@ async fn measured(cluster: &Cluster, round: &v1::Round, moved: impl AsyncFn() ->
                     bytes = now;
                     last = Instant::now();
                     first.get_or_insert(last);
-                } else if now == 0 {
+                } else if bytes == 0 {
                     none = asked;
                 }
             }
