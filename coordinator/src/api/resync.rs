@@ -80,8 +80,14 @@ impl Api {
             None => self.store.create_pipeline(new, &caller).await?.into_row(),
         };
         let purpose = Purpose::Resync;
-        let ask =
-            AdmitTakeOver { pipeline: row.id.into(), purpose, chosen: None, request_id, retry: self.options.retry };
+        let ask = AdmitTakeOver {
+            pipeline: row.id.into(),
+            purpose,
+            chosen: None,
+            request_id,
+            seen: None,
+            retry: self.options.retry,
+        };
         let admitted = self.store.admit_take_over(ask, &caller).await?;
         let now = self.take_over_ended(admitted).await?;
         match (now.phase, &now.problem) {

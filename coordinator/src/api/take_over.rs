@@ -40,6 +40,7 @@ impl Api {
             purpose: Purpose::TakeOver,
             chosen: None,
             request_id,
+            seen: None,
             retry: self.options.retry,
         };
         self.carried_out(&row, before, ask, &caller).await
@@ -72,6 +73,7 @@ impl Api {
             purpose: Purpose::Activate,
             chosen,
             request_id,
+            seen: None,
             retry: self.options.retry,
         };
         match self.carried_out(&row, before.clone(), ask, &caller).await {

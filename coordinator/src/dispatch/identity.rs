@@ -86,6 +86,7 @@ async fn stop(services: &Services, row: &PipelineRow, now: &DatabaseIdentity) ->
         purpose: Purpose::Resync,
         chosen: None,
         request_id: None,
+        seen: Some(row.generation),
         retry: services.options.retry,
     };
     match services.store.admit_take_over(ask, &caller).await {

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use chrono::SubsecRound;
 use lockstep_protocol::{
     fence::Writer,
-    id::{RequestId, Term},
+    id::{Generation, RequestId, Term},
     problem::{Problem, Reason},
     round::{self, RetryPolicy, Round},
     takeover::{self, Chosen, Decision, Phase, Purpose, TakeOver},
@@ -34,6 +34,8 @@ pub struct AdmitTakeOver {
     pub chosen: Option<Chosen>,
     /// Idempotency key. None: each call is a new request.
     pub request_id: Option<RequestId>,
+    /// The generation that who asks goes by. `TAKE_OVER_IN_PROGRESS` if it has moved: somebody has taken over since. None: any.
+    pub seen: Option<Generation>,
     /// Frozen in the row.
     pub retry: RetryPolicy,
 }
@@ -93,7 +95,7 @@ impl Store {
             Err(error) if error.problem().reason == Reason::RoundNotFound => None,
             Err(error) => return Err(error),
         };
-        check_admits(pipeline, purpose, active.map(|active| active.id)).map_err(StoreError::Problem)
+        check_admits(pipeline, (purpose, None), active.map(|active| active.id)).map_err(StoreError::Problem)
     }
 
     /// Takes over take-overs that nobody drives; each gets a new term.
@@ -162,8 +164,12 @@ pub(super) fn stored(change: &Move) -> TakeOver {
     next
 }
 
-/// Why a pipeline can't take over now.
-pub(super) fn check_admits(pipeline: &PipelineRow, purpose: Purpose, active: Option<Uuid>) -> Result<(), Problem> {
+/// Why a pipeline can't take over now, for this purpose and at this generation.
+pub(super) fn check_admits(
+    pipeline: &PipelineRow,
+    (purpose, seen): (Purpose, Option<Generation>),
+    active: Option<Uuid>,
+) -> Result<(), Problem> {
     let name = &pipeline.spec.name;
     if let Some(active) = active {
         return Err(Problem::new(
@@ -175,6 +181,15 @@ pub(super) fn check_admits(pipeline: &PipelineRow, purpose: Purpose, active: Opt
         )
         .with("pipeline", name)
         .with("take_over", active));
+    }
+    if let Some(seen) = seen.filter(|&seen| seen != pipeline.generation) {
+        return Err(Problem::new(
+            Reason::TakeOverInProgress,
+            format!("pipeline {name} has generation {} by now, not {seen}: look at it again", pipeline.generation),
+        )
+        .with("pipeline", name)
+        .with("generation", pipeline.generation)
+        .with("requested", seen));
     }
     if purpose == Purpose::Activate && pipeline.claim != ClaimState::Standby {
         return Err(is_no_standby(pipeline));

@@ -40,6 +40,7 @@ async fn activate(rig: &Rig, heir: &PipelineRow) -> TakeOver {
         purpose: Purpose::Activate,
         chosen: None,
         request_id: None,
+        seen: None,
         retry: RetryPolicy { base: Duration::from_millis(50), ..RetryPolicy::default() },
     };
     let admitted = rig.store.admit_take_over(ask, &alice()).await.unwrap();

@@ -18,7 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::rig::uuid;
 pub(crate) use parts::Behind;
-use script::{Scripted, State, Transfer};
+use script::{Held, Scripted, State, Transfer, failed};
 
 /// What an agent does with the next order of a new attempt.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,7 +27,7 @@ pub(crate) enum Play {
     Well,
     /// `TRANSFER_IN_PROGRESS` this many times first.
     BusyFor(u32),
-    /// It runs until [`Agent::release`].
+    /// It moves until [`Agent::release`] or [`Agent::fail`].
     Hold,
     /// It runs and never moves.
     Stand,
@@ -123,10 +123,32 @@ impl Agent {
     /// What was held ends well.
     pub(crate) fn release(&self) {
         let held = self.state().held.take();
-        if let Some(order) = held {
-            let header = order.header.clone().unwrap_or_default();
-            let done = self.scripted.write_part(&order, order.step, false);
-            self.state().transfers.insert((header.round, header.attempt), Transfer::Pushed(done));
+        match held {
+            Some(Held::Push(order)) => {
+                let done = self.scripted.write_part(&order, order.step, false);
+                self.end(order.header, Transfer::Pushed(done));
+            }
+            Some(Held::Pull(order)) => {
+                let done = self.state().stage(&order);
+                self.end(order.header, Transfer::Pulled(done));
+            }
+            None => self.end(None, Transfer::Running),
+        }
+    }
+
+    /// What was held fails for this reason.
+    pub(crate) fn fail(&self, reason: Reason) {
+        let header = match self.state().held.take() {
+            Some(Held::Push(order)) => order.header,
+            Some(Held::Pull(order)) => order.header,
+            None => None,
+        };
+        self.end(header, failed(reason));
+    }
+
+    fn end(&self, header: Option<v1::OrderHeader>, how: Transfer) {
+        if let Some(header) = header {
+            self.state().transfers.insert((header.round, header.attempt), how);
         }
         self.scripted.changed.send_replace(());
     }
@@ -176,8 +198,13 @@ impl Agent {
 
     /// Until it was called so.
     pub(crate) async fn called(&self, name: &str) {
+        self.called_in(name, 1).await;
+    }
+
+    /// Until it was called so in this attempt or a later one.
+    pub(crate) async fn called_in(&self, name: &str, attempt: u32) {
         let mut changed = self.scripted.changed.subscribe();
-        while self.calls(name).is_empty() {
+        while !self.calls(name).iter().any(|called| *called >= attempt) {
             changed.changed().await.unwrap();
         }
     }

@@ -67,12 +67,14 @@ async fn a_reading_that_takes_longer_than_a_lease_stays_with_its_replica_and_is_
     let data = "orders/host0/";
     let hangs = server.faults().add(ServerRule::new(FaultAction::Hang).method("GET").key_prefix(data));
     server.clear_requests();
-    let reads = |name| DispatchOptions { verify_bytes_per_day: 1 << 40, ..Rig::options(name) };
-    let lease = Rig::options("one").lease;
+    let lease = Duration::from_secs(5);
+    let reads = |name| DispatchOptions { verify_bytes_per_day: 1 << 40, lease, ..Rig::options(name) };
     let first = rig.replica_with(reads("one"));
     server.log().wait_for(1, |request| request.key.as_deref().is_some_and(|key| key.starts_with(data))).await;
     let until = Instant::now() + lease * 2;
+    let mut looks = tokio::time::interval(Duration::from_millis(50));
     while Instant::now() < until {
+        looks.tick().await;
         assert_eq!(rig.store.claim_verify_budget("watcher", lease).await.unwrap(), None, "it is read still");
     }
     drop(first);

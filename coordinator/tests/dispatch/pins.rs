@@ -83,7 +83,7 @@ async fn a_replica_that_has_lost_a_pull_takes_no_pin_away_from_the_one_that_driv
         .await;
 
     // The second claims the pull, pins, sees no tombstone, and pulls.
-    rig.agents[0].plays([Play::Stand]);
+    rig.agents[0].plays([Play::Hold]);
     rig.connect_as(&server, "second").await;
     let second = rig.replica("second");
     rig.agents[0].called("pull").await;
@@ -126,14 +126,15 @@ async fn a_pin_that_has_not_kept_its_checkpoint_goes_when_another_one_is_chosen_
         keys.iter().map(|key| Pin::parse(key.strip_prefix("orders/").unwrap(), &read(key)).unwrap().commit).collect()
     };
     let replica = rig.replica("one");
-    // Host 0 stands until it is ordered once more, and misses an object then; host 1 stands with what is chosen instead.
-    rig.agents[0].plays([Play::Stand, Play::Fail(Reason::CheckpointDamaged)]);
-    rig.agents[1].plays([Play::Well, Play::Stand]);
+    // Host 0 misses an object once its checkpoint is retired; host 1 is held with what is chosen instead.
+    rig.agents[0].plays([Play::Hold]);
+    rig.agents[1].plays([Play::Well, Play::Hold]);
     let round = rig.start_pull(&heir, PullRequest { standby: true, ..latest() }).await;
     rig.agents[0].called("pull").await;
     assert_eq!(pinned(), [commits[1]]);
     let tombstone = tombstone(&heir, commits[1]);
     server.admin().put_raw("acme", &format!("orders/{}", tombstone.key()), tombstone.encode()).unwrap();
+    rig.agents[0].fail(Reason::CheckpointDamaged);
 
     let anew = |record: &RoundRecord| {
         record.round.phase == Phase::Transferring && record.round.participants[1].attempt.get() == 2
@@ -142,10 +143,12 @@ async fn a_pin_that_has_not_kept_its_checkpoint_goes_when_another_one_is_chosen_
     let Kind::Pull(pull) = &record.round.kind else { panic!("a push") };
     assert_eq!((pull.resolved.as_ref().unwrap().commit, &pull.retired), (Some(commits[0]), &vec![commits[1]]));
     assert_eq!(pinned(), [commits[0]], "the sweep may have the other one");
+    rig.agents[1].called_in("pull", 2).await;
+    rig.agents[1].release();
     let record = rig.ended(round).await;
     assert_eq!((record.round.phase, record.round.problem), (Phase::Installed, None));
     let causes = rig.causes(round).await;
-    assert!(causes.iter().any(|cause| cause.contains("host 0, attempt 2: CHECKPOINT_NOT_FOUND")), "{causes:?}");
+    assert!(causes.iter().any(|cause| cause.contains("host 0, attempt 1: CHECKPOINT_NOT_FOUND")), "{causes:?}");
     // The round is over before its farewell is, which a replica that stops leaves to whoever comes next.
     let mut deletes = 0;
     while !pinned().is_empty() {

@@ -46,10 +46,11 @@ async fn a_host_that_loses_its_disk_while_others_install_pulls_again() {
         agent.wipe();
     }
     // Host 1 holds the round in transferring while host 0, staged by then, restarts and so loses what it staged (R20).
-    rig.agents[1].plays([Play::Stand]);
+    rig.agents[1].plays([Play::Hold]);
     let round = rig.start_pull(&pipeline, latest()).await;
     rig.until(round, |record| record.round.participants[0].phase.as_str() == "staged").await;
     rig.agents[0].restart();
+    rig.agents[1].release();
     let record = rig.ended(round).await;
     assert_eq!(record.round.phase, Phase::Installed, "{:?}", record.round.problem);
     assert!(rig.agents.iter().all(|agent| agent.steps() == [4]));

@@ -141,7 +141,7 @@ async fn the_deadline_names_the_hosts_that_are_not_done() {
     let _replica = rig.replica("one");
     let pipeline = rig.pipeline("orders").await;
     rig.agents[1].plays([Play::Hold]);
-    let record = rig.ended(rig.start_push_within(&pipeline, Duration::from_secs(2)).await).await;
+    let record = rig.ended(rig.start_push_within(&pipeline, Duration::from_secs(10)).await).await;
     assert_eq!((record.round.phase, problem(&record).reason), (Phase::Failed, Reason::RoundDeadline));
     assert_eq!(problem(&record).metadata["hosts"], "1");
 }

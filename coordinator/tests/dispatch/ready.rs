@@ -53,11 +53,12 @@ async fn every_host_is_told_once_all_have_installed_and_none_before() {
     for agent in &rig.agents {
         agent.wipe();
     }
-    // One host is late: it stalls, and its next attempt does well.
-    rig.agents[2].plays([Play::Stand]);
+    // One host is late.
+    rig.agents[2].plays([Play::Hold]);
     let round = rig.start_pull(&pipeline, latest()).await;
     rig.until(round, |record| record.round.participants[0].phase.as_str() == "staged").await;
     assert!(rig.agents.iter().all(|agent| agent.told().is_empty()));
+    rig.agents[2].release();
     let record = rig.ended(round).await;
     assert_eq!(record.round.phase, Phase::Installed, "{:?}", record.round.problem);
     for agent in &rig.agents {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lockstep_coordinator::dispatch::DispatchOptions;
 use lockstep_protocol::{
     fence::{Fence, FenceBase, Writer},
     id::Generation,
@@ -55,7 +56,10 @@ async fn a_replica_that_is_told_to_stop_hands_its_rounds_over_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_replicas_share_rounds_and_none_is_driven_twice() {
     let rig = Rig::new(EVEN).await;
-    let _replicas = [rig.replica("first"), rig.replica("second")];
+    // No lease lapses while the machine is busy: who claims then does so by right.
+    let lease = Duration::from_secs(60);
+    let replica = |name| rig.replica_with(DispatchOptions { lease, ..Rig::options(name) });
+    let _replicas = [replica("first"), replica("second")];
     let pipeline = rig.pipeline("orders").await;
     for _ in 0..5 {
         let record = rig.ended(rig.start_push(&pipeline).await).await;

@@ -1,5 +1,8 @@
 //! How much a push asks of the bucket.
 
+use std::time::Duration;
+
+use lockstep_coordinator::dispatch::DispatchOptions;
 use lockstep_devkit::s3::{S3Options, S3Server};
 use lockstep_protocol::round::Phase;
 
@@ -14,7 +17,9 @@ async fn server() -> S3Server {
 async fn pushes(hosts: u32, files: u32, pushes: usize) -> Vec<String> {
     let server = server().await;
     let rig = Rig::on(&server, hosts, files).await;
-    let replica = rig.replica("one");
+    // A replica that loses its lease plans anew, and asks twice.
+    let lease = Duration::from_secs(60);
+    let replica = rig.replica_with(DispatchOptions { lease, ..Rig::options("one") });
     let pipeline = rig.pipeline("orders").await;
     let mut asked = Vec::new();
     for _ in 0..=pushes {

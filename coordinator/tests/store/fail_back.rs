@@ -155,6 +155,7 @@ fn activation(row: &PipelineRow) -> AdmitTakeOver {
         purpose: Purpose::Activate,
         chosen: None,
         request_id: None,
+        seen: None,
         retry: RetryPolicy::default(),
     }
 }

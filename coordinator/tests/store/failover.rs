@@ -65,7 +65,7 @@ async fn serves_again(store: &Store) {
 async fn a_new_connection_that_leads_to_a_standby_is_refused_until_that_is_promoted() {
     let pair = pair().await;
     let wire = Wire::before(pair.primary.port()).await;
-    let options = StoreOptions { acquire_timeout: Duration::from_secs(1), ..StoreOptions::default() };
+    let options = StoreOptions { acquire_timeout: Duration::from_secs(3), ..StoreOptions::default() };
     let store = Store::connect(&wire.url(&pair.primary.url("orders")), options).await.unwrap();
     let timeline = store.identity().await.unwrap().timeline;
     wire.lead_to(pair.standby.port());

@@ -166,6 +166,7 @@ impl Locations {
                     purpose,
                     chosen,
                     request_id,
+                    seen: None,
                     retry: RetryPolicy::default(),
                 })
             }

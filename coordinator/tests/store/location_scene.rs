@@ -167,6 +167,7 @@ pub(crate) fn take_over(pipeline: &PipelineRow, purpose: Purpose) -> AdmitTakeOv
         purpose,
         chosen: None,
         request_id: None,
+        seen: None,
         retry: RetryPolicy::default(),
     }
 }

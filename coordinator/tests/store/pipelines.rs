@@ -246,6 +246,28 @@ async fn pages_of_pipelines_follow_each_other_without_gap_or_double() {
 }
 
 #[tokio::test]
+async fn who_goes_by_a_generation_that_has_moved_takes_nothing_over() {
+    both(async |rig| {
+        let row = rig.pipeline("orders").await;
+        let ask = |seen| AdmitTakeOver {
+            pipeline: row.id.into(),
+            purpose: Purpose::Resync,
+            chosen: None,
+            request_id: None,
+            seen: Some(seen),
+            retry: RetryPolicy::default(),
+        };
+        let moved = row.generation.next();
+        let error = rig.store.admit_take_over(ask(moved), &alice()).await.unwrap_err();
+        let problem = refused(error, Reason::TakeOverInProgress);
+        assert_eq!(problem.metadata["generation"], row.generation.to_string());
+        assert_eq!(problem.metadata["requested"], moved.to_string());
+        rig.store.admit_take_over(ask(row.generation), &alice()).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_pipeline_is_deleted_only_once_its_take_over_has_ended() {
     let rig = Rig::new().await;
     let row = rig.pipeline("orders").await;
@@ -254,6 +276,7 @@ async fn a_pipeline_is_deleted_only_once_its_take_over_has_ended() {
         purpose: Purpose::TakeOver,
         chosen: None,
         request_id: None,
+        seen: None,
         retry: RetryPolicy::default(),
     };
     let admitted = rig.store.admit_take_over(ask, &alice()).await.unwrap();

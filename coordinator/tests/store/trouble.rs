@@ -211,7 +211,7 @@ async fn a_database_that_stops_is_unavailable_and_serves_again_after_its_restart
     let options = || PostgresOptions { data_dir: Some(data_dir.clone()), durable: true, ..PostgresOptions::default() };
     let postgres = Postgres::start(options()).await.unwrap();
     let url = postgres.create_database("restarted").await.unwrap();
-    let patience = StoreOptions { acquire_timeout: Duration::from_millis(500), ..StoreOptions::default() };
+    let patience = StoreOptions { acquire_timeout: Duration::from_secs(3), ..StoreOptions::default() };
     let store = Store::connect(&url, patience.clone()).await.unwrap();
     store.migrate().await.unwrap();
     let identity = store.identity().await.unwrap();

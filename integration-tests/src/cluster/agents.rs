@@ -49,7 +49,7 @@ impl Cluster {
         secret: &str,
     ) -> bool {
         let listen = match self.agents[idx].address.strip_prefix("http://") {
-            None | Some("") => "127.0.0.1:0".to_owned(),
+            None | Some("") => self.listen(),
             Some(address) => address.to_owned(),
         };
         let addr_file = self.path(&format!("agent{idx}.addr"));
@@ -85,15 +85,12 @@ impl Cluster {
         true
     }
 
-    /// Restarts one agent so that it serves HTTP; its port.
-    pub async fn restart_agent_with_http(&mut self, idx: usize) -> u16 {
-        let free = std::net::TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .expect("a free port")
-            .port();
+    /// Restarts one agent so that it serves HTTP; where.
+    pub async fn restart_agent_with_http(&mut self, idx: usize) -> String {
+        let free = self.free_address();
         self.kill_agent(idx);
         let identity = self.identity(idx);
-        let flags = ["--http-listen".to_owned(), format!("127.0.0.1:{free}")];
+        let flags = ["--http-listen".to_owned(), free.clone()];
         self.start_agent_as(idx, &identity, &flags, &format!("agent-{idx}-secret")).await;
         free
     }

@@ -25,11 +25,7 @@ impl Cluster {
 
     /// Starts the coordinator with this S3 secret.
     pub async fn start_coordinator_with_secret(&mut self, secret: &str) {
-        let listen = if self.coordinator_address.is_empty() {
-            "127.0.0.1:0".to_owned()
-        } else {
-            self.coordinator_address.clone()
-        };
+        let listen = if self.coordinator_address.is_empty() { self.listen() } else { self.coordinator_address.clone() };
         let (process, address) = self.another_coordinator("coordinator", &listen, secret).await;
         self.client = client_of(&format!("http://{address}"));
         self.coordinator_address = address;

@@ -11,7 +11,7 @@ use tonic::{
 };
 
 /// Longest that any of these calls may take.
-const PATIENCE: Duration = Duration::from_secs(45);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Clone, Copy, Default, Debug)]
 struct Raw;

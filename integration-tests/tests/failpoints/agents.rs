@@ -394,6 +394,7 @@ impl Supervised {
         assert_eq!(round.participants[1].attempt, 1, "the other host was not disturbed");
         for host in &self.cluster.hosts {
             assert!(host.leftovers().is_empty(), "host {}: {:?}", host.idx, host.leftovers());
+            host.without_drafts().await;
         }
         self.acknowledged.push(made.clone());
         self.new_history(false);
@@ -441,6 +442,7 @@ impl Supervised {
         let again = agent.sync(request).await.unwrap().into_inner();
         assert_eq!(again.commit.unwrap(), commit);
         assert!(self.cluster.hosts[0].leftovers().is_empty(), "{:?}", self.cluster.hosts[0].leftovers());
+        self.cluster.hosts[0].without_drafts().await;
         Outcome { end: format!("commit {}-{}", commit.generation, commit.seq), recovery }
     }
 

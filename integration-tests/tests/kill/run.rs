@@ -82,6 +82,7 @@ pub(crate) async fn run(lane: &mut Lane, plan: &Plan) -> Outcome {
         let different = differences(wanted, &identity(&host.folder(newest(host))));
         assert!(different.is_empty(), "host {}: {different:?}", host.idx);
         assert!(host.leftovers().is_empty(), "host {}: {:?}", host.idx, host.leftovers());
+        host.without_drafts().await;
     }
     crew.clear(lane);
     outcome

@@ -224,7 +224,9 @@ async fn s28_a_standby_over_a_read_location_then_its_own_location_takes_over() {
     let (owner, mut heir) = owner_and(&[], |_| {}).await;
     // Created anew: its own location is empty, the owner's is only read.
     let created = heir.client.get_pipeline(HEIR).await.unwrap();
-    heir.client.delete_pipeline(HEIR, "").await.unwrap();
+    // It may pull by itself meanwhile.
+    heir.client.stop_standby(HEIR).await.unwrap();
+    wait::until("it is deleted", || heir.client.delete_pipeline(HEIR, "")).await;
     let spec = v1::PipelineSpec {
         location: Some(owner.location(HEIR)),
         read_location: Some(owner.location(PIPELINE)),

@@ -110,29 +110,43 @@ async fn limits_that_are_absurd_but_legal_move_every_byte() {
     }
 }
 
-const LIMIT: u64 = 4 * MIB;
+/// Little, so that a machine with a dozen tests on it keeps up.
+const LIMIT: u64 = 2 * MIB;
 
-/// How long bytes moved in a round, from the first to the last, and how many there were, by a count of them.
-async fn measured(cluster: &Cluster, round: &v1::Round, moved: impl AsyncFn() -> u64) -> (f64, u64) {
+/// What looks at a count of bytes have seen of a transfer.
+struct Seen {
+    bytes: u64,
+    /// Whether hardly any were moved unseen.
+    all: bool,
+    /// From the last look that saw none, or the first that saw some, to the first that saw all: never shorter, or never longer than it was by what the looks are late.
+    at_most: f64,
+    at_least: f64,
+}
+
+async fn measured(cluster: &Cluster, round: &v1::Round, moved: impl AsyncFn() -> u64) -> Seen {
     let mut ticks = tokio::time::interval(Duration::from_millis(5));
-    let (mut first, mut last, mut total) = (None, Instant::now(), 0);
+    let (mut none, mut first, mut last, mut bytes) = (Instant::now(), None, Instant::now(), 0);
     let ended = cluster.client.wait_round(&round.id);
     tokio::pin!(ended);
     let round = loop {
         tokio::select! {
             _ = ticks.tick() => {
+                let asked = Instant::now();
                 let now = moved().await;
-                if now > total {
-                    total = now;
+                if now > bytes {
+                    bytes = now;
                     last = Instant::now();
                     first.get_or_insert(last);
+                } else if now == 0 {
+                    none = asked;
                 }
             }
             round = &mut ended => break round.unwrap(),
         }
     };
     assert!(lockstep_client::succeeded(&round), "{round:?}");
-    ((last - first.expect("bytes moved")).as_secs_f64(), total)
+    let since = |begin| last.duration_since(begin).as_secs_f64();
+    Seen { bytes, all: true, at_most: since(none), at_least: since(first.expect("bytes moved")) }
 }
 
 /// Bytes of the agent's bodies at the server.
@@ -143,19 +157,19 @@ fn at_the_server(cluster: &Cluster, bytes: impl Fn(&RequestTotals) -> u64) -> u6
 }
 
 /// A busy machine makes a transfer slower, never quicker: too quick fails at once, too slow only if it is so each time.
-async fn holds(what: &str, start_up: f64, once: impl AsyncFn(u64) -> (f64, u64)) {
-    const TRIES: u64 = 4;
+async fn holds(what: &str, start_up: f64, once: impl AsyncFn(u64) -> Seen) {
+    const TRIES: u64 = 6;
     let mut seen = Vec::new();
     for n in 1..=TRIES {
-        let (seconds, bytes) = once(n).await;
+        let Seen { bytes, all, at_most, at_least } = once(n).await;
         let expected = bytes as f64 / LIMIT as f64;
-        println!("{what}: {bytes} bytes in {seconds:.2} s, expected {expected:.2} s");
+        println!("{what}: {bytes} bytes in {at_least:.2} to {at_most:.2} s, expected {expected:.2} s");
         assert!(bytes > 15 * MIB, "{what}: {bytes}");
-        assert!(seconds > expected * 0.95, "{what}: {seconds:.2} s, {expected:.2} s would be the limit");
-        if seconds < expected * 1.05 + start_up {
+        assert!(at_most > expected * 0.95, "{what}: {at_most:.2} s, {expected:.2} s would be the limit");
+        if all && at_least < expected * 1.05 + start_up {
             return;
         }
-        seen.push(seconds);
+        seen.push(at_least);
     }
     panic!("{what}: slower than the limit in all of {seen:.2?} s");
 }
@@ -190,10 +204,10 @@ async fn a_bandwidth_limit_holds_within_five_percent_for_push_and_pull() {
             let described = agent.clone().describe(v1::DescribeRequest {}).await.unwrap().into_inner();
             described.running.and_then(|running| running.progress).map_or(0, |progress| progress.bytes_transferred)
         };
-        let (seconds, received) = measured(&cluster, &round, received).await;
+        let seen = measured(&cluster, &round, received).await;
         let sent = at_the_server(&cluster, |total| total.bytes_out);
-        assert!(received * 100 >= sent * 99, "{received} of {sent} bytes were seen to come");
-        (seconds, received)
+        println!("{} of {sent} bytes were seen to come", seen.bytes);
+        Seen { all: seen.bytes * 100 >= sent * 99, ..seen }
     })
     .await;
     assert!(differences(&before, &newest(&cluster.lock().await.hosts[0])).is_empty());

@@ -89,9 +89,9 @@ async fn s40_a_disk_that_fills_up_while_staging_is_no_space_and_the_round_can_be
     let Some((cluster, _disk)) = prepared().await else { return };
     let host = &cluster.hosts[0];
     let engine = identity(&host.dir.join("checkpoints"));
-    let rule = FaultRule::new(FaultAction::Throttle { bytes_per_second: 1 << 20 });
-    let slow = rule.access_key(agent_key(0)).operation("GetObject").key_contains("/data-");
-    let slow = cluster.s3.faults().add(slow);
+    let rule = FaultRule::new(FaultAction::Stop { after_bytes: 64 << 10 });
+    let rule = rule.access_key(agent_key(0)).operation("GetObject").key_contains("/data-");
+    let stopped = cluster.s3.faults().add(rule);
     cluster.s3.clear_requests();
     let round = cluster.client.start_pull(Cluster::pull_request()).await.unwrap();
     let under_way = |request: &lockstep_devkit::RequestRecord| {
@@ -106,7 +106,7 @@ async fn s40_a_disk_that_fills_up_while_staging_is_no_space_and_the_round_can_be
     // The engine, or whoever else writes there, takes all that is left.
     let filler = host.dir.join("somebody-elses.bin");
     small_disk::fill(&filler);
-    cluster.s3.faults().remove(slow);
+    cluster.s3.faults().remove(stopped);
     let round = cluster.client.wait_round(&round.id).await.unwrap();
     refused(&cluster, &round, &engine);
     // The other host was done, and is not installed either.

@@ -92,7 +92,7 @@ async fn s37_an_agent_that_wakes_after_the_deadline_changes_nothing_and_obeys_th
     let cluster = impatient().await;
     checkpoint_all(&cluster, 10);
     let hang = hold_host_1(&cluster, "PutObject");
-    let round = cluster.client.start_push(with_deadline(3)).await.unwrap();
+    let round = cluster.client.start_push(with_deadline(10)).await.unwrap();
     wait::until("host 1 transfers", || async {
         if cluster.s3.faults().hits(hang) > 0 { Ok(()) } else { Err("not yet") }
     })
@@ -114,7 +114,7 @@ async fn s37_a_coordinator_that_wakes_after_lease_and_deadline_changes_nothing()
     let cluster = Cluster::start().await;
     checkpoint_all(&cluster, 10);
     let hang = hold_host_1(&cluster, "PutObject");
-    let round = cluster.client.start_push(with_deadline(5)).await.unwrap();
+    let round = cluster.client.start_push(with_deadline(15)).await.unwrap();
     let transfers = |round: &v1::Round| round.phase() == RoundPhase::Transferring;
     cluster.round_when(&round.id, "it transfers", transfers).await;
     cluster.pause_coordinator(true);

@@ -72,8 +72,10 @@ async fn a_solo_pipeline_is_pushed_by_itself_restored_handed_to_another_replica_
     cluster.hosts[0].wipe();
     let flags = ["--pipeline".to_owned(), HEIR.to_owned()];
     cluster.start_agent_as(0, &["--solo".to_owned()], &flags, &format!("{}-secret", agent_key(0))).await;
-    let pull = v1::StartPullRequest { pipeline: HEIR.to_owned(), standby: Some(true), ..Default::default() };
-    let pulled = cluster.pull(pull).await;
+    // It also looks by itself, and one pull runs at a time.
+    let pull = || v1::StartPullRequest { pipeline: HEIR.to_owned(), standby: Some(true), ..Default::default() };
+    let pulled = wait::until("a pull is admitted", || cluster.client.start_pull(pull())).await;
+    let pulled = cluster.client.wait_round(&pulled.id).await.unwrap();
     assert_eq!(pulled.phase(), RoundPhase::Installed, "{:?}", pulled.problem);
     assert_eq!(cluster.hosts[0].state(), twenty, "a standby restores what the owner acknowledged");
     let taken = v1::TakeOverRequest { pipeline: HEIR.to_owned(), ..Default::default() };

@@ -162,8 +162,7 @@ async fn an_agent_is_not_ready_and_takes_no_order_before_its_disk_is_what_the_en
     alone.sync().await;
     alone.cluster.kill_agent(0);
     alone.cluster.hosts[0].wipe();
-    let free =
-        std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap().to_string();
+    let free = alone.cluster.free_address();
     let faults = alone.cluster.s3.faults().clone();
     let held = faults.add(FaultRule::new(FaultAction::Hang).operation("GetObject").key_contains("/solo/"));
     let grpc = alone.cluster.agents[0].address.clone();

@@ -115,8 +115,8 @@ async fn s39_a_bit_that_flips_on_the_wire_is_read_again() {
 
 /// A minute of throttling beside `--stall-after 60s`, both shorter: a store that asks for patience is no transfer that hangs. Not much shorter, as agents
 /// wait up to 10 s between two tries.
-const OUTAGE: Duration = Duration::from_secs(20);
-const STALL_AFTER: &str = "13s";
+const OUTAGE: Duration = Duration::from_secs(35);
+const STALL_AFTER: &str = "25s";
 
 /// The round's transfers go through an outage that begins when they are under way.
 async fn throttled(cluster: &Cluster, ask: impl AsyncFn() -> v1::Round) {

@@ -266,7 +266,7 @@ async fn a_round_past_its_deadline_fails_and_names_the_hosts_that_were_not_done(
     let fault = hold_up(&cluster, 1, "PutObject");
     let request = v1::StartPushRequest {
         pipeline: PIPELINE.to_owned(),
-        deadline: Some(prost_types::Duration { seconds: 3, nanos: 0 }),
+        deadline: Some(prost_types::Duration { seconds: 15, nanos: 0 }),
         ..v1::StartPushRequest::default()
     };
     let round = cluster.client.start_push(request).await.unwrap();

@@ -384,6 +384,7 @@ impl World {
             purpose,
             chosen: None,
             request_id: None,
+            seen: None,
             retry: RetryPolicy::default(),
         };
         let answer = self.store().admit_take_over(ask, &alice()).await;

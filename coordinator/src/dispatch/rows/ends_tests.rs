@@ -140,6 +140,7 @@ async fn a_take_over_is_not_renewed_while_its_end_is_stored() {
         purpose: Purpose::TakeOver,
         chosen: None,
         request_id: None,
+        seen: None,
         retry: RetryPolicy::default(),
     };
     database.store().admit_take_over(ask, &Caller::default()).await.unwrap();

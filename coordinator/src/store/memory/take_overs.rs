@@ -44,7 +44,7 @@ impl Tables {
             return Ok(known.value.clone());
         }
         let active = self.active_take_over(pipeline.id);
-        check_admits(&pipeline, request.ask.purpose, active)?;
+        check_admits(&pipeline, (request.ask.purpose, request.ask.seen), active)?;
         let new = new_take_over(&pipeline, request, writer_of(&self.identity));
         self.take_overs.insert(
             new.id,

@@ -52,7 +52,7 @@ pub(in crate::store) async fn admit(connection: &mut Session, request: &Request)
             .bind(pipeline.id.uuid())
             .fetch_optional(&mut *transaction)
             .await?;
-    check_admits(&pipeline, request.ask.purpose, active)?;
+    check_admits(&pipeline, (request.ask.purpose, request.ask.seen), active)?;
     let new = new_take_over(&pipeline, request, writer_of(&identity::read(&mut transaction).await?));
     let row = sqlx::query(
         "INSERT INTO take_overs (id, pipeline_id, pipeline_name, purpose, holds, location, writer, phase, retry, request_id, actor, trace_id,

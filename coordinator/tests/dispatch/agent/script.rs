@@ -23,13 +23,19 @@ pub(super) enum Transfer {
     Failed(v1::Problem),
 }
 
+/// An order whose end is the test's to say.
+pub(super) enum Held {
+    Push(v1::PushOrder),
+    Pull(v1::PullOrder),
+}
+
 pub(super) struct State {
     pub(super) incarnation: String,
     pub(super) checkpoints: Vec<v1::LocalCheckpoint>,
     pub(super) plays: VecDeque<Play>,
     pub(super) busy: u32,
     pub(super) transfers: HashMap<(String, u32), Transfer>,
-    pub(super) held: Option<v1::PushOrder>,
+    pub(super) held: Option<Held>,
     /// Grows with each look while something is held: it moves.
     pub(super) moved: u64,
     pub(super) staged: Option<(String, u64)>,
@@ -56,6 +62,36 @@ pub(super) struct Scripted {
 
 pub(super) fn refuse<T>(code: Code, reason: Reason, why: &str) -> Result<T, Status> {
     Err(RpcProblem::new(code, reason.as_str(), why).into_status())
+}
+
+pub(super) fn failed(reason: Reason) -> Transfer {
+    Transfer::Failed(v1::Problem {
+        code: reason.code() as i32,
+        reason: reason.as_str().to_owned(),
+        message: "as the script says".to_owned(),
+        ..v1::Problem::default()
+    })
+}
+
+impl State {
+    pub(super) fn stage(&mut self, order: &v1::PullOrder) -> v1::PullDone {
+        self.staged = Some((order.local_checkpoint.clone(), order.step));
+        v1::PullDone {
+            reach: v1::PullReach::Staged.into(),
+            local_checkpoint: order.local_checkpoint.clone(),
+            step: order.step,
+            files: 1,
+            bytes: 5,
+            bytes_downloaded: 5,
+            ..v1::PullDone::default()
+        }
+    }
+
+    /// What a transfer that runs says of itself.
+    fn progress(&mut self) -> v1::Progress {
+        self.moved += u64::from(self.held.is_some());
+        v1::Progress { bytes_total: 5, bytes_transferred: self.moved, ..v1::Progress::default() }
+    }
 }
 
 impl Scripted {
@@ -106,18 +142,12 @@ impl Scripted {
                 self.restart(state);
                 running
             }
-            Play::Fail(reason) => Ok(Some(Transfer::Failed(v1::Problem {
-                code: reason.code() as i32,
-                reason: reason.as_str().to_owned(),
-                message: "as the script says".to_owned(),
-                ..v1::Problem::default()
-            }))),
+            Play::Fail(reason) => Ok(Some(failed(reason))),
         }
     }
 
     pub(super) fn push_status(&self, state: &mut State, header: &v1::OrderHeader) -> v1::PushStatusResponse {
-        state.moved += u64::from(state.held.is_some());
-        let moved = v1::Progress { bytes_total: 5, bytes_transferred: state.moved, ..v1::Progress::default() };
+        let moved = state.progress();
         let known = state.transfers.get(&(header.round.clone(), header.attempt));
         let answer = match known {
             Some(Transfer::Running) => PushState::InProgress(moved),
@@ -134,10 +164,11 @@ impl Scripted {
         }
     }
 
-    pub(super) fn pull_status(&self, state: &State, header: &v1::OrderHeader) -> v1::PullStatusResponse {
+    pub(super) fn pull_status(&self, state: &mut State, header: &v1::OrderHeader) -> v1::PullStatusResponse {
+        let moved = state.progress();
         let known = state.transfers.get(&(header.round.clone(), header.attempt));
         let answer = match known {
-            Some(Transfer::Running) => PullState::InProgress(v1::Progress { bytes_total: 5, ..Default::default() }),
+            Some(Transfer::Running) => PullState::InProgress(moved),
             Some(Transfer::Pulled(done)) => PullState::Done(done.clone()),
             Some(Transfer::Failed(problem)) => PullState::Failed(problem.clone()),
             Some(Transfer::Pushed(_)) | None => PullState::NotRequested(v1::NotRequested {}),

@@ -6,7 +6,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::{
     Play, Told, local,
-    script::{Scripted, Transfer, refuse},
+    script::{Held, Scripted, Transfer, refuse},
 };
 
 #[tonic::async_trait]
@@ -47,7 +47,7 @@ impl v1::agent_server::Agent for Scripted {
                 None => Transfer::Pushed(self.write_part(&order, order.step + u64::from(lies), strays)),
             };
             if holds {
-                state.held = Some(order);
+                state.held = Some(Held::Push(order));
             }
             if state.incarnation == header.incarnation {
                 state.transfers.insert(key.clone(), transfer);
@@ -68,26 +68,19 @@ impl v1::agent_server::Agent for Scripted {
         self.call(&mut state, "pull", &header);
         let key = (header.round.clone(), header.attempt);
         if !state.transfers.contains_key(&key) {
+            let holds = state.plays.front() == Some(&Play::Hold);
             let transfer = match self.play(&mut state, &header)? {
                 Some(transfer) => transfer,
-                None => {
-                    state.staged = Some((order.local_checkpoint.clone(), order.step));
-                    Transfer::Pulled(v1::PullDone {
-                        reach: v1::PullReach::Staged.into(),
-                        local_checkpoint: order.local_checkpoint,
-                        step: order.step,
-                        files: 1,
-                        bytes: 5,
-                        bytes_downloaded: 5,
-                        ..v1::PullDone::default()
-                    })
-                }
+                None => Transfer::Pulled(state.stage(&order)),
             };
+            if holds {
+                state.held = Some(Held::Pull(order));
+            }
             if state.incarnation == header.incarnation {
                 state.transfers.insert(key, transfer);
             }
         }
-        Ok(Response::new(self.pull_status(&state, &header)))
+        Ok(Response::new(self.pull_status(&mut state, &header)))
     }
 
     async fn push_status(
@@ -108,8 +101,8 @@ impl v1::agent_server::Agent for Scripted {
         let request = request.into_inner();
         let header = self.check(&mut self.lock(), request.header)?;
         self.wait(request.wait, || self.is_running(&header)).await;
-        let state = self.lock();
-        Ok(Response::new(self.pull_status(&state, &header)))
+        let mut state = self.lock();
+        Ok(Response::new(self.pull_status(&mut state, &header)))
     }
 
     async fn install(&self, request: Request<v1::InstallOrder>) -> Result<Response<v1::PullStatusResponse>, Status> {
@@ -137,7 +130,7 @@ impl v1::agent_server::Agent for Scripted {
             }
         };
         state.transfers.insert((header.round.clone(), header.attempt), Transfer::Pulled(done));
-        Ok(Response::new(self.pull_status(&state, &header)))
+        Ok(Response::new(self.pull_status(&mut state, &header)))
     }
 
     async fn ready(&self, request: Request<v1::ReadyOrder>) -> Result<Response<v1::ReadyResponse>, Status> {
