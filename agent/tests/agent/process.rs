@@ -1,7 +1,9 @@
 //! The sidecar as a process: flags, signals, and a restart in the middle of a transfer.
 
 use std::{
+    cell::RefCell,
     fs,
+    io::Read as _,
     path::Path,
     process::{Child, Command, Output, Stdio},
 };
@@ -107,24 +109,26 @@ fn waiting_for_the_word_tells_usage_nobody_there_and_help_apart() {
     assert_eq!(output.unwrap().status.code(), Some(1));
 }
 
-#[test]
-fn what_is_waited_for_and_for_how_long_may_come_from_the_environment() {
-    let variables = |more: &[(&str, &str)]| {
-        let output = command(&["wait-ready"])
-            .envs([("LOCKSTEP_AGENT", "http://127.0.0.1:9")])
-            .envs(more.to_vec())
-            .output()
-            .unwrap();
-        (output.status.code(), told(&output))
+#[tokio::test]
+async fn what_is_waited_for_and_for_how_long_may_come_from_the_environment() {
+    // One that doesn't heed them waits for ever, so it is not simply waited for.
+    let ends = async |variables: &[(&str, &str)]| {
+        let mut command = command(&["wait-ready"]);
+        command.env("LOCKSTEP_AGENT", "http://127.0.0.1:9").envs(variables.iter().copied()).stderr(Stdio::piped());
+        let process = RefCell::new(Process(command.spawn().unwrap()));
+        until("the process to end", async || process.borrow_mut().0.try_wait().unwrap().is_some()).await;
+        let mut process = process.into_inner();
+        let mut told = String::new();
+        process.0.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+        (process.0.wait().unwrap().code(), told)
     };
     for (name, value, expected) in
         [("LOCKSTEP_AGENT_WAIT_TIMEOUT", "10", "has no unit"), ("LOCKSTEP_AGENT_WAIT_ROLE", "primary", "standby")]
     {
-        let (status, told) = variables(&[(name, value)]);
+        let (status, told) = ends(&[(name, value)]).await;
         assert!(status == Some(2) && told.contains(expected) && told.contains(value), "{name}: {status:?}: {told}");
     }
-    // Without an end to the wait the process would not come back.
-    let (status, told) = variables(&[("LOCKSTEP_AGENT_WAIT_TIMEOUT", "300ms"), ("LOCKSTEP_AGENT_WAIT_ROLE", "any")]);
+    let (status, told) = ends(&[("LOCKSTEP_AGENT_WAIT_TIMEOUT", "300ms"), ("LOCKSTEP_AGENT_WAIT_ROLE", "any")]).await;
     assert!(status == Some(1) && told.contains("does not answer"), "{status:?}: {told}");
 }
 
