@@ -45,7 +45,7 @@ fn tries(record: &RoundRecord) -> u32 {
 }
 
 /// Only the decision, or the base of the next fence, leads out of `Committing`: what can't be read is neither. Until somebody repairs the bucket or takes
-/// over, the round says why it waits and asks less and less often.
+/// over, the round says why it waits and when it asks next.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_decision_key_that_cannot_be_read_shows_in_the_round_until_it_is_repaired() {
     let rig = Rig::new(EVEN).await;
